@@ -1,0 +1,1 @@
+"""Serving: the data plane, the control plane, and what starts them."""

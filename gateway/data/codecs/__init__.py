@@ -1,0 +1,1 @@
+"""One file a protocol: bytes to arrays and back."""

@@ -1,0 +1,81 @@
+"""The settings tree: frozen, checked once at the start, each part receives its own branch. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from monitor.settings import LaneSettings, MonitorSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """How requests that wait at the same moment are joined for one run of the model."""
+
+    max_rows: int = 64  # rows in one run; 1 turns joining off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What one caller, or all together, may ask for."""
+
+    body_bytes: int = 64 * 1024 * 1024  # largest request body
+    tensor_elements: int = 64 * 1024 * 1024  # most elements in one tensor
+    json_depth: int = 32  # deepest nesting of a JSON body
+    waiting_requests: int = 1024  # requests of one model inside at once, per worker; more are refused with 503
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowSettings:
+    """Copies of requests for shadow versions."""
+
+    waiting_rows: int = 4096  # rows that may wait for a shadow run; more are dropped and counted
+    busy_share: float = 0.02  # share of a busy worker's time that shadows may take
+    busy_above: float = 0.85  # a worker is busy when its event loop works more than this share of the time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """The data port and its workers."""
+
+    host: str = "127.0.0.1"  # address of the data port
+    port: int = 8080  # 0: any free port
+    workers: int = 1  # worker processes that share the data port
+    drain_s: float = 5.0  # after SIGTERM: still accepting, answers say Connection: close
+    grace_s: float = 25.0  # then: not accepting, still answering on open connections
+    lease_s: float = 3.0  # a canary's weight is 0 when the controller has not renewed for this long
+    threads: int = 1  # onnxruntime threads inside one run
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    shadow: ShadowSettings = field(default_factory=ShadowSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSettings:
+    """The control port."""
+
+    host: str = "127.0.0.1"  # address of the control port; anything but loopback needs token_file
+    port: int = 8081  # 0: any free port
+    token_file: str = ""  # bearer tokens, one `name role token` a line
+    allowed_hosts: tuple[str, ...] = ()  # Host headers accepted besides loopback names and the address itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """Where models and decisions are stored."""
+
+    database_url: str = ""  # default: registry.db in the state folder; or a PostgreSQL URL
+    artifacts_url: str = ""  # default: artifacts/ in the state folder; or any fsspec URL
+    probe_seconds: float = 120.0  # wall time that probing a model may take
+    probe_memory_mb: int = 8192  # address space of the probing process
+    probe_file_mb: int = 4096  # largest file that the probing process may write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set."""
+
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    lanes: LaneSettings = field(default_factory=LaneSettings)

@@ -1,0 +1,43 @@
+"""Versioned stored formats. Every stored document starts with its kind and version; a newer one is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from registry.errors import FormatTooNew, StateDamaged
+
+# The newest version of each kind that this release reads, and the one that it writes.
+VERSIONS = {
+    "manifest": 1,
+    "profile": 1,
+    "tile": 1,
+    "plan": 1,
+    "event": 1,
+    "routes": 1,
+    "lane": 1,
+    "page": 1,
+    "rollout": 1,
+}
+
+
+def stamped(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of this kind, its stamp first.
+
+    >>> stamped("plan", {"key": "request"})
+    {'format': 'driftgate.plan', 'v': 1, 'key': 'request'}
+    """
+    return {"format": f"driftgate.{kind}", "v": VERSIONS[kind], **body}
+
+
+def check_stamp(kind: str, document: Mapping[str, Any]) -> None:
+    """Raise StateDamaged for another kind of document, FormatTooNew for a newer version of this one."""
+    if document.get("format") != f"driftgate.{kind}":
+        raise StateDamaged(f"expected a driftgate.{kind} document, got {document.get('format')!r}")
+    version = document.get("v")
+    if not isinstance(version, int) or version < 1:
+        raise StateDamaged(f"a driftgate.{kind} document has version {version!r}")
+    if version > VERSIONS[kind]:
+        raise FormatTooNew(
+            f"driftgate.{kind} v{version} was written by a newer release; this one reads up to v{VERSIONS[kind]}"
+        )
