@@ -20,7 +20,6 @@ class LimitSettings:
 
     body_bytes: int = 64 * 1024 * 1024  # largest request body
     tensor_elements: int = 64 * 1024 * 1024  # most elements in one tensor
-    json_depth: int = 32  # deepest nesting of a JSON body
     waiting_requests: int = 1024  # requests of one model inside at once, per worker; more are refused with 503
 
 

@@ -1,0 +1,424 @@
+"""The worker page: one file of counters per worker slot, in shared memory, exact and cumulative.
+
+Invariant: one process writes (the worker that holds the slot), anybody reads. Every counter is one aligned 8-byte word
+that only grows, so a reader never sees a torn value and a kill -9 loses at most the increment in progress. The file
+stays when its worker dies, and the successor goes on counting in it. Guardrails and /metrics read pages, never lanes:
+lanes may drop rows, evidence may not.
+
+Who touches it: the worker's event loop writes; `read_pages` runs in the controller. Standard library and numpy only.
+
+Layout: a header, then four tables of fixed-width entries. An entry is a key (UTF-8 text) and words; its key's length
+is stored last, so an entry is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import StateDamaged
+from registry.formats import check_stamp, stamped
+from registry.vocabulary import LoadState
+
+MAGIC = b"DGPAGE01"
+STAGES = ("decode", "queue", "infer", "encode")
+PROTOCOLS = ("v2", "v1", "mlflow", "sagemaker", "vertex", "azureml", "grpc", "other")
+CODES = ("200", "400", "401", "403", "404", "405", "409", "413", "415", "421", "422", "429", "499", "500", "503", "504")
+SHED_REASONS = ("overloaded", "deadline", "draining", "not_ready", "quota")
+BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Contract: metric buckets, in milliseconds.
+REQUEST_BUCKETS_MS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+STAGE_BUCKETS_MS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, *REQUEST_BUCKETS_MS)
+
+
+def _fine_edges_us(width: float = 1.05, first_us: float = 20.0) -> tuple[float, ...]:
+    """Bucket bounds at most `width` apart, with every metric bucket's bound among them."""
+    anchors = [first_us, *(ms * 1000.0 for ms in REQUEST_BUCKETS_MS)]
+    edges = [first_us]
+    for low, high in pairwise(anchors):
+        steps = math.ceil(math.log(high / low) / math.log(width))
+        edges += [low * (high / low) ** (i / steps) for i in range(1, steps)] + [high]
+    return tuple(edges)
+
+
+LATENCY_EDGES_US = _fine_edges_us()
+STAGE_EDGES_US = tuple(ms * 1000.0 for ms in STAGE_BUCKETS_MS)
+
+# Words of a totals entry.
+LATENCY_SUM_NS = 0
+STAGE_SUM_NS = 1  # four words
+BATCH_ROWS_SUM = 5
+LANELESS_OFFERED = 6
+LANELESS_DROPPED = 7
+SHADOW_DROPPED = 8
+SHED = 16
+CODE = 32
+BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
+STAGE = BATCH_ROWS + len(BATCH_EDGES) + 1
+STAGE_WIDTH = len(STAGE_EDGES_US) + 1
+LATENCY = STAGE + len(STAGES) * STAGE_WIDTH
+_TOTAL_WORDS = 8 * math.ceil((LATENCY + len(LATENCY_EDGES_US) + 1) / 8)
+
+# Words of a segment entry.
+REQUESTS, ERRORS, SLOW, BAD_OUTPUTS = range(4)
+_SEGMENT_WORDS = 8
+
+_KEY_BYTES = 248  # after the 8-byte length
+_TOTALS, _SEGMENTS, _LOADS, _VETOES = range(4)
+_ENTRIES = (256, 1024, 512, 64)
+_WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load: state, reason length, reason text; a veto: rollout id text
+
+_HEADER_BYTES = 4096
+_HEADER_JSON = 16
+_HEADER_WORDS = 2048 // 8
+_PID, _STARTED, _BOOT0, _BOOT1, _HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _NO_ROOM, _SLOT = range(10)
+_DRAINING, _READY = 1, 2
+
+_LOAD_STATES = tuple(LoadState)
+
+
+def _offsets() -> tuple[tuple[int, ...], int]:
+    offsets, at = [], _HEADER_BYTES
+    for entries, words in zip(_ENTRIES, _WORDS, strict=True):
+        offsets.append(at)
+        at += entries * (8 + _KEY_BYTES + 8 * words)
+    return tuple(offsets), at
+
+
+_OFFSETS, PAGE_BYTES = _offsets()
+
+
+def process_start(pid: int) -> int:
+    """The kernel's start time of a process in clock ticks since boot, 0 when there is none (or not Linux)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    fields = text[text.rindex(b")") + 2 :].split()
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process that wrote (pid, started) still runs; a reused pid has another start."""
+    if pid <= 0:
+        return False
+    if started:
+        return process_start(pid) == started
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def page_path(run: Path, slot: int) -> Path:
+    """Where the page of a worker slot lies."""
+    return run / f"worker-{slot}.page"
+
+
+def _header_json() -> bytes:
+    layout = {"entries": _ENTRIES, "words": _WORDS, "latency_edges": len(LATENCY_EDGES_US), "stages": STAGES}
+    return json.dumps(stamped("page", layout)).encode()
+
+
+class WorkerPage:
+    """The writing side. One per worker process; only its event loop may call it."""
+
+    def __init__(self, path: Path, slot: int, boot_id: str) -> None:
+        self.path = path
+        self._open(path)
+        self._mm[0:8] = MAGIC
+        text = _header_json()
+        self._mm[8:16] = len(text).to_bytes(8, "little")
+        self._mm[_HEADER_JSON : _HEADER_JSON + len(text)] = text
+        self.words = memoryview(self._mm).cast("q")
+        self.array: NDArray[np.int64] = np.frombuffer(self._mm, dtype=np.int64)
+        self._known: dict[tuple[int, str], int] = {}
+        self._free: list[list[int]] = [[] for _ in _ENTRIES]
+        self._scan()
+        self._set(_SLOT, slot)
+        boot = bytes.fromhex(boot_id)
+        self._mm[8 * (_HEADER_WORDS + _BOOT0) : 8 * (_HEADER_WORDS + _BOOT0) + 16] = boot
+        for name in (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT):
+            self._set(name, 0)
+        for table in (_LOADS, _VETOES):
+            self._release_where(table, lambda _key: True)
+        self._set(_STARTED, process_start(os.getpid()))
+        self._set(_PID, os.getpid())
+
+    def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size == PAGE_BYTES:
+                head = os.pread(descriptor, 2048, 0)
+                text = _header_json()
+                if head[:8] == MAGIC and head[_HEADER_JSON : _HEADER_JSON + len(text)] == text:
+                    self._mm = mmap.mmap(descriptor, PAGE_BYTES)
+                    return
+            # Another release's layout, or a new file: begin at zero. Counters of another layout cannot be continued.
+            os.ftruncate(descriptor, 0)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, PAGE_BYTES)  # a sparse file is a SIGBUS when the disk is full
+            else:
+                os.ftruncate(descriptor, PAGE_BYTES)
+            self._mm = mmap.mmap(descriptor, PAGE_BYTES)
+        finally:
+            os.close(descriptor)
+
+    def _set(self, name: int, value: int) -> None:
+        self.words[_HEADER_WORDS + name] = value
+
+    def _entry(self, table: int, index: int) -> int:
+        return _OFFSETS[table] + index * (8 + _KEY_BYTES + 8 * _WORDS[table])
+
+    def _scan(self) -> None:
+        for table, entries in enumerate(_ENTRIES):
+            for index in reversed(range(entries)):
+                at = self._entry(table, index)
+                length = self.words[at // 8]
+                if 0 < length <= _KEY_BYTES:
+                    self._known[table, bytes(self._mm[at + 8 : at + 8 + length]).decode()] = index
+                else:
+                    self._free[table].append(index)
+
+    def _find(self, table: int, key: str) -> int | None:
+        """The first word's index of an entry, made when new; None when the table is full (counted)."""
+        index = self._known.get((table, key))
+        if index is None:
+            text = key.encode()
+            if not self._free[table] or len(text) > _KEY_BYTES:
+                self._set(_NO_ROOM, self.words[_HEADER_WORDS + _NO_ROOM] + 1)
+                return None
+            index = self._free[table].pop()
+            at = self._entry(table, index)
+            first = (at + 8 + _KEY_BYTES) // 8
+            self.array[first : first + _WORDS[table]] = 0
+            self._mm[at + 8 : at + 8 + len(text)] = text
+            self.words[at // 8] = len(text)
+            self._known[table, key] = index
+        return (self._entry(table, index) + 8 + _KEY_BYTES) // 8
+
+    def _release_where(self, table: int, unwanted: Any) -> None:
+        for (kind, key), index in list(self._known.items()):
+            if kind == table and unwanted(key):
+                self.words[self._entry(table, index) // 8] = 0
+                del self._known[kind, key]
+                self._free[table].append(index)
+
+    def totals(self, model: str, version: int, role: str) -> int:
+        """Index of the first word of these totals; the shared entry of no model when the table is full."""
+        found = self._find(_TOTALS, f"{model}|{version}|{role}")
+        if found is None:
+            found = self._find(_TOTALS, "|0|")
+            if found is None:
+                raise StateDamaged(f"{self.path} has no entry left for its own totals")
+        return found
+
+    def segment(self, model: str, version: int, role: str, rollout_id: str, weight: float) -> int | None:
+        """Index of the first word of this evidence segment; None when the table is full, which the reader sees.
+
+        Keyed by effective weight, not by epoch: sums over epochs of one weight are valid, because given an event the
+        arm's probability depends on the weight alone (delivery research, B.3).
+        """
+        return self._find(_SEGMENTS, f"{model}|{version}|{role}|{rollout_id}|{weight!r}")
+
+    def keep_segments(self, rollouts: set[str]) -> None:
+        """Free the segments of every other rollout: their evidence has been decided on."""
+        self._release_where(_SEGMENTS, lambda key: key.split("|")[3] not in rollouts)
+
+    def set_load(self, model: str, version: int, state: LoadState, reason: str = "") -> None:
+        """Say what this worker holds."""
+        first = self._find(_LOADS, f"{model}|{version}")
+        if first is None:
+            return
+        text = reason.encode()[: 8 * (_WORDS[_LOADS] - 2)]
+        self._mm[8 * (first + 2) : 8 * (first + 2) + len(text)] = text
+        self.words[first + 1] = len(text)
+        self.words[first] = _LOAD_STATES.index(state) + 1
+
+    def clear_load(self, model: str, version: int) -> None:
+        """This worker no longer holds the version."""
+        self._release_where(_LOADS, lambda key: key == f"{model}|{version}")
+
+    def veto(self, model: str, rollout_id: str) -> None:
+        """Say that this worker has lowered the canary to 0 by itself, for this rollout."""
+        first = self._find(_VETOES, model)
+        if first is not None:
+            text = rollout_id.encode()[: 8 * (_WORDS[_VETOES] - 1)]
+            self._mm[8 * (first + 1) : 8 * (first + 1) + len(text)] = text
+            self.words[first] = len(text)
+
+    def heartbeat(self, host_ns: int, inflight: int) -> None:
+        """The event loop turned."""
+        self._set(_HEARTBEAT, host_ns)
+        self._set(_INFLIGHT, inflight)
+
+    def acknowledge(self, epoch: int) -> None:
+        """No later request of this worker is routed by an older epoch."""
+        self._set(_ACKED, epoch)
+
+    def set_state(self, *, ready: bool, draining: bool) -> None:
+        """What `/readyz` says."""
+        self._set(_FLAGS, (_READY if ready else 0) | (_DRAINING if draining else 0))
+
+    def close(self) -> None:
+        """Let the file go (it stays on disk)."""
+        del self.array
+        self.words.release()
+        self._mm.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Cumulative counters of one (model, version, role)."""
+
+    latency_counts: NDArray[np.int64]  # (len(LATENCY_EDGES_US) + 1,)
+    latency_sum_us: float
+    stage_counts: NDArray[np.int64]  # (4, len(STAGE_EDGES_US) + 1)
+    stage_sum_us: tuple[float, ...]
+    batch_rows_counts: NDArray[np.int64]  # (len(BATCH_EDGES) + 1,)
+    batch_rows_sum: int
+    codes: dict[tuple[str, str], int]
+    lane_less: tuple[int, int]  # rows offered and dropped because no lane file could be made
+    shed: dict[str, int]
+    shadow_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Evidence of one arm at one effective weight; exact."""
+
+    model: str
+    version: int
+    role: str
+    rollout_id: str
+    weight: float
+    requests: int
+    errors: int
+    slow: int
+    bad_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageSnapshot:
+    """All that one worker page says."""
+
+    slot: int
+    pid: int
+    alive: bool
+    boot_id: str
+    heartbeat_ns: int
+    acked_epoch: int
+    ready: bool
+    draining: bool
+    inflight: int
+    no_room: int  # entries that found a table full; evidence is incomplete when this is not 0
+    loads: dict[tuple[str, int], tuple[LoadState, str]]
+    totals: dict[tuple[str, int, str], Totals]
+    segments: tuple[Segment, ...]
+    vetoes: dict[str, str]
+
+    @property
+    def shed(self) -> dict[tuple[str, str], int]:
+        """Refusals by (model, reason)."""
+        return {(m, reason): n for (m, _, _), total in self.totals.items() for reason, n in total.shed.items() if n}
+
+    @property
+    def shadow_dropped(self) -> dict[tuple[str, int], int]:
+        """Shadow rows that were dropped, by (model, version)."""
+        return {(m, v): t.shadow_dropped for (m, v, role), t in self.totals.items() if role == "shadow"}
+
+
+def read_pages(run: Path) -> list[PageSnapshot]:
+    """Every worker page in the run folder, of living and of dead workers, in slot order."""
+    pages = [read_page(path) for path in run.glob("worker-*.page")]
+    return sorted((page for page in pages if page is not None), key=lambda page: page.slot)
+
+
+def read_page(path: Path) -> PageSnapshot | None:
+    """One page; None when the file is being made or is gone. Raises FormatTooNew for a newer layout."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if len(data) != PAGE_BYTES or data[:8] != MAGIC:
+        return None
+    header = json.loads(data[_HEADER_JSON : _HEADER_JSON + int.from_bytes(data[8:16], "little")])
+    check_stamp("page", header)
+    words = np.frombuffer(data, dtype=np.int64)
+    head = [int(word) for word in words[_HEADER_WORDS : _HEADER_WORDS + 10]]
+    boot_at = 8 * (_HEADER_WORDS + _BOOT0)
+    loads: dict[tuple[str, int], tuple[LoadState, str]] = {}
+    for key, first in _entries(data, words, _LOADS):
+        model, version = key.split("|")
+        state, length = int(words[first]), int(words[first + 1])
+        if 1 <= state <= len(_LOAD_STATES):
+            reason = data[8 * (first + 2) : 8 * (first + 2) + length].decode(errors="replace")
+            loads[model, int(version)] = (_LOAD_STATES[state - 1], reason)
+    totals = {}
+    for key, first in _entries(data, words, _TOTALS):
+        model, version, role = key.split("|")
+        totals[model, int(version), role] = _read_totals(words[first : first + _TOTAL_WORDS])
+    segments = []
+    for key, first in _entries(data, words, _SEGMENTS):
+        model, version, role, rollout_id, weight = key.split("|")
+        counts = [int(word) for word in words[first : first + 4]]
+        segments.append(Segment(model, int(version), role, rollout_id, float(weight), *counts))
+    vetoes = {
+        key: data[8 * (first + 1) : 8 * (first + 1) + int(words[first])].decode()
+        for key, first in _entries(data, words, _VETOES)
+    }
+    return PageSnapshot(
+        slot=head[_SLOT],
+        pid=head[_PID],
+        alive=is_alive(head[_PID], head[_STARTED]),
+        boot_id=data[boot_at : boot_at + 16].hex(),
+        heartbeat_ns=head[_HEARTBEAT],
+        acked_epoch=head[_ACKED],
+        ready=bool(head[_FLAGS] & _READY),
+        draining=bool(head[_FLAGS] & _DRAINING),
+        inflight=head[_INFLIGHT],
+        no_room=head[_NO_ROOM],
+        loads=loads,
+        totals=totals,
+        segments=tuple(segments),
+        vetoes=vetoes,
+    )
+
+
+def _entries(data: bytes, words: NDArray[np.int64], table: int) -> list[tuple[str, int]]:
+    stride = (8 + _KEY_BYTES) // 8 + _WORDS[table]
+    start = _OFFSETS[table] // 8
+    lengths = words[start : start + stride * _ENTRIES[table] : stride]
+    found = []
+    for index in np.flatnonzero((lengths > 0) & (lengths <= _KEY_BYTES)):
+        at = 8 * (start + stride * int(index))
+        found.append((data[at + 8 : at + 8 + int(lengths[index])].decode(), (at + 8 + _KEY_BYTES) // 8))
+    return found
+
+
+def _read_totals(words: NDArray[np.int64]) -> Totals:
+    codes = words[CODE:BATCH_ROWS].reshape(len(PROTOCOLS), len(CODES))
+    return Totals(
+        latency_counts=words[LATENCY : LATENCY + len(LATENCY_EDGES_US) + 1].copy(),
+        latency_sum_us=float(words[LATENCY_SUM_NS]) / 1000.0,
+        stage_counts=words[STAGE:LATENCY].reshape(len(STAGES), STAGE_WIDTH).copy(),
+        stage_sum_us=tuple(float(words[STAGE_SUM_NS + i]) / 1000.0 for i in range(len(STAGES))),
+        batch_rows_counts=words[BATCH_ROWS:STAGE].copy(),
+        batch_rows_sum=int(words[BATCH_ROWS_SUM]),
+        codes={(PROTOCOLS[p], CODES[c]): int(codes[p, c]) for p, c in zip(*np.nonzero(codes), strict=True)},
+        lane_less=(int(words[LANELESS_OFFERED]), int(words[LANELESS_DROPPED])),
+        shed={reason: int(words[SHED + i]) for i, reason in enumerate(SHED_REASONS)},
+        shadow_dropped=int(words[SHADOW_DROPPED]),
+    )

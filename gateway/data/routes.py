@@ -1,0 +1,180 @@
+"""The route table as workers read it: an immutable snapshot file and a 64-byte header page in shared memory.
+
+Invariant: a canary answers only while this process has read, parsed and trusts the table of the epoch that the header
+shows, and the controller's lease on it has not run out. Whatever goes wrong lowers canaries to 0; nothing raises them.
+
+The header is written by one process (`gateway/control/table.py`). `current()` costs one comparison when nothing moved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from registry.clock import Clock
+from registry.errors import ServingError, StateDamaged
+from registry.formats import check_stamp, stamped
+
+logger = logging.getLogger(__name__)
+
+MAGIC = int.from_bytes(b"DGROUTE1", "little", signed=True)
+HEADER_BYTES = 64
+WORD_MAGIC, WORD_BOOT, WORD_EPOCH, WORD_EXPIRY = 0, 1, 3, 4  # the boot id takes two words
+
+RETRY_EVERY_NS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class AspiredVersion:
+    """A version that ought to be loaded. Paths are local files that onnxruntime and the worker can open."""
+
+    model_path: str
+    manifest_path: str
+    output_limits: tuple[tuple[float, float] | None, ...] | None = None  # per logged output column; outside: bad output
+
+
+@dataclass(frozen=True, slots=True)
+class RouteEntry:
+    """Where one model's traffic goes."""
+
+    champion: int | None
+    candidate: int | None = None
+    weight: float = 0.0  # the candidate's share of answers
+    shadow: bool = False  # the candidate gets copies of what the champion answered
+    salt: str = "00" * 16
+    key: str = "request"  # or "header:x-user-id"
+    rollout_id: str = ""
+    burn_in: int = 0  # canary answers of a worker before its counts are evidence
+    latency_threshold_us: float | None = None  # the champion's p99 of the previous closed window
+    slowdown: float = 1.25
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    aspired: Mapping[int, AspiredVersion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """One epoch of the whole table."""
+
+    epoch: int
+    models: Mapping[str, RouteEntry]
+    trusted: bool = True  # False: canaries are at 0 whatever the weights say
+
+
+EMPTY = RouteSnapshot(epoch=0, models={}, trusted=False)
+
+
+def header_path(run: Path) -> Path:
+    """The header page."""
+    return run / "routes"
+
+
+def snapshot_path(run: Path, epoch: int) -> Path:
+    """The snapshot of one epoch."""
+    return run / f"routes-{epoch}.json"
+
+
+def encode(snapshot: RouteSnapshot, boot_id: str) -> bytes:
+    """A snapshot as stored (stamped `routes`)."""
+    models = {name: asdict(entry) for name, entry in snapshot.models.items()}
+    return json.dumps(stamped("routes", {"boot_id": boot_id, "epoch": snapshot.epoch, "models": models})).encode()
+
+
+def decode(data: bytes, boot_id: str) -> RouteSnapshot:
+    """Read a stored snapshot. Raises StateDamaged or FormatTooNew; another boot's snapshot is not trusted."""
+    try:
+        document = json.loads(data)
+        check_stamp("routes", document)
+        models = {name: _entry(body) for name, body in document["models"].items()}
+        return RouteSnapshot(int(document["epoch"]), models, trusted=document["boot_id"] == boot_id)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateDamaged(f"the route snapshot cannot be read: {error}") from error
+
+
+def _entry(body: Mapping[str, Any]) -> RouteEntry:
+    known = {name: body[name] for name in RouteEntry.__dataclass_fields__ if name in body}
+    known["aspired"] = {int(version): _aspired(spec) for version, spec in body["aspired"].items()}
+    known["aliases"] = {alias: int(version) for alias, version in body["aliases"].items()}
+    return RouteEntry(**known)
+
+
+def _aspired(spec: Mapping[str, Any]) -> AspiredVersion:
+    limits = spec.get("output_limits")
+    pairs = None if limits is None else tuple(None if pair is None else (pair[0], pair[1]) for pair in limits)
+    return AspiredVersion(spec["model_path"], spec["manifest_path"], pairs)
+
+
+class RouteReader:
+    """A worker's view of the table. Only its event loop calls it."""
+
+    def __init__(self, run: Path, boot_id: str, clock: Clock) -> None:
+        self._run = run
+        self._boot_id = boot_id
+        self._boot = int.from_bytes(bytes.fromhex(boot_id), "little")
+        self._clock = clock
+        self._header: memoryview | None = None
+        self._retry_at_ns = 0
+        self.snapshot = EMPTY
+        self.failures = 0
+
+    def _open(self) -> memoryview | None:
+        try:
+            descriptor = os.open(header_path(self._run), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            if os.fstat(descriptor).st_size < HEADER_BYTES:
+                return None
+            header = memoryview(mmap.mmap(descriptor, HEADER_BYTES, prot=mmap.PROT_READ)).cast("q")
+        finally:
+            os.close(descriptor)
+        return header if header[WORD_MAGIC] == MAGIC else None
+
+    def current(self) -> RouteSnapshot:
+        """The newest snapshot that can be read. A request routed after a newer epoch was stored obeys it."""
+        header = self._header
+        if header is None:
+            header = self._header = self._open()
+            if header is None:
+                return self.snapshot
+        if header[WORD_EPOCH] != self.snapshot.epoch or not self.snapshot.trusted:
+            self._reload(header)
+        return self.snapshot
+
+    def _reload(self, header: memoryview) -> None:
+        epoch, now_ns = header[WORD_EPOCH], self._clock.host_ns()
+        if epoch == self.snapshot.epoch and now_ns < self._retry_at_ns:
+            return
+        if epoch == 0:
+            return
+        self._retry_at_ns = now_ns + RETRY_EVERY_NS
+        old = self.snapshot
+        try:
+            if epoch < old.epoch:
+                raise StateDamaged(f"the route table went back from epoch {old.epoch} to {epoch}")
+            fresh = decode(snapshot_path(self._run, epoch).read_bytes(), self._boot_id)
+            if fresh.epoch != epoch:
+                raise StateDamaged(f"the snapshot of epoch {epoch} says that it is of epoch {fresh.epoch}")
+            trusted = fresh.trusted and self._header_boot(header) == self._boot
+            self.snapshot = RouteSnapshot(fresh.epoch, fresh.models, trusted)
+        except (OSError, ServingError) as error:
+            self.failures += 1
+            self.snapshot = RouteSnapshot(old.epoch, old.models, trusted=False)
+            if old.trusted:
+                logger.warning("canaries are at 0: %s", error)
+
+    @staticmethod
+    def _header_boot(header: memoryview) -> int:
+        low, high = header[WORD_BOOT], header[WORD_BOOT + 1]
+        return (low & (2**64 - 1)) | (high & (2**64 - 1)) << 64
+
+    def lease_left_ns(self) -> int:
+        """Nanoseconds until canaries fall to 0 unless the controller renews; not positive: they are at 0."""
+        if self._header is None:
+            return 0
+        return int(self._header[WORD_EXPIRY]) - self._clock.host_ns()

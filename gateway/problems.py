@@ -1,0 +1,46 @@
+"""Errors as HTTP sees them: the one table from error class to status, and the one body shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry import errors
+from registry.errors import ServingError
+
+# The nearest class in an error's ancestry decides; a test lists leaves that only the root would catch.
+STATUS: dict[type[ServingError], int] = {
+    errors.CallerError: 400,
+    errors.PayloadTooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.MethodNotAllowed: 405,
+    errors.ForbiddenOrigin: 403,
+    errors.MisdirectedRequest: 421,
+    errors.NotPermitted: 401,
+    errors.InvalidPlan: 422,
+    errors.InvalidSetting: 422,
+    errors.ArtifactRejected: 422,
+    errors.UnknownName: 404,
+    errors.Conflict: 409,
+    errors.Unavailable: 503,
+    errors.OverQuota: 429,
+    errors.DeadlineExceeded: 504,
+    errors.Fault: 500,
+    ServingError: 500,
+}
+
+
+def status_of(error: ServingError) -> int:
+    """The HTTP status of an error: that of the nearest class in its ancestry."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def retry_after_s(error: ServingError) -> int | None:
+    """Whole seconds for a Retry-After header: always there with 429 and 503, else None."""
+    if status_of(error) not in (429, 503):
+        return None
+    return max(1, round(error.retry_after_s or 1.0))
+
+
+def body_of(error: ServingError, request_id: str) -> dict[str, Any]:
+    """The JSON body of every error on every route (Open Inference clients read `error` as a string)."""
+    return {"error": error.message, "code": error.code, "details": error.details, "request_id": request_id}
