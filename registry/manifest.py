@@ -1,0 +1,259 @@
+"""What a version is, for ever: its files, how it is served, what probing it found.
+
+A version's digest is the SHA-256 of what was *given* (file digests, serving options, profile, golden set), so the same
+gift under the same name is the same version. What was *found* (specs, probe result, log schema) is stored beside it and
+never part of the digest: probing again on another host must not make another version. Invariant: a manifest is never
+changed after it is stored. Read by the registry, the workers and the controller; standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from registry.errors import InvalidSetting, StateDamaged
+from registry.formats import check_stamp, stamped
+from registry.vocabulary import TensorSpec
+
+PROVIDERS = ("cpu", "cuda")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def canonical(document: Any) -> bytes:
+    """The one JSON text of a document: sorted keys, no spaces, ASCII.
+
+    >>> canonical({"b": 1, "a": [None, "é"]})
+    b'{"a":[null,"\\\\u00e9"],"b":1}'
+    """
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file of a version, as a name relative to the version's folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How a version is served. Everything here is part of the version's identity."""
+
+    max_batch_rows: int | None = None  # rows in one run, at most; None: the gateway's setting, 1: never joined
+    provider: str = "cpu"  # cpu | cuda
+    nan: Literal["refuse", "allow"] = "refuse"  # refuse: a non-finite output is an error event
+    threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
+    outputs: tuple[str, ...] | None = None  # the outputs that are served; None: all of them
+    output_limits: tuple[
+        tuple[str, float, float], ...
+    ] = ()  # (output column, low, high): data quality's range, by hand
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what differs from the default, so that a new option never changes an old version's digest."""
+        return {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if getattr(self, item.name) != item.default
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ServingOptions:
+        """Read options as a user writes them in `--options FILE.toml`, or as stored.
+
+        `output_limits` may be a table `{column = [low, high]}`. Raises InvalidSetting with every fault at once.
+        """
+        known = [item.name for item in fields(cls)]
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for name, value in document.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                faults.append(f"unknown option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+                continue
+            try:
+                values[name] = _OPTION_READERS[name](value)
+            except (TypeError, ValueError) as error:
+                faults.append(f"option {name!r}: {error}, got {value!r}")
+        if faults:
+            raise InvalidSetting("serving options cannot be used: " + "; ".join(faults), faults=faults, known=known)
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _rows(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536:
+        raise ValueError("wants a whole number from 1 to 65536")
+    return value
+
+
+def _threads(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ValueError("wants a whole number from 1 to 1024")
+    return value
+
+
+def _provider(value: Any) -> str:
+    if value not in PROVIDERS:
+        raise ValueError(f"wants one of {', '.join(PROVIDERS)}")
+    return str(value)
+
+
+def _nan(value: Any) -> str:
+    if value not in ("refuse", "allow"):
+        raise ValueError("wants refuse or allow")
+    return str(value)
+
+
+def _outputs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("wants a list of output names")
+    if len(set(value)) != len(value):
+        raise ValueError("names an output twice")
+    return tuple(value)
+
+
+def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
+    if isinstance(value, Mapping):
+        try:
+            value = [(name, low, high) for name, (low, high) in value.items()]
+        except (TypeError, ValueError):
+            raise ValueError("wants a table of column = [low, high]") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("wants a table of column = [low, high]")
+    limits = []
+    for item in value:
+        name, low, high = item
+        if not isinstance(name, str) or not float("-inf") < float(low) <= float(high) < float("inf"):
+            raise ValueError("wants finite numbers, low before high")
+        limits.append((name, float(low), float(high)))
+    return tuple(sorted(limits))
+
+
+_OPTION_READERS: dict[str, Any] = {
+    "max_batch_rows": _rows,
+    "provider": _provider,
+    "nan": _nan,
+    "threads": _threads,
+    "outputs": _outputs,
+    "output_limits": _output_limits,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What running the version in a child process found."""
+
+    run: Literal["proven", "unproven"]  # unproven: no run on given rows succeeded; `reason` says why
+    reason: str
+    batch: Literal["exact", "never"]  # exact: joined rows were bitwise equal to single rows on given rows
+    batch_reason: str
+    by_rows: bool  # axis 0 of every input and output is rows; False: a request is one row and is never joined
+    rows_tried: int  # given rows that were run alone and joined
+    onnxruntime: str
+    opset: Mapping[str, int] = field(default_factory=dict)  # domain ("" is ONNX's own) → version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One immutable version. `files[0]` is the model, the others its external data."""
+
+    files: tuple[FileDigest, ...]
+    options: ServingOptions
+    profile: str | None  # sha256 of the reference profile that it was registered with
+    golden: str | None  # sha256 of the golden set, as stored
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]  # the served outputs, in the order in which they are answered
+    probe: ProbeResult
+    log_schema: dict[str, Any] | None = None  # how its rows are logged; only the monitor reads it
+
+    def identity(self) -> dict[str, Any]:
+        """What the digest is taken of. The model file's own name is not in it: external data is found by name."""
+        model, *data = self.files
+        return {
+            "model": model.sha256,
+            "data": sorted([item.path, item.sha256] for item in data),
+            "options": self.options.to_dict(),
+            "profile": self.profile,
+            "golden": self.golden,
+        }
+
+    @property
+    def digest(self) -> str:
+        """The version's digest, 64 hex digits."""
+        return hashlib.sha256(canonical(self.identity())).hexdigest()
+
+    def to_json(self) -> str:
+        """The stored document."""
+        probe = {item.name: getattr(self.probe, item.name) for item in fields(self.probe)}
+        return json.dumps(
+            stamped(
+                "manifest",
+                {
+                    "digest": self.digest,
+                    "files": [{"path": item.path, "sha256": item.sha256, "bytes": item.bytes} for item in self.files],
+                    "options": self.options.to_dict(),
+                    "profile": self.profile,
+                    "golden": self.golden,
+                    "inputs": [spec_to_dict(spec) for spec in self.inputs],
+                    "outputs": [spec_to_dict(spec) for spec in self.outputs],
+                    "probe": {**probe, "opset": dict(self.probe.opset)},
+                    "log_schema": self.log_schema,
+                },
+            )
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Read a stored manifest. Raises StateDamaged when it is not one, FormatTooNew for a newer release's."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise StateDamaged(f"a manifest is not JSON: {error}") from None
+        if not isinstance(document, dict):
+            raise StateDamaged("a manifest is not a JSON object")
+        check_stamp("manifest", document)
+        try:
+            known = {item.name for item in fields(ProbeResult)}
+            manifest = cls(
+                files=tuple(FileDigest(item["path"], item["sha256"], item["bytes"]) for item in document["files"]),
+                options=ServingOptions.from_dict(document["options"]),
+                profile=document["profile"],
+                golden=document["golden"],
+                inputs=tuple(spec_from_dict(spec) for spec in document["inputs"]),
+                outputs=tuple(spec_from_dict(spec) for spec in document["outputs"]),
+                probe=ProbeResult(**{name: value for name, value in document["probe"].items() if name in known}),
+                log_schema=document.get("log_schema"),
+            )
+            digest = manifest.digest
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidSetting) as error:
+            raise StateDamaged(f"a manifest cannot be read: {error!r}") from None
+        if digest != document.get("digest"):
+            raise StateDamaged(f"a manifest says digest {document.get('digest')}, its content gives {digest}")
+        if not all(_SHA256.fullmatch(item.sha256) for item in manifest.files):
+            raise StateDamaged("a manifest names a file by something that is no SHA-256")
+        return manifest
+
+
+def spec_to_dict(spec: TensorSpec) -> dict[str, Any]:
+    """A tensor spec as JSON; None stands for a free dimension or an unknown rank."""
+    return {
+        "name": spec.name,
+        "datatype": spec.datatype,
+        "shape": None if spec.shape is None else list(spec.shape),
+    }
+
+
+def spec_from_dict(document: Mapping[str, Any]) -> TensorSpec:
+    """The reverse of spec_to_dict."""
+    shape = document["shape"]
+    return TensorSpec(document["name"], document["datatype"], None if shape is None else tuple(shape))
