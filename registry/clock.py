@@ -39,7 +39,7 @@ class SystemClock:
     """The machine's own clocks. `now_s` has a random origin, so that mixing clocks shows at once (Trio's idea)."""
 
     def __init__(self) -> None:
-        self._offset_s = random.uniform(1e4, 1e6)  # noqa: S311 - not a secret
+        self._offset_s = random.uniform(1e4, 1e6)
 
     def now_s(self) -> float:
         return time.monotonic() + self._offset_s

@@ -51,9 +51,7 @@ class ServingOptions:
     nan: Literal["refuse", "allow"] = "refuse"  # refuse: a non-finite output is an error event
     threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
     outputs: tuple[str, ...] | None = None  # the outputs that are served; None: all of them
-    output_limits: tuple[
-        tuple[str, float, float], ...
-    ] = ()  # (output column, low, high): data quality's range, by hand
+    output_limits: tuple[tuple[str, float, float], ...] = ()  # (output column, low, high), for data quality
 
     def to_dict(self) -> dict[str, Any]:
         """Only what differs from the default, so that a new option never changes an old version's digest."""

@@ -175,5 +175,4 @@ def plain_reason(error: BaseException) -> str:
     text = _SOURCE_LINE.sub("", text)
     text = re.sub(r"(?:/[\w.+@-]+){2,}/", "", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = " ".join(lines)[:400].strip() or type(error).__name__
-    return reason
+    return " ".join(lines)[:400].strip() or type(error).__name__

@@ -1,0 +1,8 @@
+"""Run by alembic for each upgrade, on the connection and in the transaction that `registry/database.py` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
+context.run_migrations()

@@ -1,0 +1,144 @@
+"""Tiny ONNX models, built here, and manifests that only differ by a seed. No file comes from anywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from registry.manifest import FileDigest, Manifest, ProbeResult, ServingOptions
+from registry.vocabulary import TensorSpec
+
+OPSETS = [("", 17), ("ai.onnx.ml", 3)]
+
+
+def manifest_of(seed: str, *, profile: str | None = None, **changes: Any) -> Manifest:
+    """A manifest of a model that exists nowhere; another seed is another digest."""
+    values: dict[str, Any] = {
+        "files": (FileDigest("model.onnx", hashlib.sha256(seed.encode()).hexdigest(), 10),),
+        "options": ServingOptions(),
+        "profile": profile,
+        "golden": None,
+        "inputs": (TensorSpec("x", "FP32", (None, 3)),),
+        "outputs": (TensorSpec("y", "FP32", (None, 2)),),
+        "probe": ProbeResult(
+            run="proven",
+            reason="",
+            batch="exact",
+            batch_reason="joined rows equal single rows",
+            by_rows=True,
+            rows_tried=8,
+            onnxruntime="1.0",
+            opset={"": 17},
+        ),
+        "log_schema": None,
+    }
+    return Manifest(**{**values, **changes})
+
+
+def value(name: str, kind: int, shape: list[int | str] | None) -> onnx.ValueInfoProto:
+    """A declared input or output; None: unknown rank."""
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def build(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: dict[str, np.ndarray[Any, Any]] | None = None,
+    opsets: list[tuple[str, int]] | None = None,
+) -> Path:
+    """Write a model of these nodes and return its path."""
+    initializers = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=initializers)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets or OPSETS]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def linear(path: Path, features: int = 3, outputs: int = 2, seed: int = 0, rows: int | str = "N") -> Path:
+    """x [N, features] FP32 → y = x @ w + b [N, outputs]."""
+    rng = np.random.default_rng(seed)
+    weights = {
+        "w": rng.normal(size=(features, outputs)).astype(np.float32),
+        "b": rng.normal(size=outputs).astype(np.float32),
+    }
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "b"], ["y"])]
+    return build(
+        path,
+        nodes,
+        [value("x", TensorProto.FLOAT, [rows, features])],
+        [value("y", TensorProto.FLOAT, [rows, outputs])],
+        weights,
+    )
+
+
+def centred(path: Path, features: int = 3) -> Path:
+    """y = x - mean(x over the rows): every row's answer depends on its batch mates, so joining is never right."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["x", "m"], ["y"]),
+    ]
+    ends = [value("x", TensorProto.FLOAT, ["N", features])], [value("y", TensorProto.FLOAT, ["N", features])]
+    return build(path, nodes, *ends)
+
+
+def state_on_axis_one(path: Path) -> Path:
+    """x [N, 4] and a state [2, N, 4] → y [N, 4], new state [2, N, 4]: rows are on axis 0 here and axis 1 there."""
+    nodes = [
+        helper.make_node("ReduceSum", ["state", "axes"], ["s"], keepdims=0),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+        helper.make_node("Add", ["state", "one"], ["state_out"]),
+    ]
+    weights = {"axes": np.array([0], np.int64), "one": np.array(1, np.float32)}
+    return build(
+        path,
+        nodes,
+        [value("x", TensorProto.FLOAT, ["N", 4]), value("state", TensorProto.FLOAT, [2, "N", 4])],
+        [value("y", TensorProto.FLOAT, ["N", 4]), value("state_out", TensorProto.FLOAT, [2, "N", 4])],
+        weights,
+    )
+
+
+def lying_shape(path: Path) -> Path:
+    """x [N, 3] → label [1] as declared, but N labels are returned (as LightGBM's exporter does)."""
+    nodes = [helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0)]
+    return build(path, nodes, [value("x", TensorProto.FLOAT, ["N", 3])], [value("label", TensorProto.INT64, [1])])
+
+
+def columns(path: Path) -> Path:
+    """Three inputs age [N,1] FP32, visits [N,1] INT64, city [N,1] STRING → total [N,1], named [N,1] STRING."""
+    nodes = [
+        helper.make_node("Cast", ["visits"], ["v"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["age", "v"], ["total"]),
+        helper.make_node("Identity", ["city"], ["named"]),
+    ]
+    inputs = [
+        value("age", TensorProto.FLOAT, ["N", 1]),
+        value("visits", TensorProto.INT64, ["N", 1]),
+        value("city", TensorProto.STRING, ["N", 1]),
+    ]
+    outputs = [value("total", TensorProto.FLOAT, ["N", 1]), value("named", TensorProto.STRING, ["N", 1])]
+    return build(path, nodes, inputs, outputs)
+
+
+def external(path: Path, location: str = "weights.bin", features: int = 3) -> Path:
+    """y = x * w, with w in an external file beside the model (written only for a location inside the folder)."""
+    weights = np.arange(1, features + 1, dtype=np.float32)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[features], data_location=TensorProto.EXTERNAL)
+    for key, text in {"location": location, "offset": "0", "length": str(weights.nbytes)}.items():
+        tensor.external_data.add(key=key, value=text)
+    ends = [value("x", TensorProto.FLOAT, ["N", features])], [value("y", TensorProto.FLOAT, ["N", features])]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "g", *ends, initializer=[tensor])
+    imports = [helper.make_opsetid("", 17)]
+    path.write_bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+    if ".." not in location and not location.startswith("/"):
+        (path.parent / location).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / location).write_bytes(weights.tobytes())
+    return path
