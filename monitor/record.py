@@ -1,0 +1,385 @@
+"""One prediction as a fixed-width row: which columns a version's tensors become, and how a worker fills them.
+
+Why: lanes, counts and profiles all speak of *columns*; this file is the only place that knows how tensors become
+columns, so what a worker logs and what a profile was fitted on can never differ. Invariant: a schema is a pure function
+of a version's specs and its example outputs, and gathering is a pure function of schema and tensors, in every process.
+Called by the worker's tap, by the profile's fit, and by the monitor. Imports numpy and nothing slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import StateDamaged
+from registry.vocabulary import Role, TensorSpec
+
+ERROR = 1  # the request failed: outputs are NaN
+KEYED = 2  # a routing key decided the arm
+SAMPLED = 4  # the row was chosen from a larger request
+
+ROLE_CODES: dict[Role, int] = {
+    Role.CHAMPION: 0,
+    Role.CANARY: 1,
+    Role.SHADOW: 2,
+    Role.DIRECT: 3,
+    Role.FALLBACK: 4,
+}
+ROLES: dict[int, Role] = {code: role for role, code in ROLE_CODES.items()}
+
+MAX_ELEMENTS = 512  # a tensor with more numbers in a row is logged as a summary
+MAX_COLUMNS = 4096  # of one side of a row: later tensors become summaries, then are left out
+SUMMARY = ("mean", "sd", "min", "max", "zeros", "missing", "projection0", "projection1")
+TOP = len(SUMMARY)  # a summarised output also keeps the index of its largest element
+
+Kind = Literal["number", "category", "summary"]
+
+_NARROW = {"FP32", "FP16", "BOOL", "INT8", "UINT8", "INT16", "UINT16"}  # exact in a float32
+_INTEGERS = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
+_SCORE_WORDS = ("prob", "logit", "score", "softmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One logged number of a row.
+
+    `offset` is the element's place in the tensor's flattened row, or for a summary the place in `SUMMARY`. A category's
+    value is the integer itself, or for strings (`hashed`) the first six bytes of a hash.
+    """
+
+    name: str
+    tensor: str
+    kind: Kind
+    offset: int
+    hashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogSchema:
+    """What a version's rows look like in a lane. Compared by `digest`."""
+
+    by_rows: bool  # axis 0 of every tensor is rows; else a request is one row
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    input_dtype: Literal["f4", "f8"] = "f4"
+    output_dtype: Literal["f4", "f8"] = "f4"
+    scores: tuple[str, ...] = ()  # output tensors whose row is one score per class: the largest is the answer
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex. Computed anew each time: keep it where it is asked for often."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; columns are short lists because a wide model has thousands."""
+        return {
+            "by_rows": self.by_rows,
+            "inputs": [[c.name, c.tensor, c.kind, c.offset, int(c.hashed)] for c in self.inputs],
+            "outputs": [[c.name, c.tensor, c.kind, c.offset, int(c.hashed)] for c in self.outputs],
+            "input_dtype": self.input_dtype,
+            "output_dtype": self.output_dtype,
+            "scores": list(self.scores),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> LogSchema:
+        """Raises StateDamaged for what `to_dict` never wrote."""
+        try:
+            schema = cls(
+                by_rows=bool(document["by_rows"]),
+                inputs=tuple(_column(item) for item in document["inputs"]),
+                outputs=tuple(_column(item) for item in document["outputs"]),
+                input_dtype=document["input_dtype"],
+                output_dtype=document["output_dtype"],
+                scores=tuple(str(name) for name in document.get("scores", ())),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise StateDamaged(f"a log schema cannot be read: {error!r}") from None
+        if schema.input_dtype not in ("f4", "f8") or schema.output_dtype not in ("f4", "f8"):
+            raise StateDamaged(f"a log schema has dtypes {schema.input_dtype!r} and {schema.output_dtype!r}")
+        return schema
+
+
+def _column(item: Sequence[Any]) -> Column:
+    name, tensor, kind, offset, hashed = item
+    if kind not in ("number", "category", "summary"):
+        raise ValueError(kind)
+    return Column(str(name), str(tensor), kind, int(offset), bool(hashed))
+
+
+def make_log_schema(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    by_rows: bool,
+    columns: Sequence[str] | None = None,
+    output_examples: Mapping[str, NDArray[Any]] | None = None,
+) -> LogSchema:
+    """The columns that a version's rows are logged as.
+
+    `columns` names the numbers of a single 2-D input in order. `output_examples` (rows first) tell the true width of an
+    output, as declared output shapes may lie, and whether its numbers are class probabilities.
+    """
+    examples = output_examples or {}
+    ins: list[Column] = []
+    for spec in inputs:
+        names = columns if columns is not None and len(inputs) == 1 else None
+        width = _width(spec.shape, by_rows)
+        if width is None and names is not None and by_rows:
+            width = len(names)
+        _extend(ins, spec, width, names if names is not None and len(names) == width else None, is_output=False)
+    outs: list[Column] = []
+    scores: list[str] = []
+    for spec in outputs:
+        example = examples.get(spec.name)
+        if example is None:
+            width = _width(spec.shape, by_rows)
+        else:
+            width = _width(tuple(example.shape), by_rows)
+        _extend(outs, spec, width, None, is_output=True)
+        if width is not None and 2 <= width <= MAX_ELEMENTS and _is_scores(spec, example):
+            scores.append(spec.name)
+    return LogSchema(
+        by_rows=by_rows,
+        inputs=tuple(ins),
+        outputs=tuple(outs),
+        input_dtype=_block_dtype(inputs, ins),
+        output_dtype=_block_dtype(outputs, outs),
+        scores=tuple(scores),
+    )
+
+
+def _width(shape: Sequence[int | None] | None, by_rows: bool) -> int | None:
+    """Numbers in one row, or None when that is not known beforehand."""
+    if shape is None or (by_rows and not shape):
+        return None
+    rest = list(shape[1:] if by_rows else shape)
+    if any(size is None or size < 0 for size in rest):
+        return None
+    return prod(size for size in rest if size is not None)
+
+
+def _extend(
+    into: list[Column], spec: TensorSpec, width: int | None, names: Sequence[str] | None, *, is_output: bool
+) -> None:
+    if width is not None and width <= MAX_ELEMENTS and len(into) + width <= MAX_COLUMNS:
+        hashed = spec.datatype == "BYTES"
+        is_label = is_output and width == 1 and spec.datatype in _INTEGERS
+        kind: Kind = "category" if hashed or is_label else "number"
+        for i in range(width):
+            name = names[i] if names is not None else spec.name if width == 1 else f"{spec.name}[{i}]"
+            into.append(Column(name, spec.name, kind, i, hashed))
+        return
+    if len(into) + len(SUMMARY) + 1 > MAX_COLUMNS:
+        return  # such a model has hundreds of large tensors: the first ones are watched
+    into.extend(Column(f"{spec.name}.{part}", spec.name, "summary", i) for i, part in enumerate(SUMMARY))
+    if is_output and spec.datatype != "BYTES":
+        into.append(Column(f"{spec.name}.top", spec.name, "category", TOP))
+
+
+def _is_scores(spec: TensorSpec, example: NDArray[Any] | None) -> bool:
+    if spec.datatype not in ("FP16", "FP32", "FP64"):
+        return False
+    if example is not None and example.size and np.all(np.isfinite(example)):
+        flat = example.reshape(example.shape[0], -1).astype(np.float64)
+        if flat.min() >= -1e-6 and float(np.abs(flat.sum(axis=1) - 1.0).max()) < 1e-3:
+            return True
+    return any(word in spec.name.lower() for word in _SCORE_WORDS)
+
+
+def _block_dtype(specs: Sequence[TensorSpec], columns: Sequence[Column]) -> Literal["f4", "f8"]:
+    kept = {column.tensor for column in columns}
+    return "f4" if all(spec.datatype in _NARROW for spec in specs if spec.name in kept) else "f8"
+
+
+# -- values --------------------------------------------------------------------------------------------------------
+
+
+def request_hash(request_id: str) -> bytes:
+    """The 16 bytes that stand for a request id in rows; the two little-endian halves are hash0 and hash1.
+
+    >>> request_hash("a") == request_hash("a")
+    True
+    """
+    return hashlib.blake2b(request_id.encode(), digest_size=16).digest()
+
+
+def category_code(value: object) -> float:
+    """A category as the number that rows carry: itself, or for text 48 bits of a hash (exact in a float64).
+
+    >>> category_code(True), category_code(3)
+    (1.0, 3.0)
+    """
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, bytes):
+        return float(int.from_bytes(hashlib.blake2b(value, digest_size=6).digest(), "little"))
+    return float(value)  # type: ignore[arg-type]
+
+
+_CODES: dict[object, float] = {}
+_CODES_LIMIT = 8192  # strings remembered by a process; callers choose them, so the memory is bounded
+
+
+def _codes(values: NDArray[Any]) -> NDArray[np.float64]:
+    flat = values.ravel().tolist()
+    if len(_CODES) > _CODES_LIMIT:
+        _CODES.clear()
+    out = np.empty(len(flat), np.float64)
+    for i, value in enumerate(flat):
+        code = _CODES.get(value)
+        if code is None:
+            code = category_code(value if isinstance(value, str | bytes) else str(value))
+            if len(_CODES) < _CODES_LIMIT:
+                _CODES[value] = code
+        out[i] = code
+    return out.reshape(values.shape)
+
+
+def _signs(name: str, which: int, width: int) -> NDArray[np.float32]:
+    """The first `width` of an endless sequence of random signs: splitmix64 of the place, so no library decides it."""
+    seed = int.from_bytes(hashlib.blake2b(f"{name}/{which}".encode(), digest_size=8).digest(), "little")
+    z = np.uint64(seed) + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.where((z >> np.uint64(63)) == 1, np.float32(1.0), np.float32(-1.0))
+
+
+class Gatherer:
+    """Tensors to a block of rows, compiled for one side of a schema. Not to be shared between threads.
+
+    `gatherer(tensors, rows)` returns (rows, columns) of the block's dtype. A single 2-D tensor of that dtype is
+    returned as it is, not copied. A tensor that is absent or has another shape than the schema says gives NaN, never an
+    error: logging must not hurt an answer that was right.
+    """
+
+    def __init__(self, columns: Sequence[Column], by_rows: bool, dtype: str) -> None:
+        self.columns = tuple(columns)
+        self._by_rows = by_rows
+        self._dtype = np.dtype(dtype)
+        self._parts: list[tuple[str, int, int, bool, bool]] = []  # tensor, start, width, is summary, is hashed
+        self._signs: dict[str, NDArray[np.float32]] = {}
+        for at, column in enumerate(self.columns):
+            summary = column.kind == "summary" or (column.name.endswith(".top") and column.offset == TOP)
+            if self._parts and self._parts[-1][0] == column.tensor:
+                name, start, width, was_summary, hashed = self._parts[-1]
+                self._parts[-1] = (name, start, width + 1, was_summary, hashed)
+            else:
+                self._parts.append((column.tensor, at, 1, summary, column.hashed))
+        plain = len(self._parts) == 1 and not self._parts[0][3] and not self._parts[0][4]
+        self._only = self._parts[0][0] if plain else None
+
+    def __call__(self, tensors: Mapping[str, NDArray[Any]], rows: int) -> NDArray[Any]:
+        if self._only is not None:
+            only = tensors.get(self._only)
+            if only is not None and only.dtype == self._dtype and only.shape == (rows, len(self.columns)):
+                return only
+        block = np.full((rows, len(self.columns)), np.nan, self._dtype)
+        for name, start, width, is_summary, hashed in self._parts:
+            tensor = tensors.get(name)
+            if tensor is None or rows == 0:
+                continue
+            if self._by_rows and (tensor.ndim == 0 or tensor.shape[0] != rows):
+                continue
+            flat = tensor.reshape(rows, -1) if self._by_rows or rows == 1 else None
+            if flat is None:
+                continue
+            if is_summary:
+                block[:, start : start + width] = self._summarise(name, flat)[:, :width]
+            elif flat.shape[1] == width:
+                block[:, start : start + width] = _codes(flat) if hashed else flat
+        return block
+
+    def _summarise(self, name: str, flat: NDArray[Any]) -> NDArray[np.float64]:
+        if flat.dtype.kind in "OSU":
+            values = np.array([[len(item) for item in row] for row in flat.tolist()], np.float32)
+        else:
+            values = flat.astype(np.float32, copy=False)
+        rows, width = values.shape
+        out = np.full((rows, TOP + 1), np.nan)
+        if width == 0:
+            return out
+        bad = ~np.isfinite(values)
+        out[:, 5] = bad.mean(axis=1)
+        if bad.any():
+            kept = np.where(bad, np.float32(0), values)
+            low, high = np.where(bad, np.inf, values).min(axis=1), np.where(bad, -np.inf, values).max(axis=1)
+        else:
+            kept, low, high = values, values.min(axis=1), values.max(axis=1)
+        n = width - bad.sum(axis=1)
+        some = n > 0
+        count = np.maximum(n, 1)
+        mean = kept.sum(axis=1, dtype=np.float64) / count
+        square = np.einsum("ij,ij->i", kept, kept, dtype=np.float64, casting="unsafe") / count
+        out[some, 0] = mean[some]
+        out[some, 1] = np.sqrt(np.maximum(square - mean * mean, 0.0))[some]
+        out[some, 2], out[some, 3] = low[some], high[some]
+        out[:, 4] = ((kept == 0) & ~bad).mean(axis=1)
+        for which in (0, 1):
+            out[:, 6 + which] = kept @ self._sign_row(name, which, width) / np.sqrt(width)
+        out[some, TOP] = np.where(bad, -np.inf, values).argmax(axis=1)[some]
+        return out
+
+    def _sign_row(self, name: str, which: int, width: int) -> NDArray[np.float32]:
+        key = f"{which}/{name}"
+        known = self._signs.get(key)
+        if known is None or len(known) < width:
+            known = self._signs[key] = _signs(name, which, width)
+        return known[:width]
+
+
+def gather(
+    schema: LogSchema, which: Literal["inputs", "outputs"], tensors: Mapping[str, NDArray[Any]], rows: int
+) -> NDArray[Any]:
+    """One use of a `Gatherer`: for fits and tests; a worker keeps its gatherers."""
+    if which == "inputs":
+        return Gatherer(schema.inputs, schema.by_rows, schema.input_dtype)(tensors, rows)
+    return Gatherer(schema.outputs, schema.by_rows, schema.output_dtype)(tensors, rows)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+HEAD_BYTES = 72  # of a row, before its features
+
+
+def row_dtype(schema: LogSchema) -> np.dtype[np.void]:
+    """The structured dtype of one row of a lane. The block's check sum comes first, so it covers all that follows."""
+    features = np.dtype((schema.input_dtype, (len(schema.inputs),)))
+    outputs = np.dtype((schema.output_dtype, (len(schema.outputs),)))
+    outputs_at = _up(HEAD_BYTES + features.itemsize, outputs.base.itemsize)
+    fields: list[tuple[str, Any, int]] = [
+        ("block_crc", "<u4", 0),
+        ("block_rows", "<u4", 4),
+        ("seq", "<u8", 8),
+        ("wall_ns", "<i8", 16),
+        ("hash0", "<u8", 24),
+        ("hash1", "<u8", 32),
+        ("epoch", "<u8", 40),
+        ("row", "<u4", 48),
+        ("rows", "<u4", 52),
+        ("queue_us", "<f4", 56),
+        ("infer_us", "<f4", 60),
+        ("role", "u1", 64),
+        ("flags", "u1", 65),
+        ("features", features, HEAD_BYTES),
+        ("outputs", outputs, outputs_at),
+    ]
+    return np.dtype(
+        {
+            "names": [name for name, _, _ in fields],
+            "formats": [form for _, form, _ in fields],
+            "offsets": [at for _, _, at in fields],
+            "itemsize": _up(outputs_at + outputs.itemsize, 8),
+        }
+    )
+
+
+def _up(size: int, to: int) -> int:
+    return -(-size // to) * to
