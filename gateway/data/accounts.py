@@ -1,0 +1,191 @@
+"""Books every outcome in the worker page: latencies, stages, codes, and the evidence of a rollout.
+
+Called once a run with all its requests, before their answers are released, so that what a client has seen is counted.
+Numbers are cheap in bulk and dear one by one: from a handful of requests on, numpy does the counting.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.data import keys, page
+from gateway.data.page import WorkerPage
+from gateway.data.traffic import Arm, Evidence
+from registry.clock import Clock
+
+_LATENCY_EDGES_NS = [edge * 1000.0 for edge in page.LATENCY_EDGES_US]
+_STAGE_EDGES_NS = [edge * 1000.0 for edge in page.STAGE_EDGES_US]
+_LATENCY_ARRAY = np.array(_LATENCY_EDGES_NS)
+_STAGE_ARRAY = np.array(_STAGE_EDGES_NS)
+_DECODE, _QUEUE, _INFER, _ENCODE = range(4)
+_CODES = {code: i for i, code in enumerate(page.CODES)}
+_PROTOCOLS = {protocol: i for i, protocol in enumerate(page.PROTOCOLS)}
+_FEW = 6  # below this, counting in Python is faster than numpy's fixed costs
+
+BREAKER_FAILURES = 20  # canary failures in a row that make this worker veto it: engineering, not statistics
+
+
+def code_word(protocol: str, status: int) -> int:
+    """Offset of the word that counts this protocol and status."""
+    code = _CODES.get(str(status), _CODES["500"])
+    return page.CODE + _PROTOCOLS[protocol] * len(page.CODES) + code
+
+
+_V2_OK, _V1_OK = code_word("v2", 200), code_word("v1", 200)
+
+
+class Accounts:
+    """The one writer of totals and segments. Event loop only."""
+
+    def __init__(self, worker_page: WorkerPage, clock: Clock) -> None:
+        self._page = worker_page
+        self._clock = clock
+
+    def answered(
+        self,
+        arm: Arm,
+        v1_calls: int,
+        arrived_ns: Sequence[int],
+        decoded_ns: Sequence[int],
+        started_ns: int,
+        ended_ns: int,
+        released_ns: int,
+        rows: int,
+    ) -> None:
+        """Requests of one arm that one run answered with 200; v1_calls of them came by V1, the others by V2.
+
+        All times are of one monotonic clock, in ns.
+        """
+        words, base, count = self._page.words, arm.totals, len(arrived_ns)
+        words[base + _V2_OK] += count - v1_calls
+        if v1_calls:
+            words[base + _V1_OK] += v1_calls
+        encode_ns = (released_ns - ended_ns) // count
+        self._rows(base, rows)
+        infer_ns = ended_ns - started_ns
+        self._stage(base, _INFER, infer_ns, count)
+        self._stage(base, _ENCODE, encode_ns, count)
+        if count < _FEW:
+            for arrived, decoded in zip(arrived_ns, decoded_ns, strict=True):
+                latency = released_ns - arrived
+                words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency)] += 1
+                words[base + page.LATENCY_SUM_NS] += latency
+                self._stage(base, _DECODE, decoded - arrived, 1)
+                self._stage(base, _QUEUE, started_ns - decoded, 1)
+            return
+        array = self._page.array
+        arrived_array = np.array(arrived_ns, dtype=np.int64)
+        decoded_array = np.array(decoded_ns, dtype=np.int64)
+        latencies = released_ns - arrived_array
+        _count(array, base + page.LATENCY, _LATENCY_ARRAY, latencies)
+        words[base + page.LATENCY_SUM_NS] += int(latencies.sum())
+        for stage, spent in ((_DECODE, decoded_array - arrived_array), (_QUEUE, started_ns - decoded_array)):
+            _count(array, base + page.STAGE + stage * page.STAGE_WIDTH, _STAGE_ARRAY, spent)
+            words[base + page.STAGE_SUM_NS + stage] += int(spent.sum())
+
+    def failed(self, arm: Arm, protocol: str, status: int, latency_ns: int) -> None:
+        """One routed request that was answered with an error."""
+        words, base = self._page.words, arm.totals
+        words[base + code_word(protocol, status)] += 1
+        words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency_ns)] += 1
+        words[base + page.LATENCY_SUM_NS] += latency_ns
+
+    def refused(self, model: str, protocol: str, status: int, shed: str | None = None) -> None:
+        """One request that no version was chosen for; model is empty when there is no such model."""
+        base = self._page.totals(model, 0, "")
+        self._page.words[base + code_word(protocol, status)] += 1
+        if shed is not None:
+            self._page.words[base + page.SHED + page.SHED_REASONS.index(shed)] += 1
+
+    def shadowed(self, model: str, version: int, rows: int, infer_ns: int) -> None:
+        """One shadow run."""
+        base = self._page.totals(model, version, "shadow")
+        self._stage(base, _INFER, infer_ns, 1)
+        self._rows(base, rows)
+
+    def shadow_dropped(self, model: str, version: int, rows: int) -> None:
+        """Rows that no shadow saw, because it would have hurt serving."""
+        self._page.words[self._page.totals(model, version, "shadow") + page.SHADOW_DROPPED] += rows
+
+    def lane_less(self, arm_totals: int, rows: int) -> None:
+        """Rows that found no lane file."""
+        self._page.words[arm_totals + page.LANELESS_OFFERED] += rows
+        self._page.words[arm_totals + page.LANELESS_DROPPED] += rows
+
+    def evidence(
+        self,
+        arm: Arm,
+        latencies_ns: Sequence[int],
+        *,
+        errors: int = 0,
+        bad: NDArray[np.bool_] | None = None,
+        key_rows: Sequence[int | None] | None = None,
+    ) -> None:
+        """Outcomes of one arm as evidence. Keyless requests count one each; keyed ones by their key's first event.
+
+        bad: (requests,), answers with a missing or out-of-range output. errors: 0, or all of the requests.
+        key_rows: a request's row in the key table, None without a key, negative for a key that is not counted.
+        """
+        state = arm.traffic.evidence
+        if arm.segment is None or state is None:
+            return
+        self._watch_failures(arm, state, errors, len(latencies_ns))
+        if state.burn_in_left > 0:
+            if arm.is_canary:
+                state.burn_in_left -= len(latencies_ns)
+            return
+        slow_above = arm.slow_above_ns
+        words = self._page.words
+        if key_rows is None:
+            words[arm.segment + page.REQUESTS] += len(latencies_ns)
+            if errors:
+                words[arm.segment + page.ERRORS] += errors
+            slow = sum(1 for latency in latencies_ns if latency > slow_above)
+            if slow:
+                words[arm.segment + page.SLOW] += slow
+            if bad is not None and bad.any():
+                words[arm.segment + page.BAD_OUTPUTS] += int(bad.sum())
+            return
+        for position, row in enumerate(key_rows):
+            kinds = []
+            if errors:
+                kinds.append(keys.ERROR)
+            if latencies_ns[position] > slow_above:
+                kinds.append(keys.SLOW)
+            if bad is not None and bad[position]:
+                kinds.append(keys.BAD_OUTPUT)
+            if row is None:
+                words[arm.segment + page.REQUESTS] += 1
+                for kind in kinds:
+                    words[arm.segment + page.ERRORS + kind] += 1
+            elif row >= 0 and state.keys is not None:
+                for kind in kinds:
+                    state.keys.event(row, kind, self._clock.host_ns(), arm.weight, arm.is_canary)
+
+    def _watch_failures(self, arm: Arm, state: Evidence, errors: int, requests: int) -> None:
+        if not arm.is_canary:
+            return
+        state.canary_failures_in_a_row = state.canary_failures_in_a_row + requests if errors else 0
+        if state.canary_failures_in_a_row >= BREAKER_FAILURES and not state.vetoed:
+            state.vetoed = True
+            self._page.veto(arm.loaded.servable.model, state.rollout_id)
+
+    def _rows(self, base: int, rows: int) -> None:
+        words = self._page.words
+        words[base + page.BATCH_ROWS + bisect_left(page.BATCH_EDGES, rows)] += 1
+        words[base + page.BATCH_ROWS_SUM] += rows
+
+    def _stage(self, base: int, stage: int, spent_ns: int, times: int) -> None:
+        words = self._page.words
+        words[base + page.STAGE + stage * page.STAGE_WIDTH + bisect_left(_STAGE_EDGES_NS, spent_ns)] += times
+        words[base + page.STAGE_SUM_NS + stage] += spent_ns * times
+
+
+def _count(array: NDArray[np.int64], base: int, edges: NDArray[np.float64], values: NDArray[Any]) -> None:
+    bins = np.bincount(np.searchsorted(edges, values))
+    array[base : base + len(bins)] += bins

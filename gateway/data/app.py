@@ -1,0 +1,181 @@
+"""What is plugged into what on the data port: inference straight to `Predict`, everything else through Starlette.
+
+Starlette's routing, Request and Response cost more than a small model's run (40 us, measured on one prototype), so the
+inference routes are plain ASGI in front of it. The data port carries inference and health only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import problems
+from gateway.data.codecs import v1, v2
+from gateway.data.fleet import Fleet
+from gateway.data.identity import request_id
+from gateway.data.predict import Predict, Receive, Scope, Send
+from registry.errors import (
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotReady,
+    RouteNotFound,
+    ServingError,
+    VersionNotFound,
+)
+
+_V2_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_V1_PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:predict")
+_REMEMBERED_PATHS = 4096
+
+Target = tuple[str, str, str | None]
+
+
+class DataApp:
+    """The data port's ASGI app."""
+
+    def __init__(self, predict: Predict, others: Starlette) -> None:
+        self._predict = predict
+        self._others = others
+        self._targets: dict[str, Target] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"]
+            target = self._targets.get(path)
+            if target is None:
+                target = self._target(path)
+            if target is not None:
+                await self._predict.infer(scope, receive, send, *target)
+                return
+        await self._others(scope, receive, send)
+
+    def _target(self, path: str) -> Target | None:
+        match = _V2_INFER.fullmatch(path)
+        protocol = v2.PROTOCOL
+        if match is None:
+            match, protocol = _V1_PREDICT.fullmatch(path), v1.PROTOCOL
+        if match is None:
+            return None
+        target = (protocol, match[1], match[2])
+        if len(self._targets) >= _REMEMBERED_PATHS:
+            self._targets.clear()
+        self._targets[path] = target
+        return target
+
+
+class Health:
+    """What the health routes ask."""
+
+    def __init__(
+        self, fleet: Fleet, is_alive: Callable[[], bool], is_draining: Callable[[], bool], version: str
+    ) -> None:
+        self.fleet = fleet
+        self.is_alive = is_alive
+        self.is_draining = is_draining
+        self.version = version
+
+    def is_ready(self) -> bool:
+        """A route table has been read, this worker is not draining, and every champion is READY or FAILED."""
+        return not self.is_draining() and self.fleet.settled()
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")
+
+
+def others(health: Health) -> Starlette:
+    """Health, metadata and errors: all that need not be fast."""
+    fleet = health.fleet
+
+    async def live(_: Request) -> Response:
+        return _json({"live": health.is_alive()}, 200 if health.is_alive() else 503)
+
+    async def ready(_: Request) -> Response:
+        left_s = fleet.lease_left_ns() / 1e9
+        body = {
+            "ready": health.is_ready(),
+            "draining": health.is_draining(),
+            "epoch": fleet.epoch,
+            "models": len(fleet.models()),
+            "controller": "renewing" if left_s > 0 else "absent: canaries are at 0",
+            "lease_left_s": round(max(0.0, left_s), 3),
+        }
+        return _json(body, 200 if health.is_ready() else 503)
+
+    async def server(_: Request) -> Response:
+        return _json({"name": "driftgate", "version": health.version, "extensions": []})
+
+    async def metadata(request: Request) -> Response:
+        model, version = _asked(request)
+        entry = fleet.entry(model)
+        servable = fleet.servable(model, version)
+        if servable is None:
+            if version is not None and version not in entry.aspired:
+                raise VersionNotFound(f"model {model!r} serves no version {version}", model=model)
+            raise NotReady(f"model {model!r} is not ready here", model=model)
+        versions = [version] if version is not None else sorted(entry.aspired)
+        manifest = servable.manifest
+        return _json(v2.model_metadata(model, versions, manifest.inputs, manifest.outputs))
+
+    async def model_ready(request: Request) -> Response:
+        model, version = _asked(request)
+        is_ready = fleet.servable(model, version) is not None and not health.is_draining()
+        return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
+
+    async def v1_models(_: Request) -> Response:
+        return _json({"models": fleet.models()})
+
+    def fail(request: Request, error: Exception) -> Response:
+        problem = error if isinstance(error, ServingError) else _translated(request, error)
+        identity = request_id(request.headers.get("x-request-id", "").encode("latin-1") or None)
+        headers = {"x-request-id": identity}
+        wait_s = problems.retry_after_s(problem)
+        if wait_s is not None:
+            headers["retry-after"] = str(wait_s)
+        return _json(problems.body_of(problem, identity), problems.status_of(problem), headers)
+
+    model_path = "/v2/models/{model}"
+    version_path = model_path + "/versions/{version}"
+    return Starlette(
+        routes=[
+            Route("/healthz", live),
+            Route("/readyz", ready),
+            Route("/v2", server),
+            Route("/v2/health/live", live),
+            Route("/v2/health/ready", ready),
+            Route(model_path, metadata),
+            Route(version_path, metadata),
+            Route(model_path + "/ready", model_ready),
+            Route(version_path + "/ready", model_ready),
+            Route("/v1/models", v1_models),
+            Route("/v1/models/{model}", model_ready),
+        ],
+        exception_handlers={ServingError: fail, HTTPException: fail, Exception: fail},
+    )
+
+
+def _asked(request: Request) -> tuple[str, int | None]:
+    version = request.path_params.get("version")
+    if version is not None and (not version.isdecimal() or len(version) > 9):
+        raise MalformedRequest(f"a version is a number, got {version!r}")
+    return unquote(request.path_params["model"]), None if version is None else int(version)
+
+
+def _translated(request: Request, error: Exception) -> ServingError:
+    if isinstance(error, HTTPException):
+        if error.status_code == 405:
+            return MethodNotAllowed(f"{request.method} is not possible on {request.url.path}")
+        if error.status_code == 404:
+            return RouteNotFound(f"no route {request.url.path}")
+        return MalformedRequest(str(error.detail))
+    return InternalError(f"{type(error).__name__} while answering; the log has the trace")

@@ -1,0 +1,149 @@
+"""Open Inference V2 over REST, JSON form: bytes to tensors and back.
+
+Source of the format: the Open Inference Protocol, "Inference Request JSON Object" and "Inference Response JSON Object".
+Data may be nested or flat, row-major; answers are flat. The `id` is echoed only when it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from gateway.data.codecs.tensors import from_json, with_shape
+from gateway.data.servable import Servable, Tensor
+from registry.errors import MalformedRequest, TensorMismatch
+from registry.vocabulary import TensorSpec
+
+PROTOCOL = "v2"
+
+
+class Call:
+    """What one request asks, beside its tensors."""
+
+    __slots__ = ("id", "outputs")
+
+    def __init__(self, request_id: str | None, outputs: Sequence[int] | None) -> None:
+        self.id = request_id
+        self.outputs = outputs  # indexes of the outputs wanted; None: all
+
+
+def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tensor], Call]:
+    """The tensors of a request in the order of the servable's slots. Raises MalformedRequest or TensorMismatch."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from None
+    if type(document) is not dict:
+        raise MalformedRequest("the body must be a JSON object")
+    inputs = document.get("inputs")
+    if type(inputs) is not list:
+        raise MalformedRequest('"inputs" must be a list of tensors')
+    slots = servable.slots
+    feeds: list[Tensor | None] = [None] * len(slots)
+    for tensor in inputs:
+        if type(tensor) is not dict:
+            raise MalformedRequest('an element of "inputs" is not an object')
+        name = tensor.get("name")
+        index = servable.slot_index.get(name) if type(name) is str else None
+        if index is None:
+            raise TensorMismatch(f"unknown input {name!r}; the model has {_names(servable.input_names)}")
+        if feeds[index] is not None:
+            raise MalformedRequest(f"input {name!r} is given twice")
+        slot = slots[index]
+        datatype = tensor.get("datatype")
+        if datatype != slot.spec.datatype:
+            raise TensorMismatch(
+                f'input "{name}": got datatype {datatype!r}, model wants {slot.spec.datatype}', input=name
+            )
+        if "data" not in tensor:
+            raise MalformedRequest(f'input "{name}" has no "data"')
+        feeds[index] = with_shape(slot, from_json(slot, tensor["data"]), tensor.get("shape"), max_elements)
+    complete = [feed for feed in feeds if feed is not None]
+    if len(complete) != len(slots):
+        missing = [slot.spec.name for slot, feed in zip(slots, feeds, strict=True) if feed is None]
+        raise TensorMismatch(f"missing input: {_names(missing)}")
+    call_id = document.get("id")
+    if call_id is not None and type(call_id) is not str:
+        raise MalformedRequest('"id" must be a string')
+    wanted = document.get("outputs")
+    return complete, Call(call_id, _wanted(wanted, servable) if wanted else None)
+
+
+def _wanted(outputs: Any, servable: Servable) -> list[int]:
+    if type(outputs) is not list:
+        raise MalformedRequest('"outputs" must be a list')
+    indexes = []
+    for output in outputs:
+        name = output.get("name") if type(output) is dict else None
+        if name not in servable.output_names:
+            raise TensorMismatch(f"unknown output {name!r}; the model has {_names(servable.output_names)}")
+        indexes.append(servable.output_names.index(name))
+    if len(set(indexes)) != len(indexes):
+        raise MalformedRequest("an output is asked for twice")
+    return indexes
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+class Writer:
+    """Answers of one servable, built from parts that never change. Made once, when the version loads."""
+
+    def __init__(self, servable: Servable) -> None:
+        self._head = b'{"model_name":' + orjson.dumps(servable.model) + b',"model_version":"%d"' % servable.version
+        self._outputs = [
+            b'{"name":' + orjson.dumps(name) + b',"datatype":"' + datatype.encode() + b'","shape":['
+            for name, datatype in zip(servable.output_names, servable.output_datatypes, strict=True)
+        ]
+
+    def write(self, outputs: Sequence[Tensor], call: Call) -> bytes:
+        """The body of a 200. Non-finite numbers become null."""
+        parts = [self._head]
+        if call.id is not None:
+            parts += (b',"id":', orjson.dumps(call.id))
+        indexes = range(len(outputs)) if call.outputs is None else call.outputs
+        glue = b',"outputs":['
+        for index in indexes:
+            output = outputs[index]
+            shape = b",".join([b"%d" % n for n in output.shape])
+            parts += (glue, self._outputs[index], shape, b'],"data":', to_json(output), b"}")
+            glue = b","
+        parts.append(b"]}" if len(indexes) else b',"outputs":[]}')
+        return b"".join(parts)
+
+
+def to_json(output: Tensor) -> bytes:
+    """A tensor's values as a flat JSON list."""
+    if output.dtype.kind == "O":
+        return orjson.dumps([_text(value) for value in output.ravel().tolist()])
+    if output.size <= 64:  # below this a list is faster than orjson's own numpy reader
+        return orjson.dumps(output.ravel().tolist())
+    if output.dtype == np.float16:
+        output = output.astype(np.float32)
+    return orjson.dumps(np.ascontiguousarray(output).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def model_metadata(
+    model: str, versions: Sequence[int], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> dict[str, Any]:
+    """The model metadata object; a free dimension is -1."""
+    return {
+        "name": model,
+        "versions": [str(version) for version in versions],
+        "platform": "onnx_onnxv1",
+        "inputs": [_tensor_metadata(spec) for spec in inputs],
+        "outputs": [_tensor_metadata(spec) for spec in outputs],
+    }
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    shape = [-1] if spec.shape is None else [-1 if n is None else n for n in spec.shape]
+    return {"name": spec.name, "datatype": spec.datatype, "shape": shape}

@@ -1,0 +1,78 @@
+"""A uvicorn server that stops as the contract says, so that no request on an accepted connection is lost.
+
+uvicorn by itself closes idle keep-alive connections on SIGTERM with requests still in the kernel, and raises the signal
+again (measured: 64 of 64 clients failed). Here: (a) for `drain_s` still accepting, every answer says Connection: close;
+(b) for up to `grace_s` not accepting, still answering on open connections; (c) what is left is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.02
+
+
+class DrainingServer(uvicorn.Server):
+    """`drain()` starts phase (a); `serve()` returns after phase (c)."""
+
+    def __init__(self, config: uvicorn.Config, *, drain_s: float, grace_s: float, on_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._grace_s = grace_s
+        self._on_drain = on_drain
+        self.is_draining = False
+        self._hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: drain in order. SIGINT is the supervisor's; it reaches children of a terminal by accident."""
+        del frame
+        if sig == signal.SIGTERM:
+            self.drain()
+
+    def drain(self, drain_s: float | None = None, grace_s: float | None = None) -> None:
+        """Stop in order; with other times than the settings' when the supervisor is gone. Idempotent."""
+        if drain_s is not None:
+            self._drain_s = min(self._drain_s, drain_s)
+        if grace_s is not None:
+            self._grace_s = min(self._grace_s, grace_s)
+        if not self.is_draining:
+            self.is_draining = True
+            self._on_drain()
+        self.should_exit = True
+        self._hurried = self._hurried or drain_s is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Phases (a) to (c). Called by uvicorn once `should_exit` is set."""
+        loop = asyncio.get_running_loop()
+        close = [(b"connection", b"close")]
+        self.server_state.default_headers = [*self.server_state.default_headers, *close]
+        await self._until(loop.time() + self._drain_s, lambda: False)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await self._until(loop.time() + self._grace_s, lambda: not self.server_state.connections)
+        left = len(self.server_state.connections)
+        if left:
+            logger.info("closing %d connections that were still open after the grace time", left)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    async def _until(self, deadline_s: float, is_done: Callable[[], bool]) -> None:
+        """Wait; cut short when the supervisor goes meanwhile, which leaves less time."""
+        loop = asyncio.get_running_loop()
+        was_hurried = self._hurried
+        while loop.time() < deadline_s and not is_done() and self._hurried == was_hurried:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY_S)

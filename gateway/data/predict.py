@@ -1,0 +1,374 @@
+"""The hot path, whole: what happens to a request from its body to its answer.
+
+`infer` takes it in (admit, read, route, decode, queue) and sends the answer; `_answer` handles one run of the model for
+everybody in it (record, encode, account, release, shadow). Plain ASGI; nothing here waits but for the body, the run
+and the socket. A change to this file comes with a paired measurement (`make bench`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from gateway import problems
+from gateway.data.accounts import Accounts
+from gateway.data.batcher import Batch, Waiter
+from gateway.data.codecs import v1, v2
+from gateway.data.fleet import Fleet
+from gateway.data.identity import request_id
+from gateway.data.keys import key_number
+from gateway.data.servable import Tensor
+from gateway.data.shadow import Copy, Shadows
+from gateway.data.tap import Tap
+from gateway.data.traffic import Arm, Loaded
+from gateway.settings import LimitSettings
+from monitor.record import request_hash
+from registry.clock import Clock
+from registry.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InternalError,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    ServingError,
+    UnsupportedMedia,
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_JSON = (b"content-type", b"application/json")
+_UNCOUNTED_KEY = -1
+_SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
+
+
+class Pending(Waiter):
+    """A request on its way through a run."""
+
+    __slots__ = ("arm", "arrived_ns", "call", "decoded_ns", "hash", "key_row")
+
+    def __init__(
+        self,
+        feeds: Sequence[Tensor],
+        rows: int,
+        future: asyncio.Future[bytes],
+        arm: Arm,
+        call: v2.Call | None,
+        hashed: bytes,
+        key_row: int | None,
+        arrived_ns: int,
+    ) -> None:
+        super().__init__(feeds, rows, future)
+        self.arm = arm
+        self.call = call  # None: protocol V1
+        self.hash = hashed
+        self.key_row = key_row
+        self.arrived_ns = arrived_ns
+        self.decoded_ns = perf_counter_ns()
+
+
+class Predict:
+    """Answers inference requests of one worker."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        accounts: Accounts,
+        tap: Tap | None,
+        shadows: Shadows,
+        limits: LimitSettings,
+        clock: Clock,
+        rng: random.Random,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._fleet = fleet
+        self._accounts = accounts
+        self._tap = tap
+        self._shadows = shadows
+        self._limits = limits
+        self._clock = clock
+        self._random_bits = rng.getrandbits
+        self._loop = loop
+        self.inflight = 0
+
+    async def infer(
+        self, scope: Scope, receive: Receive, send: Send, protocol: str, model: str, version: str | None
+    ) -> None:
+        """Answer one inference request. Never raises but for a caller that is gone."""
+        arrived_ns = perf_counter_ns()
+        headers = dict(scope["headers"])
+        identity = request_id(headers.get(b"x-request-id"))
+        arm: Arm | None = None
+        pending: Pending | None = None
+        self.inflight += 1
+        try:
+            body = await self._body(headers, receive)
+            arm, key = self._route(model, version, headers)  # ModelNotFound, VersionNotFound, NotReady
+            traffic = arm.traffic
+            if traffic.waiting >= self._limits.waiting_requests:
+                raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
+            servable = arm.loaded.servable
+            call: v2.Call | None = None
+            if protocol == v2.PROTOCOL:
+                feeds, call = v2.read(body, servable, self._limits.tensor_elements)  # MalformedRequest, TensorMismatch
+            else:
+                feeds = v1.read(body, servable, self._limits.tensor_elements)
+            rows = servable.rows_of(feeds)
+            key_row = None if key is None else self._book_key(arm, key)
+            future: asyncio.Future[bytes] = self._loop.create_future()
+            pending = Pending(feeds, rows, future, arm, call, request_hash(identity), key_row, arrived_ns)
+            timer = None
+            if b"x-deadline-ms" in headers:
+                timer = self._expire_at(pending, headers[b"x-deadline-ms"])
+            traffic.waiting += 1
+            try:
+                arm.loaded.batcher.submit(pending)
+                answer = await future  # InferenceFailed, DeadlineExceeded
+            finally:
+                traffic.waiting -= 1
+                if timer is not None:
+                    timer.cancel()
+        except ServingError as error:
+            routed = None if pending is None else arm
+            await self._refuse(send, error, identity, protocol, model, routed, arrived_ns)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            problem = InternalError(f"{type(error).__name__} while answering; the log has the trace")
+            await self._refuse(
+                send, problem, identity, protocol, model, arm if pending is not None else None, arrived_ns
+            )
+            raise
+        else:
+            start = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    _JSON,
+                    (b"content-length", b"%d" % len(answer)),
+                    (b"x-request-id", identity.encode("ascii")),
+                    *arm.headers,
+                ],
+            }
+            await send(start)
+            await send({"type": "http.response.body", "body": answer})
+        finally:
+            self.inflight -= 1
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limit = self._limits.body_bytes
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limit:
+            raise PayloadTooLarge(f"the body has {int(length)} bytes, the limit is {limit}", limit_bytes=limit)
+        kind = headers.get(b"content-type")
+        if kind is not None and kind != b"application/json":
+            self._check_media(kind)
+        if b"content-encoding" in headers and headers[b"content-encoding"] != b"identity":
+            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
+        message = await receive()
+        if not message.get("more_body"):
+            return message.get("body", b"")  # type: ignore[no-any-return]
+        parts, size = [message["body"]], len(message["body"])
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise MalformedRequest("the caller left before the body was complete")
+            size += len(message.get("body", b""))
+            if size > limit:
+                raise PayloadTooLarge(f"the body has more than {limit} bytes, which is the limit", limit_bytes=limit)
+            parts.append(message.get("body", b""))
+        return b"".join(parts)
+
+    @staticmethod
+    def _check_media(kind: bytes) -> None:
+        main = kind.split(b";", 1)[0].strip().lower()
+        # curl's default for -d is a form; Open Inference clients send octets with a plain JSON body.
+        if main not in (b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded", b""):
+            raise UnsupportedMedia(f"content type {main.decode('latin-1')!r} is not read; send application/json")
+
+    def _route(self, model: str, version: str | None, headers: dict[bytes, bytes]) -> tuple[Arm, bytes | None]:
+        fleet = self._fleet
+        traffic = fleet.traffic(model)
+        if version is not None:
+            return traffic.named(version, fleet.page, fleet.epoch), None
+        if traffic.bound:
+            return traffic.pick(headers, self._random_bits(64), fleet.lease_left_ns())
+        return traffic.pick(headers, 0, 0)
+
+    def _book_key(self, arm: Arm, key: bytes) -> int | None:
+        state = arm.traffic.evidence
+        if state is None or arm.segment is None:
+            return None
+        if state.burn_in_left > 0:
+            return _UNCOUNTED_KEY
+        table = self._fleet.key_table(arm.traffic)
+        row = table.assigned(key_number(key), self._clock.host_ns(), arm.weight, arm.is_canary)
+        return _UNCOUNTED_KEY if row is None else row
+
+    def _expire_at(self, pending: Pending, text: bytes) -> asyncio.TimerHandle:
+        if not text.isdigit() or not 0 < int(text) <= 86_400_000:
+            raise MalformedRequest("x-deadline-ms must be a whole number of milliseconds, from 1 to a day")
+        left_s = int(text) / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9
+        return self._loop.call_later(max(0.0, left_s), self._expire, pending, int(text))
+
+    def _expire(self, pending: Pending, deadline_ms: int) -> None:
+        if pending.future.done():
+            return
+        self._lost(pending)
+        pending.future.set_exception(DeadlineExceeded(f"not answered within {deadline_ms} ms", deadline_ms=deadline_ms))
+
+    # ---- one run of the model, for everybody in it
+
+    def answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
+        """Record, encode, account and release the requests of one run; then offer copies to a shadow."""
+        if batch.error is not None:
+            for pending in batch.waiters:
+                if not pending.future.done():
+                    self._lost(pending)
+                    pending.future.set_exception(batch.error)
+            return
+        finite = self._finite_rows(loaded, batch)
+        first = 0
+        shares: dict[Arm, tuple[list[Pending], list[int]]] = {}
+        for pending in batch.waiters:
+            if pending.future.done():
+                pass  # cancelled or expired while it ran: its batch-mates do not notice
+            elif finite is not None and not finite[first : first + pending.rows].all():
+                self._lost(pending)
+                pending.future.set_exception(InferenceFailed("the model returned a number that is not finite"))
+            else:
+                share = shares.get(pending.arm)
+                if share is None:
+                    share = shares[pending.arm] = ([], [])
+                share[0].append(pending)
+                share[1].append(first)
+            first += pending.rows
+        for arm, (members, starts) in shares.items():
+            self._release(arm, members, starts, batch)
+
+    def _release(self, arm: Arm, members: list[Pending], starts: list[int], batch: Batch[Pending]) -> None:
+        loaded, started_ns, ended_ns = arm.loaded, batch.started_ns, batch.ended_ns
+        counts = [pending.rows for pending in members]
+        feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
+        whole = len(members) == len(batch.waiters)
+        if not whole:
+            kept = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+            feeds, outputs = [feed[kept] for feed in feeds], [output[kept] for output in outputs]
+            rows = len(kept)
+            starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
+        bad: NDArray[np.bool_] | None = None
+        hashes = [pending.hash for pending in members]
+        if self._tap is not None and loaded.schema is not None:
+            logged = loaded.outputs(outputs, rows)
+            waits = [(started_ns - pending.decoded_ns) / 1000.0 for pending in members]
+            infer_us = (ended_ns - started_ns) / 1000.0
+            features = loaded.features(feeds, rows)
+            self._tap.record(loaded, arm.role, arm.epoch, hashes, counts, features, logged, waits, infer_us)
+            if arm.segment is not None:
+                bad_rows = loaded.bad_rows(logged)
+                if bad_rows is not None:
+                    bad = np.logical_or.reduceat(bad_rows, starts) if len(bad_rows) > len(starts) else bad_rows
+        bodies = self._encode(loaded, members, starts, outputs)
+        released_ns = perf_counter_ns()
+        self._account(arm, members, started_ns, ended_ns, released_ns, rows, bad)
+        for pending, body in zip(members, bodies, strict=True):
+            pending.future.set_result(body)
+        traffic = arm.traffic
+        if traffic.shadow is not None and arm is traffic.champion:
+            ordered = [feeds[position] for position in traffic.shadow_order]
+            self._shadows.offer(Copy(traffic.shadow, arm.epoch, ordered, hashes, counts, rows))
+
+    def _account(
+        self,
+        arm: Arm,
+        members: list[Pending],
+        started_ns: int,
+        ended_ns: int,
+        released_ns: int,
+        rows: int,
+        bad: NDArray[np.bool_] | None,
+    ) -> None:
+        arrived = [pending.arrived_ns for pending in members]
+        decoded = [pending.decoded_ns for pending in members]
+        v1_calls = sum(1 for pending in members if pending.call is None)
+        self._accounts.answered(arm, v1_calls, arrived, decoded, started_ns, ended_ns, released_ns, rows)
+        if arm.segment is not None:
+            latencies = [released_ns - at for at in arrived]
+            rows_of_keys = [pending.key_row for pending in members]
+            keyed = rows_of_keys if any(row is not None for row in rows_of_keys) else None
+            self._accounts.evidence(arm, latencies, bad=bad, key_rows=keyed)
+
+    @staticmethod
+    def _encode(loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]) -> list[bytes]:
+        servable, writer = loaded.servable, loaded.writer
+        bodies = []
+        alone = len(members) == 1
+        for pending, start in zip(members, starts, strict=True):
+            own = outputs if alone else [output[start : start + pending.rows] for output in outputs]
+            if pending.call is None:
+                bodies.append(v1.write(servable, own, pending.rows))
+            else:
+                bodies.append(writer.write(own, pending.call))
+        return bodies
+
+    @staticmethod
+    def _finite_rows(loaded: Loaded, batch: Batch[Pending]) -> NDArray[np.bool_] | None:
+        """Which rows are finite, where the manifest forbids others; None when all are."""
+        servable = loaded.servable
+        if not servable.refuses_nonfinite:
+            return None
+        rows: NDArray[np.bool_] | None = None
+        for index in servable.float_outputs:
+            finite = np.isfinite(batch.outputs[index])
+            if not finite.all():
+                by_row = len(batch.waiters) > 1 or (servable.by_rows and finite.ndim > 0 and len(finite) == batch.rows)
+                own = np.all(finite.reshape(batch.rows, -1), axis=1) if by_row else np.full(batch.rows, False)
+                rows = own if rows is None else np.logical_and(rows, own)
+        return rows
+
+    # ---- what went wrong
+
+    def _lost(self, pending: Pending) -> None:
+        """Record and book a routed request that gets no answer of the model: an error event of its arm."""
+        arm = pending.arm
+        if self._tap is not None:
+            self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
+        keyed = None if pending.key_row is None else [pending.key_row]
+        self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
+
+    async def _refuse(
+        self,
+        send: Send,
+        error: ServingError,
+        identity: str,
+        protocol: str,
+        model: str,
+        arm: Arm | None,
+        arrived_ns: int,
+    ) -> None:
+        status = problems.status_of(error)
+        headers = [_JSON, (b"x-request-id", identity.encode("ascii"))]
+        if arm is not None:
+            self._accounts.failed(arm, protocol, status, perf_counter_ns() - arrived_ns)
+            headers += arm.headers
+        else:
+            known = model if self._fleet.knows(model) else ""
+            shed = _SHED.get(type(error))
+            self._accounts.refused(known, protocol, status, shed)
+        retry_after_s = problems.retry_after_s(error)
+        if retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % retry_after_s))
+        body = orjson.dumps(problems.body_of(error, identity))
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

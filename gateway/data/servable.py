@@ -1,0 +1,101 @@
+"""One loaded version: what it takes, what it gives, and who is using it.
+
+Invariant: a session is let go only when it has no lease. Leases are counted on the worker's event loop only, so a
+plain integer is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry import onnx
+from registry.errors import TensorMismatch
+from registry.manifest import Manifest
+from registry.vocabulary import TensorSpec
+
+Tensor = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSlot:
+    """One declared input, with what the codecs need to fill it."""
+
+    spec: TensorSpec
+    dtype: np.dtype[Any]
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise TensorMismatch unless a tensor of this shape fits the declaration."""
+        wanted = self.spec.shape
+        if wanted is None:
+            return
+        if len(shape) == len(wanted):
+            for got, want in zip(shape, wanted, strict=True):
+                if want is not None and got != want:
+                    break
+            else:
+                return
+        raise TensorMismatch(
+            f'input "{self.spec.name}": got shape {_shape_text(shape)}, model wants {_shape_text(wanted)}',
+            input=self.spec.name,
+        )
+
+
+def _shape_text(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+class Servable:
+    """A version that can answer. Made by `load`, which is slow; everything else is cheap."""
+
+    def __init__(self, model: str, version: int, session: Any, manifest: Manifest, default_max_rows: int) -> None:
+        self.model = model
+        self.version = version
+        self.manifest = manifest
+        self._session = session
+        self.slots = tuple(InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype]) for spec in manifest.inputs)
+        self.slot_index: Mapping[str, int] = {slot.spec.name: i for i, slot in enumerate(self.slots)}
+        self.input_names = [slot.spec.name for slot in self.slots]
+        self.output_names = [spec.name for spec in manifest.outputs]
+        self.output_datatypes = [spec.datatype for spec in manifest.outputs]
+        self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in ("FP16", "FP32", "FP64")]
+        self.by_rows = manifest.probe.by_rows
+        # Only what the probe has seen equal, bitwise, may be joined.
+        self.joinable = manifest.probe.batch == "exact" and manifest.probe.run == "proven" and self.by_rows
+        self.max_rows = min(default_max_rows, manifest.options.max_batch_rows or default_max_rows)
+        self.fixed_row_shape = all(
+            slot.spec.shape is not None and None not in slot.spec.shape[1:] for slot in self.slots
+        )
+        self.refuses_nonfinite = manifest.options.nan == "refuse"
+        self.leases = 0
+
+    def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
+        """Run once. Feeds are in the order of `slots`. Raises InferenceFailed."""
+        return onnx.run(self._session, dict(zip(self.input_names, feeds, strict=True)), self.output_names)
+
+    def rows_of(self, feeds: Sequence[Tensor]) -> int:
+        """How many rows one request's feeds hold. Raises TensorMismatch when its inputs disagree."""
+        if not self.by_rows:
+            return 1
+        rows = len(feeds[0]) if feeds else 1
+        for slot, feed in zip(self.slots, feeds, strict=True):
+            if len(feed) != rows:
+                raise TensorMismatch(
+                    f'input "{slot.spec.name}" has {len(feed)} rows, "{self.slots[0].spec.name}" has {rows}',
+                    input=slot.spec.name,
+                )
+        return rows
+
+
+def load(model: str, version: int, model_path: Path, manifest_path: Path, threads: int, max_rows: int) -> Servable:
+    """Open a version's session. Slow; run it away from the event loop. Raises LoadFailed or StateDamaged."""
+    manifest = Manifest.from_json(manifest_path.read_bytes())
+    session = onnx.open_session(
+        model_path, threads=manifest.options.threads or threads, provider=manifest.options.provider
+    )
+    return Servable(model, version, session, manifest, max_rows)

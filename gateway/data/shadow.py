@@ -1,0 +1,141 @@
+"""Copies of answered requests for shadow versions: after the answer, bounded, and only as fast as it costs nobody.
+
+A worker that is busy gives shadows a small share of its time, so that evidence still trickles in; one that is not
+runs them all. What does not fit is dropped and counted. Event loop only; long runs go to the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+
+from gateway.data.accounts import Accounts
+from gateway.data.batcher import INLINE_BELOW_US, Batch, Rows, run_group
+from gateway.data.servable import Tensor
+from gateway.data.tap import Tap
+from gateway.data.traffic import Loaded
+from gateway.settings import ShadowSettings
+from registry.vocabulary import Role
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Copy:
+    """The requests of one answered run, for one shadow version."""
+
+    loaded: Loaded
+    epoch: int
+    feeds: Sequence[Tensor]  # joined
+    hashes: Sequence[bytes]
+    counts: Sequence[int]  # rows a request
+    rows: int
+
+
+class Shadows:
+    """The queue of copies of one worker."""
+
+    def __init__(
+        self,
+        settings: ShadowSettings,
+        accounts: Accounts,
+        tap: Tap,
+        loop: asyncio.AbstractEventLoop,
+        pool: Executor,
+    ) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._tap = tap
+        self._loop = loop
+        self._pool = pool
+        self._queue: deque[Copy] = deque()
+        self._waiting_rows = 0
+        self._scheduled = False
+        self._busy = False
+        self._not_before_ns = 0
+        self._us_per_row = 0.0
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for a shadow run."""
+        return self._waiting_rows
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether the worker has no time to spare; told by its heartbeat."""
+        self._busy = busy
+
+    def offer(self, copy: Copy) -> None:
+        """Take a copy, or drop and count it. Never waits."""
+        servable = copy.loaded.servable
+        full = self._waiting_rows + copy.rows > self._settings.waiting_rows
+        if full or (self._busy and perf_counter_ns() < self._not_before_ns):
+            self._accounts.shadow_dropped(servable.model, servable.version, copy.rows)
+            return
+        self._queue.append(copy)
+        self._waiting_rows += copy.rows
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._queue:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        copy = self._queue.popleft()
+        self._waiting_rows -= copy.rows
+        copy.loaded.servable.leases += 1
+        if self._us_per_row * copy.rows > INLINE_BELOW_US:
+            run = self._loop.run_in_executor(self._pool, _run, copy)
+            run.add_done_callback(lambda done: self._done(copy, None if done.cancelled() else done.result()))
+        else:
+            self._done(copy, _run(copy))
+
+    def _done(self, copy: Copy, batches: list[Batch[Rows]] | None) -> None:
+        self._scheduled = False
+        copy.loaded.servable.leases -= 1
+        if batches is not None:
+            try:
+                self._record(copy, batches)
+            except Exception:
+                logger.exception("a shadow run could not be recorded")
+        self._schedule()
+
+    def _record(self, copy: Copy, batches: list[Batch[Rows]]) -> None:
+        loaded, servable = copy.loaded, copy.loaded.servable
+        spent_ns = batches[-1].ended_ns - batches[0].started_ns
+        self._us_per_row = 0.8 * self._us_per_row + 0.2 * spent_ns / 1000.0 / max(1, copy.rows)
+        self._not_before_ns = perf_counter_ns() + int(spent_ns / self._settings.busy_share)
+        self._accounts.shadowed(servable.model, servable.version, copy.rows, spent_ns)
+        whole = len(batches) == 1
+        for position, batch in enumerate(batches):
+            hashes = copy.hashes if whole else copy.hashes[position : position + 1]
+            counts = copy.counts if whole else copy.counts[position : position + 1]
+            if batch.error is not None:
+                for request_hash in hashes:
+                    self._tap.record_error(loaded, Role.SHADOW, copy.epoch, request_hash)
+            elif loaded.schema is not None:
+                features = loaded.features(batch.feeds, batch.rows)
+                outputs = loaded.outputs(batch.outputs, batch.rows)
+                infer_us = (batch.ended_ns - batch.started_ns) / 1000.0
+                waits = [0.0] * len(hashes)
+                self._tap.record(loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, waits, infer_us)
+
+
+def _run(copy: Copy) -> list[Batch[Rows]]:
+    """One run of all rows where the shadow version may be joined, else a run a request. Runs on any thread."""
+    servable = copy.loaded.servable
+    if servable.joinable or len(copy.counts) == 1:
+        batches = run_group(servable, [Rows(copy.feeds, copy.rows)])
+        if batches[0].error is None or len(copy.counts) == 1:
+            return batches
+    cuts = np.cumsum(copy.counts)[:-1]
+    parts = zip(*(np.split(feed, cuts) for feed in copy.feeds), strict=True)
+    requests = [Rows(part, count) for part, count in zip(parts, copy.counts, strict=True)]
+    return [batch for request in requests for batch in run_group(servable, [request])]

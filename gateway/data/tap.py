@@ -1,0 +1,165 @@
+"""Rows of answered requests into lanes: gathered a run at a time, published with one store, never waiting.
+
+Invariant: rows are committed or counted (dropped, sampled) before the answer is released. A lane that cannot be made
+(a full disk) costs its rows, which are counted in the page, and never an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.data.accounts import Accounts
+from gateway.data.page import WorkerPage
+from gateway.data.traffic import Loaded
+from monitor import record
+from monitor.lane import LaneWriter
+from monitor.settings import LaneSettings
+from registry.clock import Clock
+from registry.errors import ServingError
+
+logger = logging.getLogger(__name__)
+
+REOPEN_AFTER_S = 5.0  # a lane that could not be made is tried again after this long
+
+
+class Tap:
+    """The lanes of one worker. Event loop only."""
+
+    def __init__(
+        self,
+        run: Path,
+        slot: int,
+        boot_id: str,
+        settings: LaneSettings,
+        page: WorkerPage,
+        accounts: Accounts,
+        clock: Clock,
+        rng: np.random.Generator,
+    ) -> None:
+        self._folder = run / "lanes"
+        self._slot = slot
+        self._boot_id = boot_id
+        self._settings = settings
+        self._page = page
+        self._accounts = accounts
+        self._clock = clock
+        self._rng = rng
+        self._lanes: dict[tuple[str, int, str], LaneWriter] = {}
+        self._retry_at_s: dict[tuple[str, int, str], float] = {}
+
+    def record(
+        self,
+        loaded: Loaded,
+        role: str,
+        epoch: int,
+        hashes: Sequence[bytes],
+        counts: Sequence[int],
+        features: NDArray[Any],
+        outputs: NDArray[Any],
+        queue_us: Sequence[float],
+        infer_us: float,
+        flags: int = 0,
+    ) -> None:
+        """Log the rows of one run. hashes, counts, queue_us: one a request; features, outputs: one a row."""
+        total = len(features)
+        lane = self._lane(loaded, role, total)
+        if lane is None:
+            return
+        if len(counts) == total:  # every request is one row
+            row = _zeros(total)
+            rows = _ones(total)
+            pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)
+            waits = np.array(queue_us, dtype=np.float32)
+        else:
+            row, rows, owner = self._spread(counts)
+            if max(counts) > self._settings.lane_rows_per_request:
+                kept = self._sample(counts)
+                lane.count_sampled(total - len(kept))
+                row, rows, owner = row[kept], rows[kept], owner[kept]
+                features, outputs = features[kept], outputs[kept]
+                flags |= record.SAMPLED
+            pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(len(hashes), 2)[owner]
+            waits = np.array(queue_us, dtype=np.float32)[owner]
+        lane.offer(pairs, row, rows, self._clock.wall_ns(), epoch, flags, waits, infer_us, features, outputs)
+
+    def record_error(self, loaded: Loaded, role: str, epoch: int, request_hash: bytes) -> None:
+        """Log an errored request: one row with a flag, no inputs that could be trusted, and no outputs."""
+        if loaded.schema is None:
+            return
+        features = np.full((1, len(loaded.schema.inputs)), np.nan, dtype=loaded.schema.input_dtype)
+        outputs = np.full((1, len(loaded.schema.outputs)), np.nan, dtype=loaded.schema.output_dtype)
+        self.record(loaded, role, epoch, [request_hash], [1], features, outputs, [0.0], 0.0, record.ERROR)
+
+    @staticmethod
+    def _spread(counts: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.intp]]:
+        sizes = np.array(counts, dtype=np.intp)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        starts = np.cumsum(sizes) - sizes
+        row = (np.arange(len(owner)) - starts[owner]).astype(np.uint32)
+        return row, sizes[owner].astype(np.uint32), owner
+
+    def _sample(self, counts: Sequence[int]) -> NDArray[np.intp]:
+        limit = self._settings.lane_rows_per_request
+        kept, start = [], 0
+        for count in counts:
+            if count > limit:
+                kept.append(start + np.sort(self._rng.choice(count, size=limit, replace=False)))
+            else:
+                kept.append(np.arange(start, start + count))
+            start += count
+        return np.concatenate(kept)
+
+    def _lane(self, loaded: Loaded, role: str, rows: int) -> LaneWriter | None:
+        servable = loaded.servable
+        key = (servable.model, servable.version, role)
+        lane = self._lanes.get(key)
+        if lane is not None or loaded.schema is None:
+            return lane
+        if self._clock.now_s() >= self._retry_at_s.get(key, float("-inf")):
+            try:
+                lane = LaneWriter.open(
+                    self._folder,
+                    self._slot,
+                    servable.model,
+                    servable.version,
+                    role,
+                    loaded.schema,
+                    self._settings.lane_bytes,
+                    self._boot_id,
+                )
+                self._lanes[key] = lane
+                return lane
+            except (OSError, ServingError) as error:
+                self._retry_at_s[key] = self._clock.now_s() + REOPEN_AFTER_S
+                logger.warning("no lane for %s:%d %s, its rows are dropped and counted: %s", *key, error)
+        self._accounts.lane_less(self._page.totals(*key), rows)
+        return None
+
+    def forget(self, model: str, version: int) -> None:
+        """Close the lanes of a version that is unloaded; their files stay until they are drained."""
+        for key in [key for key in self._lanes if key[:2] == (model, version)]:
+            self._lanes.pop(key).close()
+
+    def close(self) -> None:
+        """Close every lane."""
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes.clear()
+
+
+_ZEROS = np.zeros(4096, dtype=np.uint32)
+_ONES = np.ones(4096, dtype=np.uint32)
+
+
+def _zeros(count: int) -> NDArray[np.uint32]:
+    return _ZEROS[:count] if count <= len(_ZEROS) else np.zeros(count, dtype=np.uint32)
+
+
+def _ones(count: int) -> NDArray[np.uint32]:
+    return _ONES[:count] if count <= len(_ONES) else np.ones(count, dtype=np.uint32)

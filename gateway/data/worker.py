@@ -1,0 +1,222 @@
+"""One worker process: the composition root of the data plane, and its heartbeat.
+
+`driftgate worker N`: loads what the route table aspires to, makes its own SO_REUSEPORT socket once its champions are
+READY or FAILED, serves until SIGTERM (drain) or until the supervisor is gone. Imports neither pandas, scipy, SQLAlchemy
+nor fsspec, so that a worker that died is back fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+import uvloop
+
+from gateway.data.accounts import Accounts
+from gateway.data.app import DataApp, Health, others
+from gateway.data.drain import DrainingServer
+from gateway.data.fleet import Fleet
+from gateway.data.page import WorkerPage, page_path
+from gateway.data.predict import Predict
+from gateway.data.routes import RouteReader
+from gateway.data.shadow import Shadows
+from gateway.data.tap import Tap
+from gateway.orphan import watch_supervisor
+from gateway.settings import Settings
+from gateway.settings_load import from_json
+from registry.clock import SystemClock
+
+logger = logging.getLogger("driftgate.worker")
+
+HEARTBEAT_S = 0.1
+LIVE_WITHIN_S = 5.0
+FIRST_TABLE_S = 20.0  # how long to wait for a route table and its champions before listening all the same
+ORPHAN_GRACE_S = 4.0
+BACKLOG = 2048
+
+
+def main(argv: Sequence[str]) -> int:
+    """`driftgate worker SLOT --home H --run-dir R`, started by the supervisor."""
+    parser = argparse.ArgumentParser(prog="driftgate worker")
+    parser.add_argument("slot", type=int)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s worker {arguments.slot} %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    np.seterr(all="ignore")  # an overflow in a cast is found by looking at the result, not by a warning
+    settings = from_json(os.environ.get("DRIFTGATE_CHILD_SETTINGS", "{}"))
+    boot_id = os.environ.get("DRIFTGATE_BOOT_ID", "0" * 32)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(arguments.slot, arguments.run_dir, boot_id, settings, os.environ))
+
+
+def _release() -> str:
+    try:
+        return version("driftgate")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """This worker's own listening socket on the shared port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((host, port))
+    sock.setblocking(False)
+    sock.listen(BACKLOG)
+    return sock
+
+
+async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
+    """Build the worker, serve until told to stop, and return the exit code."""
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    gateway = settings.gateway
+    seed = np.random.SeedSequence()
+    page = WorkerPage(page_path(run, slot), slot, boot_id)
+    accounts = Accounts(page, clock)
+    pool = ThreadPoolExecutor(max_workers=max(2, gateway.threads), thread_name_prefix="run")
+    fleet = Fleet(
+        run,
+        slot,
+        page,
+        RouteReader(run, boot_id, clock),
+        loop,
+        pool,
+        threads=gateway.threads,
+        max_rows=gateway.batch.max_rows,
+    )
+    tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, np.random.default_rng(seed))
+    shadows = Shadows(gateway.shadow, accounts, tap, loop, pool)
+    predict = Predict(
+        fleet,
+        accounts,
+        tap if settings.monitor.enabled else None,
+        shadows,
+        gateway.limits,
+        clock,
+        random.Random(),
+        loop,
+    )
+    fleet.on_batch = predict.answer
+    fleet.on_gone = tap.forget
+    beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
+    health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
+    config = uvicorn.Config(
+        DataApp(predict, others(health)),
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+    )
+    server = DrainingServer(config, drain_s=gateway.drain_s, grace_s=gateway.grace_s, on_drain=beat.drain)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: server.drain())  # until uvicorn's own handler is in place
+    watch_supervisor(lambda: server.drain(drain_s=0.0, grace_s=ORPHAN_GRACE_S), environ)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    beating = loop.create_task(beat.run())
+    beating.add_done_callback(lambda task: _died(task, server))
+    try:
+        await _first_table(fleet, server)
+        if not server.is_draining:
+            await server.serve(sockets=[listen(gateway.host, gateway.port)])
+    finally:
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating
+        fleet.close()
+        tap.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+    return 0
+
+
+async def _first_table(fleet: Fleet, server: DrainingServer) -> None:
+    until_s = time.monotonic() + FIRST_TABLE_S
+    while time.monotonic() < until_s and not fleet.settled() and not server.is_draining:
+        fleet.look()
+        await asyncio.sleep(0.02)
+    if not fleet.settled():
+        logger.warning("listening without a settled route table; /readyz says not ready until there is one")
+
+
+def _died(task: asyncio.Task[None], server: DrainingServer) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error(
+            "the heartbeat died; draining, so that the supervisor starts this worker anew", exc_info=task.exception()
+        )
+        server.drain()
+
+
+class Heartbeat:
+    """Follows the route table while nobody asks, tells the page that the loop turns, and watches how busy it is."""
+
+    def __init__(
+        self, fleet: Fleet, predict: Predict, shadows: Shadows, page: WorkerPage, clock: SystemClock, busy_above: float
+    ) -> None:
+        self._fleet = fleet
+        self._predict = predict
+        self._shadows = shadows
+        self._page = page
+        self._clock = clock
+        self._busy_above = busy_above
+        self._beat_s = clock.now_s()
+        self._cpu_s = time.thread_time()
+        self.draining = False
+        self.failures = 0
+
+    def is_alive(self) -> bool:
+        """Whether the event loop turned lately."""
+        return self._clock.now_s() - self._beat_s < LIVE_WITHIN_S
+
+    def drain(self) -> None:
+        """Readiness is off from now on."""
+        self.draining = True
+        self._page.set_state(ready=False, draining=True)
+
+    def step(self) -> None:
+        """One beat."""
+        now_s, cpu_s = self._clock.now_s(), time.thread_time()
+        elapsed_s = now_s - self._beat_s
+        if elapsed_s > 0:
+            self._shadows.set_busy((cpu_s - self._cpu_s) / elapsed_s > self._busy_above)
+        self._beat_s, self._cpu_s = now_s, cpu_s
+        self._fleet.look()
+        self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
+        self._page.heartbeat(self._clock.host_ns(), self._predict.inflight)
+
+    async def run(self) -> None:
+        """Beat until cancelled. A beat that fails is logged and counted, and the next one comes."""
+        while True:
+            try:
+                self.step()
+            except Exception:
+                self.failures += 1
+                logger.exception("a heartbeat failed")
+            await asyncio.sleep(HEARTBEAT_S)
