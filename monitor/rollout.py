@@ -1,211 +1,31 @@
 """The rollout as a state machine: reports in, next step out. Pure; the record survives a restart.
 
-Invariant: `default_version` is one version at every moment, and from every state that is not final a final one is
-reachable. The controller does what the record says (weights first, then the record) and calls back
-`finish_promotion` or `finish_rollback` when an alias has moved. When several things hold at once:
-abort > rollback > pause > promote.
+Invariant: `record.default_version` is one version at every moment, and from every state that is not final a final one
+is reachable. The controller does what the record says (weights first, then the record), makes the champion alias say
+`default_version`, and calls `finish_promotion` or `finish_rollback` when that is done. When several things hold at
+once: abort > rollback > pause > promote. Called by the controller, under its lock: `next_step` once a tick, the
+commands (`rollout_commands.py`) for an operator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from monitor.plan import Plan, parse
-from monitor.verdict import GuardrailReport, RolloutFacts
-from registry.clock import rfc3339
-from registry.formats import check_stamp, stamped
-from registry.vocabulary import FINAL_STATES, Cause, RolloutState
+from monitor.facts import RolloutFacts
+from monitor.plan import Plan
+from monitor.report import GuardrailReport
+from monitor.rollout_commands import abort, pause, promote, resume, roll_back, supersede
+from monitor.rollout_moves import finish_promotion, finish_rollback, hold, move, roll_back_now
+from monitor.rollout_record import Event, Moment, Readiness, Requests, RolloutRecord, Transition
+from registry.vocabulary import Cause, RolloutState, Verdict
 
+__all__ = [
+    "Event", "Moment", "Readiness", "Requests", "RolloutRecord", "Transition", "abort", "finish_promotion",
+    "finish_rollback", "next_step", "pause", "promote", "resume", "roll_back", "start", "supersede",
+]  # fmt: skip
 
-class Readiness(StrEnum):
-    """What all live workers together say of the candidate."""
-
-    LOADING = "loading"  # at least one is not there yet
-    READY = "ready"
-    FAILED = "failed"  # at least one could not load it
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Now: the wall time for the record, and the seconds since the machine was last asked.
-
-    Time in a step is added up from `elapsed_s` (monotonic, 0 in the first tick of a new controller), so neither a
-    wall clock that jumps nor an hour without a controller counts.
-    """
-
-    wall_ns: int
-    elapsed_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """Answers in this rollout so far: champion's and canary's own, and shadow copies."""
-
-    champion: int = 0
-    canary: int = 0
-    shadow: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened, for the event log."""
-
-    type: str  # "rollout.advanced"
-    data: dict[str, Any]
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutRecord:
-    """One rollout, whole. `revision` rises with every transition that has events; counts move without it."""
-
-    id: str
-    model: str
-    champion: int  # what answered by default when it began
-    candidate: int
-    plan: Plan
-    salt: str  # 16 bytes as hex: the split's key
-    state: RolloutState
-    cause: Cause | None = None
-    step: int = 0  # from 0
-    epoch: int = 0  # the route epoch that last served this record; the controller sets it
-    revision: int = 1
-    started_ns: int = 0
-    updated_ns: int = 0
-    requests: Requests = Requests()
-    guardrails: tuple[GuardrailReport, ...] = ()
-    reason: str = ""
-    actor: str = "local"
-    held_state: RolloutState | None = None  # in HOLD: where it goes on
-    step_elapsed_s: float = 0.0  # watched seconds in this step (in SOAK: since the promotion)
-    step_base: Requests = Requests()  # the counts when this step began
-    measured_disagreement: float | None = None  # at start, on the candidate's reference rows
-    history: tuple[dict[str, Any], ...] = ()  # one small entry per change of state or step, newest last, bounded
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing can happen to it any more."""
-        return self.state in FINAL_STATES
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether the candidate runs, as a shadow or a canary."""
-        state = self.held_state if self.state is RolloutState.HOLD else self.state
-        return state in (RolloutState.SHADOW, RolloutState.CANARY, RolloutState.PROMOTING)
-
-    @property
-    def weight_pct(self) -> float:
-        """The candidate's share of split traffic that the route table must carry now, 0 to 100."""
-        return self.plan.steps[self.step].weight_pct if self.is_serving else 0.0
-
-    @property
-    def weight(self) -> float:
-        """The same, 0 to 1."""
-        return self.weight_pct / 100.0
-
-    @property
-    def shadow(self) -> bool:
-        """Whether the candidate gets copies of what the champion answers."""
-        return self.is_serving and self.state is not RolloutState.PROMOTING
-
-    @property
-    def default_version(self) -> int:
-        """The version that answers by default under this record: the champion alias must say the same."""
-        promoted = self.state in (RolloutState.SOAK, RolloutState.SUCCEEDED, RolloutState.SUPERSEDED)
-        return self.candidate if promoted else self.champion
-
-    @property
-    def aspired(self) -> tuple[int, ...]:
-        """The versions that must be loaded for this record's sake, the default first."""
-        if self.is_final:
-            return (self.default_version,)
-        other = self.champion if self.default_version == self.candidate else self.candidate
-        return (self.default_version, other)
-
-    def to_json(self) -> dict[str, Any]:
-        """The stored document: `GET models/{m}/rollout`'s object, stamped, with what a restart needs beside it."""
-        return stamped(
-            "rollout",
-            {
-                "id": self.id,
-                "model": self.model,
-                "champion": self.champion,
-                "candidate": self.candidate,
-                "state": self.state.value,
-                "cause": self.cause.value if self.cause else None,
-                "step": self.step,
-                "steps": len(self.plan.steps),
-                "weight_pct": self.weight_pct,
-                "epoch": self.epoch,
-                "revision": self.revision,
-                "started_at": rfc3339(self.started_ns),
-                "updated_at": rfc3339(self.updated_ns),
-                "requests": _requests_json(self.requests),
-                "guardrails": [report.to_json() for report in self.guardrails],
-                "reason": self.reason,
-                "plan": self.plan.to_dict(),
-                "history": [dict(entry) for entry in self.history],
-                "resume": {
-                    "salt": self.salt,
-                    "actor": self.actor,
-                    "started_ns": self.started_ns,
-                    "updated_ns": self.updated_ns,
-                    "held_state": self.held_state.value if self.held_state else None,
-                    "step_elapsed_s": self.step_elapsed_s,
-                    "step_base": _requests_json(self.step_base),
-                    "measured_disagreement": self.measured_disagreement,
-                },
-            },
-        )
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> RolloutRecord:
-        """The record that `to_json` wrote. Raises FormatTooNew or StateDamaged for another document."""
-        check_stamp("rollout", document)
-        resume = document["resume"]
-        return cls(
-            id=document["id"],
-            model=document["model"],
-            champion=document["champion"],
-            candidate=document["candidate"],
-            plan=parse(document["plan"]),
-            salt=resume["salt"],
-            state=RolloutState(document["state"]),
-            cause=Cause(document["cause"]) if document["cause"] else None,
-            step=document["step"],
-            epoch=document["epoch"],
-            revision=document["revision"],
-            started_ns=resume["started_ns"],
-            updated_ns=resume["updated_ns"],
-            requests=Requests(**document["requests"]),
-            guardrails=tuple(GuardrailReport.from_json(item) for item in document["guardrails"]),
-            reason=document["reason"],
-            actor=resume["actor"],
-            held_state=RolloutState(resume["held_state"]) if resume["held_state"] else None,
-            step_elapsed_s=resume["step_elapsed_s"],
-            step_base=Requests(**resume["step_base"]),
-            measured_disagreement=resume["measured_disagreement"],
-            history=tuple(document["history"]),
-        )
-
-    def public_json(self) -> dict[str, Any]:
-        """The contract's `GET models/{m}/rollout` object (the stored one without stamp and resume data)."""
-        hidden = ("format", "v", "resume")
-        return {key: value for key, value in self.to_json().items() if key not in hidden}
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """What follows: the record as it is now, and what to write to the event log (empty: nothing but counts moved)."""
-
-    record: RolloutRecord
-    events: tuple[Event, ...] = ()
-
-
-def _requests_json(requests: Requests) -> dict[str, int]:
-    return {"champion": requests.champion, "canary": requests.canary, "shadow": requests.shadow}
+_LOST = (Cause.ERROR, Cause.STALE)
 
 
 def start(
@@ -221,60 +41,171 @@ def start(
     reason: str = "",
     measured_disagreement: float | None = None,
 ) -> Transition:
-    """A new rollout, WARMING: the candidate is to be loaded and gets nothing yet."""
-    raise NotImplementedError
+    """A new rollout, WARMING: the candidate is to be loaded and gets nothing yet. `salt` is 16 random bytes as hex."""
+    record = RolloutRecord(
+        id=id,
+        model=model,
+        champion=champion,
+        candidate=candidate,
+        plan=plan,
+        salt=salt,
+        state=RolloutState.DRAFT,
+        revision=0,
+        started_ns=moment.wall_ns,
+        actor=actor,
+        measured_disagreement=measured_disagreement,
+    )
+    sentence = f"rollout of version {candidate} against champion {champion} started; it is being loaded"
+    return move(
+        record, moment, RolloutState.WARMING, "started", f"{sentence} ({reason})" if reason else sentence, actor=actor
+    )
 
 
 def next_step(
     record: RolloutRecord,
-    reports: tuple[GuardrailReport, ...],
+    reports: Sequence[GuardrailReport],
     facts: RolloutFacts,
     moment: Moment,
     readiness: Readiness,
     readiness_reason: str = "",
 ) -> Transition:
-    """What the rollout does now, given what the guardrails say. Call it once a tick for every record not final."""
-    raise NotImplementedError
+    """What the rollout does now, given what the guardrails say. Call it once a tick for every record not final.
+
+    At most one move a call. Counts, reports and watched time are updated even when nothing moves.
+    """
+    if record.is_final or record.state is RolloutState.ROLLING_BACK:
+        return Transition(record)
+    if record.state is RolloutState.SOAK:
+        return _soak(replace(record, step_elapsed_s=record.step_elapsed_s + moment.elapsed_s), moment)
+    record = _counted(record, tuple(reports), facts, moment)
+    if readiness is Readiness.FAILED:
+        why = readiness_reason or "a worker could not load it"
+        return roll_back_now(record, moment, Cause.ERROR, f"version {record.candidate} cannot serve: {why}")
+    if facts.veto is not None:
+        return roll_back_now(record, moment, Cause.BREACH, f"a worker's breaker took the canary out: {facts.veto}")
+    guilty = _guilty(reports)
+    if guilty is not None:
+        return roll_back_now(record, moment, Cause.BREACH, f"{guilty.name}: {guilty.sentence}", guilty)
+    if record.state is RolloutState.PROMOTING or record.cause is Cause.PAUSED:
+        return Transition(record)
+    if record.active_state is RolloutState.WARMING:
+        return _warm(record, moment, readiness)
+    return _watch(record, tuple(reports), facts, moment)
 
 
-# Commands of an operator. Each raises IllegalTransition in a state that it does not fit; `reason` is free text.
-def pause(record: RolloutRecord, moment: Moment, actor: str, reason: str = "") -> Transition:
-    """Stay: evidence goes on being read and rollback still acts, but nothing advances."""
-    raise NotImplementedError
+def _counted(
+    record: RolloutRecord, reports: tuple[GuardrailReport, ...], facts: RolloutFacts, moment: Moment
+) -> RolloutRecord:
+    champion, canary = facts.answers
+    elapsed_s = 0.0 if record.cause is Cause.PAUSED else moment.elapsed_s
+    return replace(
+        record,
+        requests=Requests(champion=champion, canary=canary, shadow=facts.shadow_requests),
+        guardrails=reports,
+        step_elapsed_s=record.step_elapsed_s + elapsed_s,
+    )
 
 
-def resume(record: RolloutRecord, moment: Moment, actor: str, reason: str = "") -> Transition:
-    """Go on after `pause`, or give a timed-out step its time again."""
-    raise NotImplementedError
+def _guilty(reports: Sequence[GuardrailReport]) -> GuardrailReport | None:
+    """The report that is farthest above its rollback limit, if one is."""
+    breached = [report for report in reports if report.rolls_back]
+    return max(breached, key=lambda report: (report.evidence_log10 or 0.0) - (report.limit_log10 or 0.0), default=None)
 
 
-def promote(record: RolloutRecord, moment: Moment, actor: str, reason: str = "") -> Transition:
-    """Promote without waiting for evidence: PROMOTING. The controller moves the alias, then `finish_promotion`."""
-    raise NotImplementedError
+def _warm(record: RolloutRecord, moment: Moment, readiness: Readiness) -> Transition:
+    if readiness is Readiness.READY:
+        return _enter(record, moment, 0, f"every worker has version {record.candidate} ready")
+    if _timed_out(record) and record.state is RolloutState.WARMING:
+        return hold(record, moment, Cause.TIMED_OUT, "not every worker has loaded it in time")
+    return Transition(record)
 
 
-def abort(record: RolloutRecord, moment: Moment, actor: str, reason: str = "") -> Transition:
-    """End it: ABORTED, the champion takes all. Not after the promotion; then `roll_back`."""
-    raise NotImplementedError
-
-
-def roll_back(
-    record: RolloutRecord, moment: Moment, actor: str, reason: str = "", cause: Cause = Cause.OPERATOR
+def _watch(
+    record: RolloutRecord, reports: tuple[GuardrailReport, ...], facts: RolloutFacts, moment: Moment
 ) -> Transition:
-    """Now: ROLLING_BACK, weight 0, the old champion answers by default; then `finish_rollback`."""
-    raise NotImplementedError
+    """SHADOW or CANARY, or a hold in one of them: hold, advance, promote or stay."""
+    cause, why = _hold_cause(reports)
+    if cause is None:
+        missing = _missing(record, reports, facts)
+        if missing is None:
+            return _advance(record, moment)
+        if _timed_out(record):
+            cause, why = Cause.TIMED_OUT, f"step {record.step + 1} took its time and still needs {missing}"
+    if cause is None:
+        if record.state is RolloutState.HOLD:
+            return move(record, moment, record.active_state, "resumed", "what it was held for is over")
+        return Transition(record)
+    if record.state is RolloutState.HOLD and record.cause is cause:
+        return Transition(replace(record, reason=why))
+    may_step_down = record.plan.on_unknown == "step_down" and cause in _LOST and record.cause not in _LOST
+    if may_step_down and record.step > 0:
+        lower = _at_step(record, record.step - 1)
+        return hold(lower, moment, cause, f"one step down to {_share(lower)}: {why}", "stepped_down")
+    return hold(record, moment, cause, why)
 
 
-def finish_promotion(record: RolloutRecord, moment: Moment) -> Transition:
-    """The champion alias is the candidate's: SOAK. Safe to repeat after a restart."""
-    raise NotImplementedError
+def _hold_cause(reports: Sequence[GuardrailReport]) -> tuple[Cause | None, str]:
+    """Why nothing may advance now: drift above its tolerance, or a source that was lost."""
+    for report in reports:
+        if report.verdict is Verdict.BREACH:
+            return Cause.BREACH, f"{report.name}: {report.sentence}"
+    for report in reports:
+        if report.cause in _LOST:
+            return report.cause, f"{report.name}: {report.sentence}"
+    return None, ""
 
 
-def finish_rollback(record: RolloutRecord, moment: Moment) -> Transition:
-    """Weight 0 is published and the champion alias is the old champion's: ROLLED_BACK."""
-    raise NotImplementedError
+def _missing(record: RolloutRecord, reports: Sequence[GuardrailReport], facts: RolloutFacts) -> str | None:
+    """What this step still waits for, in words; None when it is done."""
+    step = record.plan.steps[record.step]
+    done, kind = record.answers_in_step, "shadow" if step.shadow else "canary"
+    if done < step.min_requests:
+        return f"{step.min_requests - done:,} more {kind} answers"
+    if record.plan.guardrail("latency") is not None and not facts.latency_ready:
+        return "the champion's first latency window to close"  # nothing is left behind that could not be judged
+    if step.shadow and any(r.name == "shadow_disagreement" and r.cause is Cause.NO_TRAFFIC for r in reports):
+        return "pairs of answers to compare"
+    if record.step < len(record.plan.steps) - 1:
+        return None
+    waiting = [report.name for report in reports if report.takes_part and report.verdict is not Verdict.PASS]
+    if waiting:
+        return f"promotion evidence of {', '.join(waiting)}"
+    if not any(report.verdict is Verdict.PASS for report in reports):
+        return "a guardrail with a source: no evidence is not good evidence"
+    return None
 
 
-def supersede(record: RolloutRecord, moment: Moment, by: str) -> Transition:
-    """Another rollout or alias move takes the place of one that only soaks: SUPERSEDED (still promoted)."""
-    raise NotImplementedError
+def _timed_out(record: RolloutRecord) -> bool:
+    return record.step_elapsed_s > record.plan.steps[record.step].max_minutes * 60.0
+
+
+def _advance(record: RolloutRecord, moment: Moment) -> Transition:
+    answers = f"after {record.answers_in_step:,} answers in step {record.step + 1}"
+    if record.step < len(record.plan.steps) - 1:
+        return _enter(record, moment, record.step + 1, f"no breach {answers}")
+    passed = ", ".join(report.name for report in record.guardrails if report.verdict is Verdict.PASS)
+    sentence = f"every guardrail has shown that it is good enough {answers}: {passed}"
+    return move(record, moment, RolloutState.PROMOTING, "promoting", sentence)
+
+
+def _enter(record: RolloutRecord, moment: Moment, step: int, why: str) -> Transition:
+    entered = _at_step(record, step)
+    state = RolloutState.SHADOW if entered.plan.steps[step].shadow else RolloutState.CANARY
+    sentence = f"step {step + 1} of {len(entered.plan.steps)}, {_share(entered)}: {why}"
+    return move(entered, moment, state, "advanced", sentence)
+
+
+def _at_step(record: RolloutRecord, step: int) -> RolloutRecord:
+    return replace(record, step=step, step_base=record.requests, step_elapsed_s=0.0)
+
+
+def _share(record: RolloutRecord) -> str:
+    step = record.plan.steps[record.step]
+    return "copies only" if step.shadow else f"{step.weight_pct:g} % of traffic"
+
+
+def _soak(record: RolloutRecord, moment: Moment) -> Transition:
+    if record.step_elapsed_s < record.plan.soak_minutes * 60.0:
+        return Transition(record)
+    sentence = f"version {record.candidate} has soaked for {record.plan.soak_minutes:g} minutes"
+    return move(record, moment, RolloutState.SUCCEEDED, "succeeded", sentence)
