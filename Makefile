@@ -59,9 +59,10 @@ docs: $(READY)  ## write docs/reference/ from the code
 docs-check: $(READY)  ## fail, showing the difference, when docs/reference/ is not what the code says
 	$(BIN)/python -m scripts.docs --check
 
-lock:  ## resolve requirements/dev.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra demo --group dev --universal --generate-hashes \
-		--no-header --no-emit-index-url --upgrade --output-file requirements/dev.lock
+UV       := uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url
+lock:  ## resolve the lock files anew (needs uv): dev.lock for all of us, run.lock for the image, a part of it
+	$(UV) --extra demo --group dev --upgrade --output-file requirements/dev.lock
+	echo setuptools | $(UV) - --no-annotate --constraint requirements/dev.lock --output-file requirements/run.lock
 
 image:  ## build the container image (needs docker or a program that reads like it)
 	$${DOCKER:-docker} build --file deploy/Dockerfile --tag driftgate:$(VERSION) .
