@@ -6,7 +6,9 @@ inference routes are plain ASGI in front of it. The data port carries inference 
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -21,7 +23,7 @@ from starlette.routing import Route
 from gateway import problems
 from gateway.data.codecs import v1, v2
 from gateway.data.fleet import Fleet
-from gateway.data.identity import request_id
+from gateway.data.identity import RequestIds
 from gateway.data.predict import Predict, Receive, Scope, Send
 from registry.errors import (
     InternalError,
@@ -96,6 +98,7 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
 def others(health: Health) -> Starlette:
     """Health, metadata and errors: all that need not be fast."""
     fleet = health.fleet
+    ids = RequestIds(time.time_ns, random.getrandbits)
 
     async def live(_: Request) -> Response:
         return _json({"live": health.is_alive()}, 200 if health.is_alive() else 503)
@@ -137,7 +140,7 @@ def others(health: Health) -> Starlette:
 
     def fail(request: Request, error: Exception) -> Response:
         problem = error if isinstance(error, ServingError) else _translated(request, error)
-        identity = request_id(request.headers.get("x-request-id", "").encode("latin-1") or None)
+        identity = ids.identify(request.headers.get("x-request-id", "").encode("latin-1")).decode()
         headers = {"x-request-id": identity}
         wait_s = problems.retry_after_s(problem)
         if wait_s is not None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import random
 import re
-import time
 from collections.abc import Callable
 
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,128}")
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
-def request_id(given: bytes | None) -> str:
-    """The id of a request: `x-request-id` if it is 1 to 128 visible ASCII characters, else a new one."""
-    if given is not None and _VISIBLE.fullmatch(given):
-        return given.decode("ascii")
-    return uuid7(time.time_ns, random.getrandbits)
+class RequestIds:
+    """Makes request ids; the clock and the randomness are passed in.
 
-
-def uuid7(wall_ns: Callable[[], int], random_bits: Callable[[int], int]) -> str:
-    """48 bits of milliseconds, then 74 random bits.
-
-    >>> uuid7(lambda: 0x017F22E279B0 * 1_000_000, lambda _: 0)
-    '017f22e2-79b0-7000-8000-000000000000'
+    >>> ids = RequestIds(lambda: 0x017F22E279B0 * 1_000_000, lambda bits: 0)
+    >>> ids.identify(b"mine"), ids.identify(None)
+    (b'mine', b'017f22e2-79b0-7000-8000-000000000000')
     """
-    noise = random_bits(74)
-    value = (wall_ns() // 1_000_000) << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0x2 << 62 | noise & (2**62 - 1)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def __init__(self, wall_ns: Callable[[], int], random_bits: Callable[[int], int]) -> None:
+        self._wall_ns = wall_ns
+        self._random_bits = random_bits
+        self._prefix_ms = -1
+        self._prefix = ""
+
+    def identify(self, given: bytes | None) -> bytes:
+        """`x-request-id` if it is 1 to 128 visible ASCII characters, else a new UUIDv7: always safe in a header."""
+        if given is not None and _VISIBLE.fullmatch(given):
+            return given
+        now_ms = self._wall_ns() // 1_000_000
+        if now_ms != self._prefix_ms:
+            text = f"{now_ms:012x}"
+            self._prefix_ms, self._prefix = now_ms, f"{text[:8]}-{text[8:12]}-7"
+        noise = f"{self._random_bits(76):019x}"
+        return f"{self._prefix}{noise[:3]}-{_VARIANT[noise[3]]}{noise[4:7]}-{noise[7:]}".encode()

@@ -8,8 +8,8 @@ and the socket. A change to this file comes with a paired measurement (`make ben
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from hashlib import blake2b
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,14 +22,13 @@ from gateway.data.accounts import Accounts
 from gateway.data.batcher import Batch, Waiter
 from gateway.data.codecs import v1, v2
 from gateway.data.fleet import Fleet
-from gateway.data.identity import request_id
+from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
 from gateway.data.servable import Tensor
 from gateway.data.shadow import Copy, Shadows
 from gateway.data.tap import Tap
 from gateway.data.traffic import Arm, Loaded
 from gateway.settings import LimitSettings
-from monitor.record import request_hash
 from registry.clock import Clock
 from registry.errors import (
     DeadlineExceeded,
@@ -68,13 +67,24 @@ class Pending(Waiter):
         key_row: int | None,
         arrived_ns: int,
     ) -> None:
-        super().__init__(feeds, rows, future)
+        self.feeds = feeds
+        self.rows = rows
+        self.future = future
         self.arm = arm
         self.call = call  # None: protocol V1
         self.hash = hashed
         self.key_row = key_row
         self.arrived_ns = arrived_ns
         self.decoded_ns = perf_counter_ns()
+
+
+def _check_media(headers: dict[bytes, bytes]) -> None:
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
+    kind = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+    # curl's default for -d is a form; Open Inference clients send octets with a plain JSON body.
+    if kind not in (b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded", b""):
+        raise UnsupportedMedia(f"content type {kind.decode('latin-1')!r} is not read; send application/json")
 
 
 class Predict:
@@ -88,7 +98,7 @@ class Predict:
         shadows: Shadows,
         limits: LimitSettings,
         clock: Clock,
-        rng: random.Random,
+        random_bits: Callable[[int], int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._fleet = fleet
@@ -97,7 +107,8 @@ class Predict:
         self._shadows = shadows
         self._limits = limits
         self._clock = clock
-        self._random_bits = rng.getrandbits
+        self._random_bits = random_bits
+        self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.inflight = 0
 
@@ -107,12 +118,17 @@ class Predict:
         """Answer one inference request. Never raises but for a caller that is gone."""
         arrived_ns = perf_counter_ns()
         headers = dict(scope["headers"])
-        identity = request_id(headers.get(b"x-request-id"))
+        identity = self._identify(headers.get(b"x-request-id"))
         arm: Arm | None = None
         pending: Pending | None = None
         self.inflight += 1
         try:
-            body = await self._body(headers, receive)
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body"):
+                body = await self._rest(body, headers, receive)
+            if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
+                _check_media(headers)
             arm, key = self._route(model, version, headers)  # ModelNotFound, VersionNotFound, NotReady
             traffic = arm.traffic
             if traffic.waiting >= self._limits.waiting_requests:
@@ -126,7 +142,8 @@ class Predict:
             rows = servable.rows_of(feeds)
             key_row = None if key is None else self._book_key(arm, key)
             future: asyncio.Future[bytes] = self._loop.create_future()
-            pending = Pending(feeds, rows, future, arm, call, request_hash(identity), key_row, arrived_ns)
+            hashed = blake2b(identity, digest_size=16).digest()  # as monitor.record.request_hash
+            pending = Pending(feeds, rows, future, arm, call, hashed, key_row, arrived_ns)
             timer = None
             if b"x-deadline-ms" in headers:
                 timer = self._expire_at(pending, headers[b"x-deadline-ms"])
@@ -156,7 +173,7 @@ class Predict:
                 "headers": [
                     _JSON,
                     (b"content-length", b"%d" % len(answer)),
-                    (b"x-request-id", identity.encode("ascii")),
+                    (b"x-request-id", identity),
                     *arm.headers,
                 ],
             }
@@ -165,36 +182,22 @@ class Predict:
         finally:
             self.inflight -= 1
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _rest(self, first: bytes, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._limits.body_bytes
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > limit:
-            raise PayloadTooLarge(f"the body has {int(length)} bytes, the limit is {limit}", limit_bytes=limit)
-        kind = headers.get(b"content-type")
-        if kind is not None and kind != b"application/json":
-            self._check_media(kind)
-        if b"content-encoding" in headers and headers[b"content-encoding"] != b"identity":
-            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
-        message = await receive()
-        if not message.get("more_body"):
-            return message.get("body", b"")  # type: ignore[no-any-return]
-        parts, size = [message["body"]], len(message["body"])
-        while message.get("more_body"):
+        length = int(headers.get(b"content-length", b"0"))
+        if length > limit:
+            raise PayloadTooLarge(f"the body has {length} bytes, the limit is {limit}", limit_bytes=limit)
+        parts, size, more = [first], len(first), True
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise MalformedRequest("the caller left before the body was complete")
-            size += len(message.get("body", b""))
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
             if size > limit:
                 raise PayloadTooLarge(f"the body has more than {limit} bytes, which is the limit", limit_bytes=limit)
-            parts.append(message.get("body", b""))
+            parts.append(part)
         return b"".join(parts)
-
-    @staticmethod
-    def _check_media(kind: bytes) -> None:
-        main = kind.split(b";", 1)[0].strip().lower()
-        # curl's default for -d is a form; Open Inference clients send octets with a plain JSON body.
-        if main not in (b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded", b""):
-            raise UnsupportedMedia(f"content type {main.decode('latin-1')!r} is not read; send application/json")
 
     def _route(self, model: str, version: str | None, headers: dict[bytes, bytes]) -> tuple[Arm, bytes | None]:
         fleet = self._fleet
@@ -311,6 +314,10 @@ class Predict:
     @staticmethod
     def _encode(loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]) -> list[bytes]:
         servable, writer = loaded.servable, loaded.writer
+        if all(pending.call is v2.PLAIN and pending.rows == 1 for pending in members) and servable.by_rows:
+            single = writer.write_single_rows(outputs, len(members))
+            if single is not None:
+                return single
         bodies = []
         alone = len(members) == 1
         for pending, start in zip(members, starts, strict=True):
@@ -350,14 +357,14 @@ class Predict:
         self,
         send: Send,
         error: ServingError,
-        identity: str,
+        identity: bytes,
         protocol: str,
         model: str,
         arm: Arm | None,
         arrived_ns: int,
     ) -> None:
         status = problems.status_of(error)
-        headers = [_JSON, (b"x-request-id", identity.encode("ascii"))]
+        headers = [_JSON, (b"x-request-id", identity)]
         if arm is not None:
             self._accounts.failed(arm, protocol, status, perf_counter_ns() - arrived_ns)
             headers += arm.headers
@@ -368,7 +375,7 @@ class Predict:
         retry_after_s = problems.retry_after_s(error)
         if retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % retry_after_s))
-        body = orjson.dumps(problems.body_of(error, identity))
+        body = orjson.dumps(problems.body_of(error, identity.decode()))
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

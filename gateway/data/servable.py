@@ -28,6 +28,7 @@ class InputSlot:
 
     spec: TensorSpec
     dtype: np.dtype[Any]
+    row_width: int | None = None  # the number of values a row, for a FP32 matrix with a free number of rows
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise TensorMismatch unless a tensor of this shape fits the declaration."""
@@ -58,7 +59,7 @@ class Servable:
         self.version = version
         self.manifest = manifest
         self._session = session
-        self.slots = tuple(InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype]) for spec in manifest.inputs)
+        self.slots = tuple(_slot(spec) for spec in manifest.inputs)
         self.slot_index: Mapping[str, int] = {slot.spec.name: i for i, slot in enumerate(self.slots)}
         self.input_names = [slot.spec.name for slot in self.slots]
         self.output_names = [spec.name for spec in manifest.outputs]
@@ -83,6 +84,8 @@ class Servable:
         if not self.by_rows:
             return 1
         rows = len(feeds[0]) if feeds else 1
+        if len(feeds) == 1:
+            return rows
         for slot, feed in zip(self.slots, feeds, strict=True):
             if len(feed) != rows:
                 raise TensorMismatch(
@@ -90,6 +93,11 @@ class Servable:
                     input=slot.spec.name,
                 )
         return rows
+
+
+def _slot(spec: TensorSpec) -> InputSlot:
+    is_matrix = spec.datatype == "FP32" and spec.shape is not None and len(spec.shape) == 2 and spec.shape[0] is None
+    return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None)
 
 
 def load(model: str, version: int, model_path: Path, manifest_path: Path, threads: int, max_rows: int) -> Servable:

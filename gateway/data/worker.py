@@ -116,7 +116,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
         shadows,
         gateway.limits,
         clock,
-        random.Random(),
+        random.Random().getrandbits,
         loop,
     )
     fleet.on_batch = predict.answer

@@ -7,13 +7,14 @@ Data may be nested or flat, row-major; answers are flat. The `id` is echoed only
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import orjson
 
 from gateway.data.codecs.tensors import from_json, with_shape
-from gateway.data.servable import Servable, Tensor
+from gateway.data.servable import InputSlot, Servable, Tensor
 from registry.errors import MalformedRequest, TensorMismatch
 from registry.vocabulary import TensorSpec
 
@@ -30,6 +31,9 @@ class Call:
         self.outputs = outputs  # indexes of the outputs wanted; None: all
 
 
+PLAIN = Call(None, None)  # nothing beside its tensors, as most requests are
+
+
 def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tensor], Call]:
     """The tensors of a request in the order of the servable's slots. Raises MalformedRequest or TensorMismatch."""
     try:
@@ -42,6 +46,10 @@ def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tenso
     if type(inputs) is not list:
         raise MalformedRequest('"inputs" must be a list of tensors')
     slots = servable.slots
+    if len(inputs) == 1 and len(slots) == 1:
+        feed = _one_row_of_floats(inputs[0], slots[0])
+        if feed is not None:
+            return [feed], _call(document, servable)
     feeds: list[Tensor | None] = [None] * len(slots)
     for tensor in inputs:
         if type(tensor) is not dict:
@@ -65,11 +73,32 @@ def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tenso
     if len(complete) != len(slots):
         missing = [slot.spec.name for slot, feed in zip(slots, feeds, strict=True) if feed is None]
         raise TensorMismatch(f"missing input: {_names(missing)}")
+    return complete, _call(document, servable)
+
+
+def _one_row_of_floats(tensor: Any, slot: InputSlot) -> Tensor | None:
+    """The commonest request, read with the fewest steps; None: read it the long way, which also finds what is wrong."""
+    if type(tensor) is not dict or slot.row_width is None:
+        return None
+    shape = tensor.get("shape")
+    if tensor.get("name") != slot.spec.name or tensor.get("datatype") != "FP32" or shape != [1, slot.row_width]:
+        return None
+    array = np.array(tensor.get("data"))
+    if array.dtype.char != "d" or array.ndim != 1 or len(array) != slot.row_width or type(shape[0]) is not int:
+        return None
+    row = array.astype(np.float32)
+    # The square is finite unless a value is huge, and such a row is read the long way.
+    return row.reshape(1, -1) if isfinite(np.dot(row, row)) else None
+
+
+def _call(document: dict[str, Any], servable: Servable) -> Call:
+    if len(document) == 1:
+        return PLAIN
     call_id = document.get("id")
     if call_id is not None and type(call_id) is not str:
         raise MalformedRequest('"id" must be a string')
     wanted = document.get("outputs")
-    return complete, Call(call_id, _wanted(wanted, servable) if wanted else None)
+    return Call(call_id, _wanted(wanted, servable) if wanted else None)
 
 
 def _wanted(outputs: Any, servable: Servable) -> list[int]:
@@ -99,6 +128,32 @@ class Writer:
             b'{"name":' + orjson.dumps(name) + b',"datatype":"' + datatype.encode() + b'","shape":['
             for name, datatype in zip(servable.output_names, servable.output_datatypes, strict=True)
         ]
+
+    def write_single_rows(self, outputs: Sequence[Tensor], rows: int) -> list[bytes] | None:
+        """The bodies of `rows` plain requests of one row each, from joined outputs; None when they must go one by one.
+
+        One pass of the encoder for all of them: its text is cut at the commas, which numbers do not hold.
+        """
+        columns = []
+        glue = b',"outputs":['
+        for index, output in enumerate(outputs):
+            if output.dtype.kind not in "fiub" or output.ndim == 0 or len(output) != rows or output.size == 0:
+                return None
+            width = output.size // rows
+            numbers = to_json(output)[1:-1].split(b",")
+            if width > 1:
+                numbers = [b",".join(numbers[at : at + width]) for at in range(0, len(numbers), width)]
+            shape = b",".join([b"1", *(b"%d" % n for n in output.shape[1:])])
+            columns.append((glue + self._outputs[index] + shape + b'],"data":[', numbers))
+            glue = b"]},"
+        if len(columns) == 1:
+            head, numbers = columns[0]
+            head = self._head + head
+            return [b"%b%b]}]}" % (head, number) for number in numbers]
+        heads = [head for head, _ in columns]
+        rows_of_numbers = zip(*(numbers for _, numbers in columns), strict=True)
+        parts = ([x for pair in zip(heads, own, strict=True) for x in pair] for own in rows_of_numbers)
+        return [self._head + b"".join(part) + b"]}]}" for part in parts]
 
     def write(self, outputs: Sequence[Tensor], call: Call) -> bytes:
         """The body of a 200. Non-finite numbers become null."""

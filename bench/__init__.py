@@ -1,0 +1,1 @@
+"""Load tests. Not part of the wheel."""
