@@ -144,7 +144,7 @@ _Check = Callable[[Any], Any]  # gives the value as stored, or raises ValueError
 
 
 def _number(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> _Check:
-    wanted = f"a number {'above' if open_low else 'from'} {low:g} {'below' if open_high else 'to'} {high:g}"
+    wanted = f"a number {'above' if open_low else 'from'} {low:g} {'and below' if open_high else 'to'} {high:g}"
 
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
