@@ -1,0 +1,267 @@
+"""What operators may do, as the control API offers it: start, pause, resume, promote, abort, roll back, move an alias.
+
+Invariant: a rollback acts in the data plane before it does anything else; when the call returns, the epoch that took
+the canary out is stored. Called from the HTTP server's threads; each call holds the controller's lock while it acts,
+and no call holds it while it waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.control import gather, store
+from gateway.control.controller import Controller
+from gateway.control.fleet import ModelState
+from gateway.control.gather import Baseline
+from gateway.control.loads import readiness
+from gateway.data.page import read_pages
+from monitor import rollout
+from monitor.plan import Plan, parse
+from monitor.rollout import Readiness, RolloutRecord, Transition
+from registry.catalog import ANY, AliasRow, Expected, VersionRow
+from registry.errors import (
+    IllegalTransition,
+    LoadFailed,
+    ModelNotFound,
+    RolloutActive,
+    RolloutNotFound,
+)
+from registry.vocabulary import CHAMPION_ALIAS, RolloutState
+
+LOAD_WAIT_S = 60.0  # how long `alias NAME champion` waits for every worker to load the version
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who wants it, and why."""
+
+    actor: str
+    reason: str = ""
+
+
+class Commands:
+    """Operators' commands on one controller."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._catalog = controller.catalog
+
+    # --- rollouts ------------------------------------------------------------------------------------------------
+
+    def start(self, model: str, version: int, plan: Mapping[str, Any] | None, act: Act) -> dict[str, Any]:
+        """Begin a rollout of a version against the present champion; the contract's rollout object.
+
+        Raises ModelNotFound, VersionNotFound, InvalidPlan, RolloutActive, IllegalTransition.
+        """
+        controller = self._controller
+        parsed = parse(plan or {})
+        row = self._catalog.version(model, version)
+        with controller.lock:
+            state = self._state(model)
+            champion = state.aliases.get(CHAMPION_ALIAS)
+            self._check_start(state, champion, row, parsed)
+            assert champion is not None
+            moment = controller.moment()
+            pages = read_pages(controller.run_folder)
+            transition = rollout.start(
+                id=store.new_rollout_id(),
+                model=model,
+                champion=champion,
+                candidate=version,
+                plan=parsed,
+                salt=store.new_salt(),
+                moment=moment,
+                actor=act.actor,
+                reason=act.reason,
+            )
+            record = transition.record
+            baseline = Baseline(shadow_rows=gather.shadow_rows(pages, model, version))
+            with controller.writing():
+                self._supersede(state, f"rollout {record.id}", act.actor)
+                store.save(self._catalog, record, transition.events, None, act.actor)
+                store.point_canary(self._catalog, record, act.actor)
+                store.write_baseline(self._catalog, record.id, baseline)
+                aliases = {alias: found.version for alias, found in self._catalog.aliases(model).items()}
+            state.begin(record, baseline)
+            state.aliases = aliases
+            state.stored_revision = record.revision
+            state.profiles.pop(version, None)
+            document = record.public_json()
+        controller.poke.set()
+        return document
+
+    def _check_start(self, state: ModelState, champion: int | None, row: VersionRow, plan: Plan) -> None:
+        if state.record is not None and state.record.state is not RolloutState.SOAK:
+            raise RolloutActive(
+                f"a rollout of {state.name!r} is {state.record.state.value}: end it first",
+                rollout=state.record.id,
+                state=state.record.state.value,
+            )
+        if champion is None:
+            raise IllegalTransition(
+                f"{state.name!r} has no champion to compare with: driftgate alias {state.name} champion {row.version}"
+            )
+        if champion == row.version:
+            raise IllegalTransition(f"version {row.version} of {state.name!r} is the champion already")
+        if row.manifest.probe.run == "unproven" and not plan.has_shadow_step:
+            raise IllegalTransition(
+                f"version {row.version} never ran on given rows ({row.manifest.probe.reason}), so its rollout needs a "
+                "step with shadow = true"
+            )
+        old = self._controller.row(state.name, champion).manifest
+        wanted = {spec.name: spec.datatype for spec in old.inputs}
+        offered = {spec.name: spec.datatype for spec in row.manifest.inputs}
+        if wanted != offered:
+            raise IllegalTransition(
+                f"version {row.version} cannot answer what version {champion} answers: its inputs are {offered}, the "
+                f"champion's are {wanted}"
+            )
+
+    def pause(self, model: str, act: Act) -> dict[str, Any]:
+        """Hold where it is."""
+        return self._command(model, act, rollout.pause)
+
+    def resume(self, model: str, act: Act) -> dict[str, Any]:
+        """Go on after a pause or a timed-out step."""
+        return self._command(model, act, rollout.resume)
+
+    def promote(self, model: str, act: Act) -> dict[str, Any]:
+        """Promote without waiting for evidence."""
+        return self._command(model, act, rollout.promote)
+
+    def abort(self, model: str, act: Act) -> dict[str, Any]:
+        """End it: the champion takes all."""
+        return self._command(model, act, rollout.abort)
+
+    def roll_back(self, model: str, act: Act) -> dict[str, Any]:
+        """Now: the champion takes all. The answer says how many requests were in flight then."""
+        return self._command(model, act, rollout.roll_back)
+
+    def _command(self, model: str, act: Act, command: Any) -> dict[str, Any]:
+        controller = self._controller
+        with controller.lock:
+            state = self._state(model)
+            record = state.record
+            if record is None:
+                if self._catalog.latest_rollout(model) is None:
+                    raise RolloutNotFound(f"{model!r} never had a rollout", model=model)
+                raise IllegalTransition(f"no rollout of {model!r} is running", model=model)
+            transition: Transition = command(record, controller.moment(), act.actor, act.reason)
+            if transition.events or transition.record.state is not record.state:
+                controller.apply(state, transition, act.actor)
+            epoch = controller.table.epoch
+            inflight = sum(page.inflight for page in controller.workers())
+            document = self._document(model, state)
+        controller.poke.set()
+        return {**document, "epoch": epoch, "in_flight": inflight}
+
+    def rollout(self, model: str) -> dict[str, Any]:
+        """The running rollout, or the last one. Raises ModelNotFound, RolloutNotFound."""
+        with self._controller.lock:
+            state = self._controller.models.get(model)
+            if state is not None and state.record is not None:
+                return state.record.public_json()
+        return self._document(model, None)
+
+    def _document(self, model: str, state: ModelState | None) -> dict[str, Any]:
+        if state is not None and state.record is not None:
+            return state.record.public_json()
+        self._catalog.aliases(model)  # ModelNotFound
+        document = self._catalog.latest_rollout(model)
+        if document is None:
+            raise RolloutNotFound(f"{model!r} never had a rollout", model=model)
+        return RolloutRecord.from_json(document).public_json()
+
+    def _supersede(self, state: ModelState, by: str, actor: str) -> None:
+        """End a rollout that only soaks, in the caller's transaction."""
+        if state.record is None:
+            return
+        transition = rollout.supersede(state.record, self._controller.moment(), by)
+        store.save(self._catalog, transition.record, transition.events, state.stored_revision, actor)
+
+    # --- aliases -------------------------------------------------------------------------------------------------
+
+    def set_alias(self, model: str, alias: str, version: int | None, expected: Expected, act: Act) -> AliasRow | None:
+        """Move an alias. `champion` waits until every live worker holds the version, then changes the route.
+
+        Raises RolloutActive, AliasMoved, LoadFailed, VersionNotFound, ModelNotFound and what the catalog raises.
+        """
+        controller = self._controller
+        if alias != CHAMPION_ALIAS or version is None:
+            with controller.lock:
+                found = self._catalog.set_alias(
+                    model, alias, version, expected=expected, actor=act.actor, reason=act.reason
+                )
+            controller.poke.set()
+            return found
+        self._catalog.version(model, version)
+        with controller.lock:
+            state = self._state(model)
+            self._check_no_rollout(state)
+            current = state.aliases.get(CHAMPION_ALIAS)
+            state.pending = version
+        try:
+            if current is not None and current != version:
+                self._wait_for_load(model, version)
+            with controller.lock:
+                return self._move_champion(state, version, expected, act)
+        finally:
+            with controller.lock:
+                state.pending = None
+            controller.poke.set()
+
+    def _check_no_rollout(self, state: ModelState) -> None:
+        record = state.record
+        if record is not None and record.state is not RolloutState.SOAK:
+            raise RolloutActive(
+                f"a rollout of {state.name!r} is {record.state.value}; promote, abort or roll it back first",
+                rollout=record.id,
+                state=record.state.value,
+            )
+
+    def _wait_for_load(self, model: str, version: int) -> None:
+        controller = self._controller
+        controller.poke.set()
+        until_s = controller.clock.now_s() + LOAD_WAIT_S
+        while workers := controller.workers():
+            ready, why = readiness(workers, model, version)
+            if ready is Readiness.READY:
+                return
+            if ready is Readiness.FAILED:
+                raise LoadFailed(f"version {version} of {model!r} cannot be loaded ({why}); nothing was changed")
+            if controller.clock.now_s() > until_s:
+                raise LoadFailed(f"version {version} of {model!r} was not loaded in time ({why}); nothing was changed")
+            time.sleep(0.02)
+
+    def _move_champion(self, state: ModelState, version: int, expected: Expected, act: Act) -> AliasRow | None:
+        self._check_no_rollout(state)  # one may have begun while the version was loading
+        controller, model = self._controller, state.name
+        old = state.aliases.get(CHAMPION_ALIAS)
+        with controller.writing():
+            self._supersede(state, f"version {version}, made champion by {act.actor}", act.actor)
+            found = self._catalog.set_alias(
+                model, CHAMPION_ALIAS, version, expected=expected, actor=act.actor, reason=act.reason
+            )
+            if old is not None and old != version:
+                store.note_takeover(self._catalog, model, old, version, controller.moment(), act.actor)
+        state.record = None
+        state.aliases = {**state.aliases, CHAMPION_ALIAS: version}
+        if controller.workers() or state.routed is None:
+            state.routed = version
+        controller.publish()
+        return found
+
+    def _state(self, model: str) -> ModelState:
+        state = self._controller.models.get(model)
+        if state is None:
+            self._controller.reload()
+            state = self._controller.models.get(model)
+        if state is None:
+            raise ModelNotFound(f"no model {model!r}", model=model)
+        return state
+
+
+__all__ = ["ANY", "Act", "Commands"]

@@ -1,0 +1,494 @@
+"""The controller's one loop: pages and lanes in, verdicts, next steps, the route table out.
+
+Invariants: the canary lease is renewed only after a finished tick; a weight is lowered in the data plane before it is
+written down and raised only after it was; one process writes the table. `tick()` runs on one thread; operators'
+commands (`commands.py`) come from the HTTP server's threads and take the same lock, which no tick holds while it
+drains lanes, so a rollback waits for milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gateway.control import gather, store
+from gateway.control.fleet import ModelState
+from gateway.control.latency import LatencyWindow
+from gateway.control.loads import Leaving, Prepared, Preparer, describe, live, readiness
+from gateway.control.table import RouteTable
+from gateway.control.watch import Watch
+from gateway.data.keys import KeySnapshot, read_keys
+from gateway.data.page import PageSnapshot, read_pages
+from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_path
+from gateway.settings import Settings
+from monitor import rollout
+from monitor.facts import RolloutFacts
+from monitor.rollout import Moment, Readiness, RolloutRecord, Transition
+from monitor.verdict import judge
+from registry.catalog import Catalog, VersionRow
+from registry.clock import Clock
+from registry.errors import ServingError
+from registry.vocabulary import CHAMPION_ALIAS, Role, RolloutState
+
+logger = logging.getLogger(__name__)
+
+ACTOR = "driftgate"  # of what nobody asked for
+RENEW_EVERY_S = 0.5
+CHECKPOINT_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5  # for changes that others made in the registry
+FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
+SAVE_EVERY_S = 1.0  # a running rollout's counts
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the loop does; `/readyz` and metrics read it."""
+
+    ticks: int = 0
+    failures: int = 0
+    last_s: float = float("-inf")  # when a tick last finished
+    last_error: str = ""
+    spent_s: float = 0.0  # by the last tick
+
+
+class Controller:
+    """All models of one server. Made by `controller_process.py`, or by a test with clocks and pages of its own."""
+
+    def __init__(
+        self,
+        *,
+        run: Path,
+        settings: Settings,
+        catalog: Catalog,
+        preparer: Preparer,
+        watch: Watch,
+        table: RouteTable,
+        clock: Clock,
+        boot_id: str,
+    ) -> None:
+        self.run_folder = run
+        self.settings = settings
+        self.catalog = catalog
+        self.watch = watch
+        self.table = table
+        self.clock = clock
+        self.boot_id = boot_id
+        self.lock = threading.RLock()  # models, table and rollouts
+        self.watch_lock = threading.RLock()  # the monitor; may be taken inside `lock`, never the other way round
+        self.models: dict[str, ModelState] = {}
+        self.health = Health()
+        self.poke = threading.Event()  # set: tick now
+        self._preparer = preparer
+        self._leaving = Leaving()
+        self._rows: dict[tuple[str, int], VersionRow] = {}
+        self._prepared: dict[tuple[str, int], Prepared] = {}
+        self._token: str | None = None
+        self._looked_s = self._renewed_s = self._checked_s = float("-inf")
+        self._entries: dict[str, RouteEntry] | None = None
+        self._first_s: float | None = None
+        self._restored = self._read_table()
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until told to stop; a tick that fails is counted, logged and tried again."""
+        pause_s = self.settings.monitor.tick_ms / 1000.0
+        while not stop.is_set():
+            self.tick()
+            self.poke.wait(pause_s)
+            self.poke.clear()
+
+    def tick(self) -> bool:
+        """One look at everything. False when it failed, and then the lease is not renewed."""
+        began_s = self.clock.now_s()
+        try:
+            with self.watch_lock:
+                self.watch.step(began_s)
+                if began_s - self._checked_s >= CHECKPOINT_EVERY_S:
+                    self.watch.checkpoint()
+                    self._checked_s = began_s
+            with self.lock:
+                self._look_for_changes(began_s)
+                pages = read_pages(self.run_folder)
+                with self.watch_lock:
+                    for state in list(self.models.values()):
+                        self._step_model(state, pages, began_s)
+                if self._is_settled(began_s):
+                    self.publish(pages)
+                if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
+                    self.table.renew(self.settings.gateway.lease_s)
+                    self._renewed_s = self.clock.now_s()
+        except Exception as error:
+            logger.exception("a tick of the controller failed")
+            self.health = replace(self.health, failures=self.health.failures + 1, last_error=describe(error))
+            return False
+        now_s = self.clock.now_s()
+        self.health = replace(self.health, ticks=self.health.ticks + 1, last_s=now_s, spent_s=now_s - began_s)
+        return True
+
+    def _is_settled(self, now_s: float) -> bool:
+        """Whether the first table may be published: workers that start wait for it with every champion in it."""
+        if self._entries is not None:
+            return True
+        if self._first_s is None:
+            self._first_s = now_s
+        waiting = any(
+            self.prepared(state.name, version) is None
+            for state in self.models.values()
+            for version in self._wanted(state)
+        )
+        return not waiting or now_s - self._first_s > FIRST_TABLE_S
+
+    def finish(self) -> None:
+        """One last tick, then store what the monitor has."""
+        self.tick()
+        with self.watch_lock:
+            self.watch.close()
+        self._preparer.close()
+
+    def moment(self, state: ModelState | None = None) -> Moment:
+        """Now, for the rollout machine."""
+        now_s = self.clock.now_s()
+        elapsed_s = 0.0 if state is None or state.judged_s is None else now_s - state.judged_s
+        return Moment(wall_ns=self.clock.wall_ns(), elapsed_s=elapsed_s)
+
+    def workers(self, pages: Iterable[PageSnapshot] | None = None) -> list[PageSnapshot]:
+        """Pages of this server's living workers."""
+        return live(read_pages(self.run_folder) if pages is None else pages, self.boot_id)
+
+    # --- what the registry says ----------------------------------------------------------------------------------
+
+    def _look_for_changes(self, now_s: float) -> None:
+        if now_s - self._looked_s < LOOK_EVERY_S and self._token is not None:
+            return
+        self._looked_s = now_s
+        token = self.catalog.change_token()
+        if token != self._token:
+            self.reload()
+            self._token = token
+
+    def reload(self) -> None:
+        """Read models, aliases, profiles and running rollouts from the registry."""
+        documents = {document["model"]: document for document in self.catalog.active_rollouts()}
+        for row in self.catalog.models():
+            state = self.models.get(row.model)
+            if state is None:
+                state = self.models[row.model] = ModelState(row.model)
+                self._restore(state)
+            state.aliases = {alias: found.version for alias, found in self.catalog.aliases(row.model).items()}
+            if state.record is None and row.model in documents:
+                self._resume(state, RolloutRecord.from_json(documents[row.model]))
+            for version in self._wanted(state):
+                profiles = self.catalog.profiles(row.model, version)
+                state.profiles[version] = profiles[-1].sha256 if profiles else None
+
+    def _resume(self, state: ModelState, record: RolloutRecord) -> None:
+        state.begin(record, store.read_baseline(self.catalog, record.id))
+        state.stored_revision = record.revision
+
+    def row(self, model: str, version: int) -> VersionRow:
+        """One version, read once: it never changes."""
+        found = self._rows.get((model, version))
+        if found is None:
+            found = self._rows[model, version] = self.catalog.version(model, version)
+        return found
+
+    def _read_table(self) -> dict[str, RouteEntry]:
+        """What a former controller of this same server published: workers obey it now."""
+        try:
+            data = snapshot_path(self.run_folder, self.table.epoch).read_bytes()
+            snapshot = decode(data, self.boot_id)
+        except (OSError, ServingError):
+            return {}
+        return dict(snapshot.models) if snapshot.trusted else {}
+
+    def _restore(self, state: ModelState) -> None:
+        entry = self._restored.get(state.name)
+        if entry is None:
+            return
+        state.routed = entry.champion
+        self._leaving.restore(state.name, entry.aspired)
+        if entry.champion is not None and entry.latency_threshold_us is not None:
+            state.window = LatencyWindow(entry.champion, entry.latency_threshold_us)
+
+    # --- one model, one tick -------------------------------------------------------------------------------------
+
+    def _step_model(self, state: ModelState, pages: list[PageSnapshot], now_s: float) -> None:
+        workers = self.workers(pages)
+        if state.watching is not None and (state.record is None or not state.record.is_serving):
+            self.watch.end(state.name)
+            state.watching = None
+        self._prepare(state)
+        self._follow_champion(state, workers)
+        self._watch_latency(state, pages, now_s)
+        if state.record is None and not state.unstored:
+            return
+        try:
+            while state.unstored:
+                self._write(state, *state.unstored[0])
+                state.unstored.pop(0)
+            if state.record is not None:
+                self._step_rollout(state, pages, workers, now_s)
+            state.failing_since_s = None
+        except Exception as error:
+            logger.exception("the rollout of %s could not be judged", state.name)
+            self.health = replace(self.health, failures=self.health.failures + 1, last_error=describe(error))
+            if state.failing_since_s is None:
+                state.failing_since_s = now_s
+
+    def _wanted(self, state: ModelState) -> list[int]:
+        """Versions that ought to be loaded, the most needed first."""
+        record = state.record.aspired if state.record is not None else ()
+        listed = (state.aliases.get(CHAMPION_ALIAS), state.routed, *record, *state.aliases.values(), state.pending)
+        return list(dict.fromkeys(version for version in listed if version is not None))
+
+    def _prepare(self, state: ModelState) -> None:
+        for version in self._wanted(state):
+            if version not in state.profiles:
+                profiles = self.catalog.profiles(state.name, version)
+                state.profiles[version] = profiles[-1].sha256 if profiles else None
+            profile = state.profiles[version]
+            known = self._prepared.get((state.name, version))
+            if known is not None and known.profile_sha256 == profile:
+                continue
+            ready = self._preparer.get(self.row(state.name, version), profile)
+            if ready is not None:
+                self._prepared[state.name, version] = ready
+                with_rows = {key: (self.row(*key), prepared) for key, prepared in self._prepared.items()}
+                self.watch.follow(with_rows)
+
+    def prepared(self, model: str, version: int) -> Prepared | None:
+        """A version's local files and profile, once they are there."""
+        return self._prepared.get((model, version))
+
+    def _follow_champion(self, state: ModelState, workers: list[PageSnapshot]) -> None:
+        """Route to the champion alias's version as soon as every live worker holds it, and not before."""
+        record = state.record
+        target = record.default_version if record is not None else state.aliases.get(CHAMPION_ALIAS)
+        if target == state.routed:
+            return
+        going_back = record is not None and record.state is RolloutState.ROLLING_BACK
+        if state.routed is None or target is None or going_back or not workers:
+            state.routed = target
+            return
+        ready, why = readiness(workers, state.name, target)
+        if ready is Readiness.READY:
+            previous, state.routed = state.routed, target
+            if record is None:
+                store.note_takeover(self.catalog, state.name, previous, target, self.moment(), ACTOR)
+        elif ready is Readiness.FAILED and why != state.load_failure:
+            state.load_failure = why
+            sentence = (
+                f"The champion alias of {state.name} points to version {target}, which cannot be loaded ({why}); "
+                f"version {state.routed} goes on answering."
+            )
+            data = {"reason": why, "answering": state.routed, "sentence": sentence}
+            self.catalog.append_event("version.load_failed", model=state.name, version=target, actor=ACTOR, data=data)
+
+    def _watch_latency(self, state: ModelState, pages: list[PageSnapshot], now_s: float) -> None:
+        if state.routed is None:
+            return
+        if state.window is None or state.window.version != state.routed:
+            state.window = LatencyWindow(state.routed)
+        counts = gather.answered(pages, state.name, state.routed, Role.CHAMPION)
+        if counts is not None:
+            state.window.observe(counts, now_s, self.settings.monitor.latency_window_s)
+
+    def _step_rollout(
+        self, state: ModelState, pages: list[PageSnapshot], workers: list[PageSnapshot], now_s: float
+    ) -> None:
+        record = state.record
+        assert record is not None
+        keys = read_keys(self.run_folder) if record.is_serving else []
+        facts = self._facts(state, record, pages, keys, now_s)
+        reports = judge(record.plan, facts)
+        ready, why = readiness(workers, state.name, record.candidate)
+        transition = rollout.next_step(record, reports, facts, self.moment(state), ready, why)
+        state.judged_s = now_s
+        self.apply(state, transition, ACTOR, pages)
+
+    def _facts(
+        self,
+        state: ModelState,
+        record: RolloutRecord,
+        pages: list[PageSnapshot],
+        keys: list[KeySnapshot],
+        now_s: float,
+    ) -> RolloutFacts:
+        if record.is_serving:
+            self._begin_watching(state, record, pages)
+            state.gathered = gather.gather(pages, keys, state.name, record.id)
+        threshold = state.window.threshold_us if state.window is not None else None
+        if threshold is not None and state.baseline.unjudged is None and record.is_serving:
+            state.baseline.unjudged = state.gathered.unjudged()
+            store.write_baseline(self.catalog, record.id, state.baseline)
+        shadow = max(0, gather.shadow_rows(pages, state.name, record.candidate) - state.baseline.shadow_rows)
+        arms = (
+            gather.answered(pages, state.name, record.champion, Role.CHAMPION),
+            gather.answered(pages, state.name, record.candidate, Role.CANARY),
+        )
+        answers = sum(int(counts.sum()) for counts in arms if counts is not None)
+        if answers != state.answers:
+            if state.answers >= 0:
+                state.answered_s = now_s
+            state.answers = answers
+        profiled = [self.prepared(state.name, version) for version in (record.champion, record.candidate)]
+        with_profile = all(found is not None and found.profile is not None for found in profiled)
+        veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
+        seen = self.watch.watched(record) if state.watching == record.id else None
+        common = RolloutFacts(
+            segments=state.gathered.segments(state.baseline),
+            shadow_requests=shadow,
+            measured_disagreement=record.measured_disagreement,
+            latency_ready=threshold is not None,
+            key_table_full=state.gathered.key_table_full,
+            has_profile=with_profile,
+            traffic_age_s=None if state.answered_s is None else now_s - state.answered_s,
+            veto=None if veto is None else f"worker {veto} saw its canary fail 20 times in a row",
+        )
+        if seen is None:
+            return common
+        return replace(
+            common,
+            shadow_errors=seen.shadow_errors,
+            pair_rows=seen.pair_rows,
+            pair_disagreements=seen.pair_disagreements,
+            pair_requests=seen.pair_requests,
+            pair_age_s=seen.pair_age_s,
+            labels=seen.labels,
+            outputs=seen.outputs,
+        )
+
+    def _begin_watching(self, state: ModelState, record: RolloutRecord, pages: list[PageSnapshot]) -> None:
+        if state.watching == record.id:
+            return
+        champion = self.prepared(state.name, record.champion)
+        candidate = self.prepared(state.name, record.candidate)
+        if champion is not None and candidate is not None:
+            self.watch.begin(record, champion, candidate)
+            state.watching = record.id
+
+    # --- what follows from a transition --------------------------------------------------------------------------
+
+    def apply(
+        self, state: ModelState, transition: Transition, actor: str, pages: list[PageSnapshot] | None = None
+    ) -> None:
+        """Do what a transition says. Lower first and write then; write first and raise then."""
+        before, record = state.record, transition.record
+        if not transition.events and record.state not in (RolloutState.PROMOTING, RolloutState.ROLLING_BACK):
+            state.record = record
+            self._save_counts(state)
+            return
+        lowers = before is not None and (record.weight < before.weight or record.is_final or not record.is_serving)
+        if lowers:
+            state.record = record
+            if record.state is RolloutState.ROLLING_BACK:
+                state.routed = record.default_version
+            self.publish(pages)
+            state.unstored.append((transition, actor))
+            self._write(state, transition, actor)
+            state.unstored.pop()
+        else:
+            self._write(state, transition, actor)
+            self._follow_champion(state, self.workers(pages))
+        self.publish(pages)
+
+    def _save_counts(self, state: ModelState) -> None:
+        now_s, record = self.clock.now_s(), state.record
+        if record is None or state.stored_revision is None or now_s - state.saved_s < SAVE_EVERY_S:
+            return
+        state.saved_s = now_s
+        with self.writing():
+            self.catalog.save_rollout(
+                replace(record, epoch=self.table.epoch).to_json(), expected_revision=state.stored_revision
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction of ours; what it changes is not taken for somebody else's change."""
+        with self.catalog.transaction():
+            others = self.catalog.change_token() != self._token
+            yield
+            token = self.catalog.change_token()
+        if not others:
+            self._token = token
+
+    def _write(self, state: ModelState, transition: Transition, actor: str) -> None:
+        """Write a transition, and finish what it began: alias, record and events in one transaction."""
+        record = replace(transition.record, epoch=self.table.epoch)
+        moment = self.moment()
+        with self.writing():
+            revision = store.save(self.catalog, record, transition.events, state.stored_revision, actor)
+            if record.state is RolloutState.PROMOTING:
+                store.move_champion(self.catalog, record, record.champion, record.candidate, actor)
+                done = rollout.finish_promotion(record, moment)
+            elif record.state is RolloutState.ROLLING_BACK:
+                store.move_champion(self.catalog, record, record.candidate, record.champion, actor)
+                done = rollout.finish_rollback(record, moment)
+            else:
+                done = None
+            if done is not None:
+                record = done.record
+                revision = store.save(self.catalog, record, done.events, revision, actor)
+            store.point_canary(self.catalog, record, actor)
+            aliases = {alias: found.version for alias, found in self.catalog.aliases(state.name).items()}
+        state.aliases = aliases
+        state.stored_revision = revision
+        state.record = None if record.is_final else record
+        self._count(state, record)
+
+    @staticmethod
+    def _count(state: ModelState, record: RolloutRecord) -> None:
+        if record.state is RolloutState.ROLLED_BACK:
+            breach = next((report.name for report in record.guardrails if report.rolls_back), None)
+            reason = breach or (record.cause.value if record.cause is not None else "operator")
+            state.rollbacks[reason] = state.rollbacks.get(reason, 0) + 1
+        elif record.state is RolloutState.SOAK:
+            state.promotions += 1
+
+    # --- the route table -----------------------------------------------------------------------------------------
+
+    def publish(self, pages: list[PageSnapshot] | None = None) -> int:
+        """Make the table say what the models' states say; returns the epoch. Does nothing when it says it already."""
+        workers = self.workers(pages)
+        entries = {name: self._entry(state, workers) for name, state in sorted(self.models.items())}
+        if entries != self._entries:
+            epoch = self.table.publish(entries)
+            self._entries = entries
+            for name, entry in entries.items():
+                state = self.models[name]
+                state.entry = entry
+                self._leaving.published(name, self._ready_specs(state), entry.aspired, epoch)
+                if state.record is not None:
+                    state.record = replace(state.record, epoch=epoch)
+        return self.table.epoch
+
+    def _ready_specs(self, state: ModelState) -> dict[int, AspiredVersion]:
+        found = ((version, self.prepared(state.name, version)) for version in self._wanted(state))
+        return {version: prepared.aspired for version, prepared in found if prepared is not None}
+
+    def _entry(self, state: ModelState, workers: list[PageSnapshot]) -> RouteEntry:
+        aspired = self._leaving.aspired(state.name, self._ready_specs(state), workers)
+        base = RouteEntry(champion=state.routed, aliases=dict(sorted(state.aliases.items())), aspired=aspired)
+        record = state.record
+        if record is None or not record.is_serving:
+            return base
+        failing = state.failing_since_s
+        blind = failing is not None and self.clock.now_s() - failing >= self.settings.gateway.lease_s
+        latency = record.plan.guardrail("latency")
+        return replace(
+            base,
+            candidate=record.candidate,
+            weight=0.0 if blind else record.weight,
+            shadow=record.shadow,
+            salt=record.salt,
+            key=record.plan.key,
+            rollout_id=record.id,
+            burn_in=record.plan.burn_in_requests,
+            latency_threshold_us=state.window.threshold_us if state.window is not None else None,
+            slowdown=latency.slowdown if latency is not None else 1.25,
+        )

@@ -1,0 +1,45 @@
+"""One model as the controller holds it in memory between ticks. Plain values; only the controller changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.control.gather import Baseline, Gathered
+from gateway.control.latency import LatencyWindow
+from gateway.data.routes import RouteEntry
+from monitor.rollout import RolloutRecord, Transition
+
+
+@dataclass(slots=True)
+class ModelState:
+    """Routing, rollout and evidence of one model."""
+
+    name: str
+    aliases: dict[str, int] = field(default_factory=dict)
+    profiles: dict[int, str | None] = field(default_factory=dict)  # version → its profile in use
+    routed: int | None = None  # the champion that the route table names; follows the alias once it is loaded
+    pending: int | None = None  # a version that an operator wants to make champion: aspired, not routed
+    record: RolloutRecord | None = None  # a rollout that has not ended
+    stored_revision: int | None = None  # as the database has it
+    unstored: list[tuple[Transition, str]] = field(default_factory=list)  # done in the data plane, not yet written
+    baseline: Baseline = field(default_factory=Baseline)
+    gathered: Gathered = field(default_factory=Gathered)
+    window: LatencyWindow | None = None
+    watching: str | None = None  # id of the rollout that the monitor pairs for
+    judged_s: float | None = None  # when the rollout was last judged
+    failing_since_s: float | None = None  # its judging raises: after a lease its weight is 0
+    saved_s: float = float("-inf")
+    answers: int = -1  # of both arms at the last look
+    answered_s: float | None = None  # when that number last rose
+    load_failure: str = ""  # the last one told as an event
+    entry: RouteEntry | None = None  # as published
+    rollbacks: dict[str, int] = field(default_factory=dict)  # reason → since this process began
+    promotions: int = 0
+
+    def begin(self, record: RolloutRecord, baseline: Baseline) -> None:
+        """Take up a rollout: a new one, or one that a former controller began."""
+        self.record = record
+        self.baseline = baseline
+        self.gathered = Gathered()
+        self.judged_s = self.failing_since_s = self.answered_s = None
+        self.answers = -1

@@ -1,0 +1,111 @@
+"""What the controller needs of the monitor, and nothing when monitoring is off.
+
+The controller knows this protocol, not `monitor/worker.py`, so that a test can put a few numbers in its place. All
+methods are called under one lock of the controller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.control.loads import Prepared
+from monitor.facts import LabelFacts
+from monitor.rollout import RolloutRecord
+from registry.catalog import VersionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What the monitor has seen of one running rollout, cumulative since it began."""
+
+    shadow_errors: int = 0
+    pair_rows: int = 0
+    pair_disagreements: int = 0
+    pair_requests: int | None = None
+    pair_age_s: float | None = None
+    labels: LabelFacts | None = None
+    outputs: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...] | None = None
+
+
+class Watch(Protocol):
+    """The monitor as the controller drives it."""
+
+    def step(self, now_s: float) -> None:
+        """Drain and count, for at most half a second."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Store positions and counts in one transaction."""
+        ...
+
+    def follow(self, versions: Mapping[tuple[str, int], tuple[VersionRow, Prepared]]) -> None:
+        """These versions are served now, with these profiles."""
+        ...
+
+    def begin(self, record: RolloutRecord, champion: Prepared, candidate: Prepared) -> None:
+        """Pair and count for this rollout; again after a restart, where it goes on from what was stored."""
+        ...
+
+    def end(self, model: str) -> None:
+        """No rollout of this model is judged any more."""
+        ...
+
+    def watched(self, record: RolloutRecord) -> Watched:
+        """What was seen of a rollout that began."""
+        ...
+
+    def feedback(self, model: str, labels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        """Take labels → joined, waiting, ambiguous, expired. Raises MalformedRequest."""
+        ...
+
+    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
+        """What moved, by how much, against which limit."""
+        ...
+
+    def shadow(self, model: str) -> list[dict[str, Any]]:
+        """Pairs of champion and shadow, by candidate."""
+        ...
+
+    def families(self) -> Sequence[Any]:
+        """Prometheus metric families of what it has seen."""
+        ...
+
+    def close(self) -> None:
+        """Store what is there and let go."""
+        ...
+
+
+class NoWatch:
+    """Monitoring is off: nothing is logged, so nothing is known."""
+
+    def step(self, now_s: float) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+    def follow(self, versions: Mapping[tuple[str, int], tuple[VersionRow, Prepared]]) -> None: ...
+
+    def begin(self, record: RolloutRecord, champion: Prepared, candidate: Prepared) -> None: ...
+
+    def end(self, model: str) -> None: ...
+
+    def watched(self, record: RolloutRecord) -> Watched:
+        return Watched()
+
+    def feedback(self, model: str, labels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        return {"joined": 0, "waiting": 0, "ambiguous": 0, "expired": len(labels)}
+
+    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
+        return []
+
+    def shadow(self, model: str) -> list[dict[str, Any]]:
+        return []
+
+    def families(self) -> Sequence[Any]:
+        return ()
+
+    def close(self) -> None: ...
