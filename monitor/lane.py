@@ -60,16 +60,19 @@ class LaneWriter(LaneFile):
         self._stage["role"] = ROLE_CODES[header.role]
         self._stage_bytes = self._stage.view(np.uint8).reshape(_STAGE_ROWS, self.dtype.itemsize)
         self._stage_view = self._stage_bytes.reshape(-1).data
-        self._crc_words = self._stage_bytes[:, :8].view("<u4")
+        self._marks = self._stage_view.cast("Q")  # a row's first word: rows << 32 | sum; its second: seq
+        self._size = self.dtype.itemsize
         # Views of the stage by field, made once: a lookup by name in a structured array costs more than the copy.
-        # The five leading u8 words after the sum (seq, wall_ns, hash0, hash1, epoch) are one matrix.
-        self._wide = self._stage_bytes[:, 8:48].view("<u8")
-        self._narrow = self._stage_bytes[:, 48:56].view("<u4")
-        self._times = self._stage_bytes[:, 56:64].view("<f4")
-        self._flags = self._stage["flags"]
+        self._hashes = self._stage_bytes[:, 24:40].view("<u8")
+        stage = self._stage
+        # In the order of `offer`'s arguments, with the value that now stands in every row of the stage, if one does.
+        self._targets = (
+            *(stage["row"], stage["rows"], stage["wall_ns"], stage["epoch"]),
+            *(stage["flags"], stage["queue_us"], stage["infer_us"]),
+        )
+        self._same: list[object] = [None] * len(self._targets)
         self._features = self._stage["features"]
         self._outputs = self._stage["outputs"]
-        self._iota = np.arange(_STAGE_ROWS, dtype=np.uint64)
         self._ring_view = self.ring.reshape(-1).data
         self.words[PID] = os.getpid()
 
@@ -227,25 +230,31 @@ class LaneWriter(LaneFile):
         features: NDArray[Any] | None,
         outputs: NDArray[Any] | None,
     ) -> None:
-        wide, narrow, times = self._wide, self._narrow, self._times
-        np.add(self._iota[:n], np.uint64(at), out=wide[:n, 0])
-        wide[:n, 2:4] = hashes
-        narrow[:n, 0], narrow[:n, 1], wide[:n, 1], wide[:n, 4], self._flags[:n], times[:n, 0], times[:n, 1] = columns
+        self._hashes[:n] = hashes
+        for i, value in enumerate(columns):
+            if type(value) in (int, float):
+                if value != self._same[i]:  # one value for all rows stays in the stage: most never change
+                    self._targets[i].fill(value)
+                    self._same[i] = value
+            else:
+                self._targets[i][:n] = value
+                self._same[i] = None
         self._features[:n] = np.nan if features is None else features
         self._outputs[:n] = np.nan if outputs is None else outputs
         start = at % self.capacity
         first = min(n, self.capacity - start)
-        self._seal(0, first, start)
+        self._seal(0, first, start, at)
         if first < n:  # the lap ends inside: two blocks, each whole
-            self._seal(first, n, 0)
+            self._seal(first, n, 0, at + first)
 
-    def _seal(self, begin: int, end: int, slot: int) -> None:
-        size = self.dtype.itemsize
-        self._crc_words[begin, 1] = end - begin
+    def _seal(self, begin: int, end: int, slot: int, position: int) -> None:
+        size, marks, at = self._size, self._marks, begin * self._size // 8
         view = self._stage_view[begin * size : end * size]
-        self._crc_words[begin, 0] = zlib.crc32(view[4:])
+        marks[at + 1] = position
+        marks[at] = (end - begin) << 32
+        marks[at] |= zlib.crc32(view[4:])
         self._ring_view[slot * size : (slot + end - begin) * size] = view
-        self._crc_words[begin] = 0
+        marks[at] = marks[at + 1] = 0
 
     def count_sampled(self, rows: int) -> None:
         """Count rows that were left out by sampling and so never offered."""
@@ -304,8 +313,9 @@ class LaneReader(LaneFile):
         available = tail - self.position
         if available <= 0:
             return np.empty(0, self.dtype)
-        rows = self._copy(self.position, min(available, max(max_rows, _STAGE_ROWS)))
-        good = self._check(rows, self.position)
+        start = self.position
+        rows = self._copy(start, min(available, max(max_rows, _STAGE_ROWS)))
+        good = self._check(rows, start)
         if good == 0:
             self._tries += 1
             if self._tries >= TRIES:
@@ -313,6 +323,7 @@ class LaneReader(LaneFile):
             return rows[:0]
         self._tries = 0
         self.position += good
+        rows["seq"][:good] = np.arange(good, dtype=np.uint64) + np.uint64(start)  # the writer numbers only first rows
         return rows[:good]
 
     def release(self, position: int) -> None:
@@ -346,13 +357,10 @@ class LaneReader(LaneFile):
         """How many rows, from the first on, are whole blocks with good sums. Checked on the copy, so it stays true."""
         view = rows.view(np.uint8).data
         size, total, good = self.dtype.itemsize, len(rows), 0
-        wrong = np.flatnonzero(rows["seq"] != np.arange(total, dtype=np.uint64) + np.uint64(position))
-        if len(wrong):
-            total = int(wrong[0])
-        sizes, sums = rows["block_rows"].tolist(), rows["block_crc"].tolist()
+        sizes, sums, numbers = rows["block_rows"].tolist(), rows["block_crc"].tolist(), rows["seq"]
         while good < total:
             count = sizes[good]
-            if not 0 < count <= total - good:
+            if not 0 < count <= total - good or int(numbers[good]) != position + good:
                 break
             if zlib.crc32(view[good * size + 4 : (good + count) * size]) != sums[good]:
                 break
