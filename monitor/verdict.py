@@ -258,18 +258,22 @@ def _with_sentence(report: GuardrailReport, sentence: str) -> GuardrailReport:
 def _odds(report: GuardrailReport, subject: str) -> str:
     """What the evidence is worth, in words: against the candidate from 10 upwards, else how far from good enough."""
     if report.evidence_log10 is not None and report.evidence_log10 >= 1.0:
-        rollouts = _round(10.0 ** min(report.evidence_log10, 12.0))
-        return f"{subject} would ever show such evidence in at most 1 of {rollouts} rollouts"
+        return f"{subject} would ever show such evidence in at most 1 of {_many(report.evidence_log10)} rollouts"
     promotion, limit = report.promotion_evidence_log10 or 0.0, report.promotion_limit_log10 or 0.0
-    return f"evidence that it is good enough is {10.0 ** min(promotion, 12.0):,.1f}, {10.0**limit:,.0f} needed"
+    return f"evidence that it is good enough is {_many(promotion)}, {_many(limit)} needed"
 
 
-def _round(value: float) -> str:
-    """Two significant figures, with thousands marked.
+def _many(value_log10: float) -> str:
+    """10 to this power for people: two significant figures, nothing finer than a tenth, nothing above a million.
 
-    >>> _round(1137.2)
-    '1,100'
+    >>> _many(3.05), _many(0.41), _many(40.0)
+    ('1,100', '2.5', 'over 1,000,000')
     """
+    if value_log10 > 6.0:
+        return "over 1,000,000"
+    value = 10.0**value_log10 * (1.0 + 1e-9)
+    if value < 10.0:
+        return f"{int(value * 10) / 10:g}"
     digits = 10 ** max(0, len(str(int(value))) - 2)
     return f"{int(value // digits * digits):,}"
 
