@@ -1,0 +1,35 @@
+"""Sends single-row requests to a model, as an application would: python traffic.py MODEL REQUESTS [URL]
+
+Rows are drawn from reference.csv with a little noise. Prints how many answers each version and role gave.
+"""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import json
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+model, requests = sys.argv[1], int(sys.argv[2])
+address = urlsplit(sys.argv[3] if len(sys.argv) > 3 else "http://127.0.0.1:8080").netloc
+table = np.loadtxt(Path("reference.csv"), delimiter=",", skiprows=1)[:, :-1]
+spread = table.std(axis=0)
+chance = np.random.default_rng()
+
+connection = http.client.HTTPConnection(address)
+answers: collections.Counter[str] = collections.Counter()
+for _ in range(requests):
+    row = chance.choice(table) + chance.normal(0, 0.05, len(spread)) * spread
+    tensor = {"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": row.tolist()}
+    body = json.dumps({"inputs": [tensor]})
+    connection.request("POST", f"/v2/models/{model}/infer", body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    answer.read()
+    who = f"v{answer.headers['x-driftgate-version']} {answer.headers['x-driftgate-role']}"
+    answers[who if answer.status == 200 else f"status {answer.status}"] += 1
+for who, count in sorted(answers.items()):
+    print(f"{count:6d}  {who}")
