@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from gateway.data.tap import Tap
 from gateway.orphan import watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
-from registry.clock import SystemClock
+from registry.clock import Clock, SystemClock
 
 logger = logging.getLogger("driftgate.worker")
 
@@ -88,26 +89,38 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
-    """Build the worker, serve until told to stop, and return the exit code."""
+@dataclass(slots=True)
+class Worker:
+    """The parts of one worker, plugged together."""
+
+    page: WorkerPage
+    fleet: Fleet
+    tap: Tap
+    shadows: Shadows
+    predict: Predict
+    beat: Heartbeat
+    app: DataApp
+    pool: ThreadPoolExecutor
+
+    def close(self) -> None:
+        """Let everything go; what is counted and logged stays on disk."""
+        self.fleet.close()
+        self.tap.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock) -> Worker:
+    """Plug a worker's parts together on the running event loop. Nothing is loaded and nothing listens yet."""
     loop = asyncio.get_running_loop()
-    clock = SystemClock()
     gateway = settings.gateway
-    seed = np.random.SeedSequence()
     page = WorkerPage(page_path(run, slot), slot, boot_id)
     accounts = Accounts(page, clock)
     pool = ThreadPoolExecutor(max_workers=max(2, gateway.threads), thread_name_prefix="run")
-    fleet = Fleet(
-        run,
-        slot,
-        page,
-        RouteReader(run, boot_id, clock),
-        loop,
-        pool,
-        threads=gateway.threads,
-        max_rows=gateway.batch.max_rows,
-    )
-    tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, np.random.default_rng(seed))
+    routes = RouteReader(run, boot_id, clock)
+    max_rows = gateway.batch.max_rows
+    fleet = Fleet(run, slot, page, routes, loop, pool, threads=gateway.threads, max_rows=max_rows)
+    sampling = np.random.default_rng(np.random.SeedSequence())
+    tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, pool)
     predict = Predict(
         fleet,
@@ -122,9 +135,16 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     fleet.on_batch = predict.answer
     fleet.on_gone = tap.forget
     beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
-    health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
+    app = DataApp(predict, others(Health(fleet, beat.is_alive, lambda: beat.draining, _release())))
+    return Worker(page, fleet, tap, shadows, predict, beat, app, pool)
+
+
+async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
+    """Build the worker, serve until told to stop, and return the exit code."""
+    gateway = settings.gateway
+    worker = compose(slot, run, boot_id, settings, SystemClock())
     config = uvicorn.Config(
-        DataApp(predict, others(health)),
+        worker.app,
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -137,23 +157,21 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
         backlog=BACKLOG,
         timeout_keep_alive=75,
     )
-    server = DrainingServer(config, drain_s=gateway.drain_s, grace_s=gateway.grace_s, on_drain=beat.drain)
+    server = DrainingServer(config, drain_s=gateway.drain_s, grace_s=gateway.grace_s, on_drain=worker.beat.drain)
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.drain())  # until uvicorn's own handler is in place
     watch_supervisor(lambda: server.drain(drain_s=0.0, grace_s=ORPHAN_GRACE_S), environ)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    beating = loop.create_task(beat.run())
+    beating = asyncio.get_running_loop().create_task(worker.beat.run())
     beating.add_done_callback(lambda task: _died(task, server))
     try:
-        await _first_table(fleet, server)
+        await _first_table(worker.fleet, server)
         if not server.is_draining:
             await server.serve(sockets=[listen(gateway.host, gateway.port)])
     finally:
         beating.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await beating
-        fleet.close()
-        tap.close()
-        pool.shutdown(wait=False, cancel_futures=True)
+        worker.close()
     return 0
 
 
@@ -178,7 +196,7 @@ class Heartbeat:
     """Follows the route table while nobody asks, tells the page that the loop turns, and watches how busy it is."""
 
     def __init__(
-        self, fleet: Fleet, predict: Predict, shadows: Shadows, page: WorkerPage, clock: SystemClock, busy_above: float
+        self, fleet: Fleet, predict: Predict, shadows: Shadows, page: WorkerPage, clock: Clock, busy_above: float
     ) -> None:
         self._fleet = fleet
         self._predict = predict

@@ -83,8 +83,14 @@ def _one_row_of_floats(tensor: Any, slot: InputSlot) -> Tensor | None:
     shape = tensor.get("shape")
     if tensor.get("name") != slot.spec.name or tensor.get("datatype") != "FP32" or shape != [1, slot.row_width]:
         return None
-    array = np.array(tensor.get("data"))
-    if array.dtype.char != "d" or array.ndim != 1 or len(array) != slot.row_width or type(shape[0]) is not int:
+    data = tensor.get("data")
+    if type(data) is not list or len(data) != slot.row_width or type(data[0]) is list:
+        return None
+    try:
+        array = np.array(data)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    if array.dtype.char != "d" or array.ndim != 1 or type(shape[0]) is not int:
         return None
     row = array.astype(np.float32)
     # The square is finite unless a value is huge, and such a row is read the long way.

@@ -1,0 +1,115 @@
+"""Worker pages: exact, cumulative, and left behind by their worker for its successor."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from gateway.data import page
+from gateway.data.page import WorkerPage, page_path, read_page, read_pages
+from registry.errors import FormatTooNew
+from registry.vocabulary import LoadState
+
+BOOT = "ab" * 16
+
+
+def test_latency_bins_are_narrow_and_hold_every_bucket_of_the_contract() -> None:
+    assert max(high / low for low, high in pairwise(page.LATENCY_EDGES_US)) <= 1.05 + 1e-9
+    for bucket_ms in page.REQUEST_BUCKETS_MS:
+        assert bucket_ms * 1000.0 in page.LATENCY_EDGES_US
+
+
+def test_a_reader_sees_what_the_worker_wrote(tmp_path: Path) -> None:
+    path = page_path(tmp_path, 3)
+    mine = WorkerPage(path, 3, BOOT)
+    base = mine.totals("m", 1, "champion")
+    mine.words[base + page.LATENCY + 5] += 2
+    mine.words[base + page.LATENCY_SUM_NS] += 5_000
+    mine.words[base + page.SHED] += 1
+    segment = mine.segment("m", 2, "canary", "r-1", 0.05)
+    assert segment is not None
+    mine.words[segment + page.ERRORS] += 4
+    mine.set_load("m", 2, LoadState.FAILED, "no such file: é")
+    mine.veto("m", "r-1")
+    mine.acknowledge(17)
+    mine.set_state(ready=True, draining=False)
+    mine.heartbeat(99, 5)
+    (seen,) = read_pages(tmp_path)
+    assert (seen.slot, seen.pid, seen.alive, seen.boot_id) == (3, os.getpid(), True, BOOT)
+    assert (seen.acked_epoch, seen.ready, seen.draining, seen.heartbeat_ns, seen.inflight) == (17, True, False, 99, 5)
+    assert seen.totals["m", 1, "champion"].latency_counts[5] == 2
+    assert seen.totals["m", 1, "champion"].latency_sum_us == 5.0
+    assert seen.shed == {("m", "overloaded"): 1}
+    (evidence,) = seen.segments
+    assert (evidence.rollout_id, evidence.weight, evidence.errors) == ("r-1", 0.05, 4)
+    assert seen.loads == {("m", 2): (LoadState.FAILED, "no such file: é")}
+    assert seen.vetoes == {"m": "r-1"}
+
+
+def test_the_successor_of_a_dead_worker_goes_on_counting_and_starts_with_nothing_loaded(tmp_path: Path) -> None:
+    path = page_path(tmp_path, 0)
+    first = WorkerPage(path, 0, BOOT)
+    first.words[first.totals("m", 1, "champion") + page.LATENCY] += 7
+    first.set_load("m", 1, LoadState.READY)
+    first.acknowledge(5)
+    first.close()
+    second = WorkerPage(path, 0, BOOT)
+    second.words[second.totals("m", 1, "champion") + page.LATENCY] += 1
+    seen = read_page(path)
+    assert seen is not None
+    assert seen.totals["m", 1, "champion"].latency_counts[0] == 8
+    assert seen.loads == {}
+    assert seen.acked_epoch == 0
+
+
+def test_segments_of_ended_rollouts_are_freed_and_start_at_zero_when_used_again(tmp_path: Path) -> None:
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    for i in range(3000):  # more than the table holds
+        mine.keep_segments({f"r{i}"})
+        segment = mine.segment("m", 1, "champion", f"r{i}", 0.5)
+        assert segment is not None
+        assert mine.words[segment] == 0
+        mine.words[segment] += 1
+    seen = read_page(mine.path)
+    assert seen is not None
+    assert [s.rollout_id for s in seen.segments] == ["r2999"]
+    assert seen.no_room == 0
+
+
+def test_a_full_table_is_counted_and_shares_one_entry_instead_of_failing(tmp_path: Path) -> None:
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    mine.totals("", 0, "")
+    entries = {mine.totals(f"m{i}", 1, "champion") for i in range(400)}
+    assert len(entries) == page._ENTRIES[0]
+    seen = read_page(mine.path)
+    assert seen is not None
+    assert seen.no_room > 0
+
+
+def test_a_page_of_another_layout_is_begun_anew_and_a_newer_one_is_refused_by_name(tmp_path: Path) -> None:
+    path = page_path(tmp_path, 0)
+    WorkerPage(path, 0, BOOT).close()
+    data = bytearray(path.read_bytes())
+    header = json.dumps({"format": "driftgate.page", "v": 2}).encode()
+    data[8:16] = len(header).to_bytes(8, "little")
+    data[16 : 16 + len(header)] = header
+    path.write_bytes(data)
+    with pytest.raises(FormatTooNew, match=r"driftgate\.page v2"):
+        read_page(path)
+    WorkerPage(path, 0, BOOT).close()
+    assert read_page(path) is not None
+
+
+def test_a_page_that_is_just_being_made_is_skipped(tmp_path: Path) -> None:
+    page_path(tmp_path, 0).write_bytes(b"")
+    assert read_pages(tmp_path) == []
+
+
+def test_a_process_that_ended_is_not_alive_nor_is_one_that_took_its_number() -> None:
+    assert page.is_alive(os.getpid(), page.process_start(os.getpid()))
+    assert not page.is_alive(os.getpid(), page.process_start(os.getpid()) + 1)
+    assert not page.is_alive(0, 0)
