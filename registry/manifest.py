@@ -151,13 +151,14 @@ _OPTION_READERS: dict[str, Any] = {
 class ProbeResult:
     """What running the version in a child process found."""
 
-    run: Literal["proven", "unproven"]  # unproven: no run on given rows succeeded; `reason` says why
+    run: Literal["proven", "unproven"]  # unproven: it was never seen to run; `reason` says why
     reason: str
     batch: Literal["exact", "never"]  # exact: joined rows were bitwise equal to single rows on given rows
     batch_reason: str
     by_rows: bool  # axis 0 of every input and output is rows; False: a request is one row and is never joined
     rows_tried: int  # given rows that were run alone and joined
     onnxruntime: str
+    joined_rows: int = 0  # exact: every size of a joined run up to this one was tried
     opset: Mapping[str, int] = field(default_factory=dict)  # domain ("" is ONNX's own) → version
 
 

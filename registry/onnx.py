@@ -53,7 +53,11 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
-_SOURCE_LINE = re.compile(r"/\S+\.(?:cc|h):\d+ ")
+# "/onnxruntime_src/…/model.cc:47 void onnxruntime::f(const T&, int)::<lambda()> " before the message itself
+_WORD = r"(?:[\w~<>*&]|::)+"
+_SOURCE_LINE = re.compile(
+    rf"(?:/\S+|\w+)\.(?:cc|h):\d+ (?:(?:{_WORD} )*{_WORD}\([^()]*\)(?: const|::<lambda\([^()]*\)>)* |[A-Z]\w+ )?"
+)
 _FATAL = 4  # onnxruntime's highest log level
 
 

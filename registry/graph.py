@@ -1,0 +1,116 @@
+"""What an ONNX file says of itself, read without running it. Imported by the probe's child only: the file is hostile.
+
+Invariant: external data is named here, never opened; whoever copies it checks that it lies inside the model's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from registry.errors import ArtifactRejected
+from registry.onnx import is_ort_format
+
+# Domains whose operators onnxruntime itself knows. Any other needs a library of custom operators.
+_OWN_DOMAINS = frozenset(
+    {
+        "",
+        "ai.onnx",
+        "ai.onnx.ml",
+        "ai.onnx.training",
+        "ai.onnx.preview",
+        "ai.onnx.preview.training",
+        "com.microsoft",
+        "com.microsoft.experimental",
+        "com.microsoft.nchwc",
+        "com.ms.internal.nhwc",
+        "org.pytorch.aten",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """Facts that onnxruntime's session does not tell."""
+
+    opset: dict[str, int]  # domain → version
+    external: tuple[str, ...]  # locations of external data, as written in the file
+    shapeless: frozenset[str]  # inputs and outputs without a declared rank
+    foreign: tuple[str, ...]  # domains of custom operators
+
+
+def read_graph(path: Path) -> GraphFacts:
+    """Parse a model file. One in onnxruntime's own format tells nothing. Raises ArtifactRejected with the reason."""
+    if path.stat().st_size == 0:
+        raise ArtifactRejected("the model file is empty")
+    if is_ort_format(path):
+        return GraphFacts({}, (), frozenset(), ())
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors differ by its implementation
+        raise ArtifactRejected(f"not a readable ONNX file: {str(error).splitlines()[0][:200]}") from None
+    if not model.HasField("graph") or not model.opset_import:
+        raise ArtifactRejected("not an ONNX model: it has no graph, or no operator set")
+    used = {node.domain for node in _nodes(model)}
+    local = {function.domain for function in model.functions}
+    ends = [*model.graph.input, *model.graph.output]
+    return GraphFacts(
+        opset={item.domain: item.version for item in model.opset_import},
+        external=tuple(sorted(set(_locations(model)))),
+        shapeless=frozenset(
+            end.name
+            for end in ends
+            if end.type.WhichOneof("value") == "tensor_type" and not end.type.tensor_type.HasField("shape")
+        ),
+        foreign=tuple(sorted(used - local - _OWN_DOMAINS)),
+    )
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    waiting = [graph]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        for node in current.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+                waiting.extend(attribute.graphs)
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for attribute in node.attribute:
+                for body in [attribute.g] if attribute.HasField("g") else [*attribute.graphs]:
+                    for graph in _graphs(body):
+                        yield from graph.node
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield sparse.values
+            yield sparse.indices
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _locations(model: Any) -> Iterator[str]:
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found = [entry.value for entry in tensor.external_data if entry.key == "location"]
+            if not found:
+                raise ArtifactRejected(f"tensor {tensor.name!r} has external data without a location")
+            yield found[0]

@@ -1,0 +1,240 @@
+"""Registering a version, from top to bottom: copy, probe, fit, store, name.
+
+Invariant: nothing is stored before everything was found good, and the catalog's row comes last; a registration that
+dies half way leaves files at most. What belongs to the monitor (reading a reference, fitting the profile, the log
+schema) is handed in, because the registry knows nobody. Called by the command line and the controller's child process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.artifacts import ArtifactStore, fetch, hash_file, is_url
+from registry.catalog import ANY, Catalog, VersionRow
+from registry.errors import ArtifactRejected, MalformedRequest
+from registry.manifest import FileDigest, Manifest, ServingOptions
+from registry.probe import Finding, ProbeLimits, Progress, probe
+from registry.source import Source, find_source, stage_data, stage_golden, stage_model
+from registry.vocabulary import CANARY_ALIAS, TensorSpec, is_alias_name, is_model_name
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What `driftgate register` was asked for."""
+
+    model: str
+    path: str  # a file, a folder, or an fsspec URL
+    actor: str
+    reference: str | None = None  # CSV or Parquet
+    columns: tuple[str, ...] | None = None
+    target: str | None = None
+    prediction: str | None = None
+    golden: str | None = None
+    options: ServingOptions = field(default_factory=ServingOptions)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    alias: str | None = None
+    new_version: bool = False
+
+
+class ReferenceRows(Protocol):
+    """What reading a reference gives: arrays by input name, rows first."""
+
+    @property
+    def feeds(self) -> Mapping[str, NDArray[Any]]: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+
+class ReadReference(Protocol):
+    """`monitor/reference.py`: read the file, as far as it belongs to these inputs."""
+
+    def __call__(
+        self,
+        path: Path,
+        inputs: tuple[TensorSpec, ...],
+        columns: tuple[str, ...] | None,
+        target: str | None,
+        prediction: str | None,
+        progress: Callable[[float], None],
+    ) -> ReferenceRows: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitInput:
+    """What the log schema and the profile are made of."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    by_rows: bool
+    examples: Tensors  # outputs of some run; empty when the model was never seen to run
+    columns: tuple[str, ...] | None = None  # names of a single 2-D input's columns, or of the inputs
+    feeds: Tensors | None = None  # all reference rows; None: no reference was given
+    outputs_seen: Tensors | None = None  # outputs, rows first, of the rows in `rows_run`
+    rows_run: NDArray[np.int64] | None = None  # which reference rows were run, rising; all, where time allowed
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """profile_bytes is None without a reference."""
+
+    profile_bytes: bytes | None
+    log_schema: dict[str, Any]
+
+
+Fit = Callable[[FitInput], FitResult | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The version, whether it is new, and what its owner should know."""
+
+    row: VersionRow
+    created: bool
+    warnings: tuple[str, ...]
+
+
+def register(
+    request: Registration,
+    catalog: Catalog,
+    artifacts: ArtifactStore,
+    limits: ProbeLimits,
+    progress: Progress,
+    *,
+    fit: Fit,
+    read_reference: ReadReference,
+) -> Registered:
+    """Register a version. Slow; `progress` is told (what is being done, share of it from 0 to 1).
+
+    Raises ArtifactRejected with the reason, MalformedRequest for a bad name, or what moving the alias raises.
+    """
+    _check_names(request)
+    with artifacts.staging() as scratch:
+        progress("copying the model", 0.0)
+        (scratch / "fetched").mkdir()
+        (scratch / "model").mkdir()
+        source = find_source(request.path, scratch / "fetched")
+        staged = _Staged(source, scratch, [stage_model(source, scratch / "model", lambda x: progress("copying", x))])
+        golden = None if request.golden is None else stage_golden(request.golden, scratch, scratch / "fetched")
+        found, fitted = _examine(request, staged, golden, limits, progress, fit, read_reference)
+        progress("storing", 0.0)
+        for item in staged.files:
+            artifacts.adopt(scratch / "model" / item.path, item.sha256)
+        profile = fitted.profile_bytes if fitted else None
+        manifest = Manifest(
+            files=tuple(staged.files),
+            options=request.options,
+            profile=None if profile is None else artifacts.put_bytes(profile),
+            golden=_store_golden(artifacts, found.golden),
+            inputs=found.inputs,
+            outputs=found.outputs,
+            probe=found.probe,
+            log_schema=fitted.log_schema if fitted else None,
+        )
+    with catalog.transaction():
+        row, created = catalog.add_version(
+            request.model,
+            manifest,
+            actor=request.actor,
+            tags=request.tags,
+            warnings=found.warnings,
+            new_version=request.new_version,
+        )
+        if request.alias is not None:
+            catalog.set_alias(
+                request.model, request.alias, row.version, expected=ANY, actor=request.actor, reason="registration"
+            )
+    progress("done", 1.0)
+    return Registered(row, created, found.warnings)
+
+
+def _check_names(request: Registration) -> None:
+    """Bad names are told before minutes are spent."""
+    if not is_model_name(request.model):
+        raise MalformedRequest(f"{request.model!r} cannot name a model: letters, digits, '.', '_' and '-', up to 100")
+    if request.alias is not None and (not is_alias_name(request.alias) or request.alias == CANARY_ALIAS):
+        raise MalformedRequest(f"{request.alias!r} cannot be given as an alias here")
+    if request.reference is None and (request.columns or request.target or request.prediction):
+        raise MalformedRequest("columns, target and prediction describe a reference, and none was given")
+
+
+@dataclass(slots=True)
+class _Staged:
+    """The copies that are probed, and later stored."""
+
+    source: Source
+    scratch: Path
+    files: list[FileDigest]  # the model first
+    passes: int = 0
+
+    def look(self, **how: Any) -> Finding:
+        """One pass of the probe; external data is laid beside the model when the probe asks for it."""
+        for _ in range(2):
+            self.passes += 1
+            work = self.scratch / f"work{self.passes}"
+            work.mkdir()
+            folder = self.scratch / "model"
+            found = probe(folder / self.files[0].path, work, data=[item.path for item in self.files[1:]], **how)
+            if isinstance(found, Finding):
+                return found
+            model, data = stage_data(self.source, folder, found, self.files[0])
+            self.files = [model, *data]
+        raise ArtifactRejected("the model's external data cannot be laid beside it")
+
+
+def _examine(
+    request: Registration,
+    staged: _Staged,
+    golden: Path | None,
+    limits: ProbeLimits,
+    progress: Progress,
+    fit: Fit,
+    read_reference: ReadReference,
+) -> tuple[Finding, FitResult | None]:
+    """Probe the staged copies, with the reference's rows where there is one, and fit."""
+    how: dict[str, Any] = {"options": request.options, "limits": limits, "progress": progress}
+    if request.reference is None:
+        found = staged.look(golden=golden, **how)
+        return found, fit(_fit_input(found))
+    first = staged.look(later=True, **how)
+    progress("reading the reference", 0.0)
+    path = Path(request.reference).expanduser()
+    if is_url(request.reference):
+        path = fetch(request.reference, staged.scratch / "fetched")
+    rows = read_reference(
+        path,
+        first.inputs,
+        request.columns,
+        request.target,
+        request.prediction,
+        lambda share: progress("reading the reference", share),
+    )
+    found = staged.look(golden=golden, feeds=rows.feeds, **how)
+    progress("fitting the profile", 0.0)
+    given = replace(
+        _fit_input(found),
+        columns=rows.columns,
+        feeds=rows.feeds,
+        outputs_seen=found.reference_outputs,
+        rows_run=found.reference_rows,
+    )
+    return found, fit(given)
+
+
+def _fit_input(found: Finding) -> FitInput:
+    return FitInput(inputs=found.inputs, outputs=found.outputs, by_rows=found.probe.by_rows, examples=found.examples)
+
+
+def _store_golden(artifacts: ArtifactStore, golden: Path | None) -> str | None:
+    if golden is None:
+        return None
+    digest = hash_file(golden)
+    artifacts.adopt(golden, digest)
+    return digest
