@@ -45,7 +45,7 @@ def watch_supervisor(on_gone: Callable[[], None], environ: Mapping[str, str] = o
     if not text:
         return
     descriptor = int(text)
-    _die_with_parent()
+    die_with_parent()
 
     def read() -> None:
         with contextlib.suppress(BlockingIOError, OSError):
@@ -59,7 +59,7 @@ def watch_supervisor(on_gone: Callable[[], None], environ: Mapping[str, str] = o
     loop.add_reader(descriptor, read)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel for SIGHUP when the thread that started this process ends. Elsewhere than Linux the pipe does."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -31,7 +31,7 @@ from registry.errors import (
 )
 from registry.vocabulary import CHAMPION_ALIAS, RolloutState
 
-LOAD_WAIT_S = 60.0  # how long `alias NAME champion` waits for every worker to load the version
+LOAD_WAIT_S = 45.0  # how long `alias NAME champion` waits for every worker to load the version
 
 
 @dataclass(frozen=True, slots=True)

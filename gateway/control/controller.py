@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from gateway.control import gather, store
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
@@ -22,7 +24,7 @@ from gateway.control.loads import Leaving, Prepared, Preparer, describe, live, r
 from gateway.control.table import RouteTable
 from gateway.control.watch import Watch
 from gateway.data.keys import KeySnapshot, read_keys
-from gateway.data.page import PageSnapshot, read_pages
+from gateway.data.page import LATENCY_EDGES_US, PageSnapshot, read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_path
 from gateway.settings import Settings
 from monitor import rollout
@@ -182,6 +184,9 @@ class Controller:
             state.aliases = {alias: found.version for alias, found in self.catalog.aliases(row.model).items()}
             if state.record is None and row.model in documents:
                 self._resume(state, RolloutRecord.from_json(documents[row.model]))
+            if state.record is None and state.last_record is None:
+                ended = self.catalog.latest_rollout(row.model)
+                state.last_record = None if ended is None else RolloutRecord.from_json(ended)
             for version in self._wanted(state):
                 profiles = self.catalog.profiles(row.model, version)
                 state.profiles[version] = profiles[-1].sha256 if profiles else None
@@ -295,8 +300,9 @@ class Controller:
         if state.window is None or state.window.version != state.routed:
             state.window = LatencyWindow(state.routed)
         counts = gather.answered(pages, state.name, state.routed, Role.CHAMPION)
-        if counts is not None:
-            state.window.observe(counts, now_s, self.settings.monitor.latency_window_s)
+        if counts is None:
+            counts = np.zeros(len(LATENCY_EDGES_US) + 1, dtype=np.int64)
+        state.window.observe(counts, now_s, self.settings.monitor.latency_window_s)
 
     def _step_rollout(
         self, state: ModelState, pages: list[PageSnapshot], workers: list[PageSnapshot], now_s: float
@@ -438,7 +444,10 @@ class Controller:
             aliases = {alias: found.version for alias, found in self.catalog.aliases(state.name).items()}
         state.aliases = aliases
         state.stored_revision = revision
-        state.record = None if record.is_final else record
+        if record.is_final:
+            state.record, state.last_record = None, record
+        else:
+            state.record = record
         self._count(state, record)
 
     @staticmethod
@@ -462,9 +471,11 @@ class Controller:
             for name, entry in entries.items():
                 state = self.models[name]
                 state.entry = entry
-                self._leaving.published(name, self._ready_specs(state), entry.aspired, epoch)
                 if state.record is not None:
                     state.record = replace(state.record, epoch=epoch)
+        for name, entry in entries.items():
+            wanted = self._ready_specs(self.models[name])
+            self._leaving.published(name, wanted, entry.aspired, self.table.epoch)
         return self.table.epoch
 
     def _ready_specs(self, state: ModelState) -> dict[int, AspiredVersion]:

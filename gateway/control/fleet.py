@@ -20,6 +20,7 @@ class ModelState:
     routed: int | None = None  # the champion that the route table names; follows the alias once it is loaded
     pending: int | None = None  # a version that an operator wants to make champion: aspired, not routed
     record: RolloutRecord | None = None  # a rollout that has not ended
+    last_record: RolloutRecord | None = None  # the newest that has ended, for metrics
     stored_revision: int | None = None  # as the database has it
     unstored: list[tuple[Transition, str]] = field(default_factory=list)  # done in the data plane, not yet written
     baseline: Baseline = field(default_factory=Baseline)

@@ -13,16 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.data.page import PageSnapshot
 from gateway.data.routes import AspiredVersion
-from monitor.profile import ReferenceProfile
 from monitor.rollout import Readiness
 from registry.artifacts import ArtifactStore
 from registry.catalog import VersionRow
 from registry.clock import Clock
 from registry.errors import ServingError
 from registry.vocabulary import LoadState
+
+if TYPE_CHECKING:
+    from monitor.profile import ReferenceProfile
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,8 @@ class Preparer:
         os.replace(aside, manifest_path)
         profile = None
         if profile_sha256 is not None:
+            from monitor.profile import ReferenceProfile
+
             profile = ReferenceProfile.from_bytes(self._artifacts.read(profile_sha256))
         limits = _output_limits(row, profile)
         aspired = AspiredVersion(str(model_path), str(manifest_path), limits)

@@ -1,0 +1,110 @@
+"""The control port: `/api/v1`, health, metrics, documentation. What is plugged into what, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio.to_thread
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.control import openapi
+from gateway.control.controller import Controller
+from gateway.control.idempotency import Idempotency
+from gateway.control.metrics import DriftgateCollector
+from gateway.control.operation import Call, Endpoint, failed, to_json
+from gateway.control.principal import Doorkeeper
+from gateway.control.resources import Register, Resources, event_json, operations
+from gateway.control.stream import EventStream
+from registry.errors import ServingError
+
+ALIVE_WITHIN_S = 5.0  # a controller whose last finished tick is older is not ready
+_HTML = "text/html; charset=utf-8"
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+def build(
+    controller: Controller,
+    register: Register,
+    *,
+    version: str,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Starlette:
+    """The app for one controller. register: model, body, actor → the registered version."""
+    settings = controller.settings
+    door = Doorkeeper(settings.control)
+    resources = Resources(controller, register)
+    idempotency = Idempotency(controller.catalog, controller.clock)
+    listed = operations(resources)
+    registry = CollectorRegistry()
+    registry.register(DriftgateCollector(controller, version))
+    description = to_json(openapi.document(listed, version))
+    docs = openapi.docs_page(listed)
+    data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+
+    async def healthz(_: Request) -> Response:
+        return Response(to_json({"live": True}), 200, media_type="application/json")
+
+    async def readyz(_: Request) -> Response:
+        health = controller.health
+        age_s = controller.clock.now_s() - health.last_s
+        ready = age_s < ALIVE_WITHIN_S and not is_stopping()
+        body = {
+            "ready": ready,
+            "ticks": health.ticks,
+            "failures": health.failures,
+            "last_error": health.last_error,
+            "last_tick_age_s": round(age_s, 3),
+            "tick_s": round(health.spent_s, 6),
+            "epoch": controller.table.epoch,
+        }
+        return Response(to_json(body), 200 if ready else 503, media_type="application/json")
+
+    async def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        text = await anyio.to_thread.run_sync(encode, registry)
+        return Response(text, headers={"content-type": kind})
+
+    async def openapi_json(_: Request) -> Response:
+        return Response(description, media_type="application/json")
+
+    async def docs_html(_: Request) -> Response:
+        return Response(docs, 200, _PAGE_HEADERS, _HTML)
+
+    async def console(request: Request) -> Response:
+        principal = door.admit(request.headers, changes_state=False)
+        principal.require("viewer")
+
+        def look() -> str:
+            models = resources.models(Call(principal, query={"limit": "1000"}))["items"]
+            newest = controller.catalog.latest_event_id()
+            events = controller.catalog.events(after=max(0, newest - 20), limit=20)
+            return openapi.console_page(models, [event_json(row) for row in events], data_url)
+
+        return Response(await anyio.to_thread.run_sync(look), 200, _PAGE_HEADERS, _HTML)
+
+    routes = [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi_json),
+        Route("/docs", docs_html),
+        Route("/", console),
+        Route("/api/v1/events", EventStream(resources, controller.catalog, door, is_stopping).__call__),
+    ]
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for operation in listed:
+        methods = by_path.setdefault(openapi.PREFIX + operation.path, {})
+        methods[operation.method] = Endpoint(operation, door, idempotency)
+    for path, methods in by_path.items():
+        routes += [Route(path, endpoint.__call__, methods=[method]) for method, endpoint in methods.items()]
+    return Starlette(routes=routes, exception_handlers={ServingError: failed, HTTPException: failed, Exception: failed})
