@@ -1,0 +1,146 @@
+"""What the monitor keeps in the database: tiles, lane positions and a rollout's counts, written together.
+
+Why: a position says which rows the tiles and counts hold, so they are true only if one transaction writes all of them;
+then `kill -9` at any moment loses nothing and counts nothing twice. Invariant: nothing here is updated outside `save`.
+Called by the monitor alone, in its thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from monitor.windows import Tile, VersionBins
+from registry.catalog import Catalog
+from registry.errors import StateDamaged
+from registry.schema import evidence, lane_positions, tiles
+from registry.vocabulary import DEFAULT_TENANT
+
+_SIGNED = 1 << 63  # positions are unsigned words, the column is signed
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One checkpoint's content."""
+
+    tiles: list[Tile]
+    positions: Mapping[str, int]  # lane key → first row that is not in the counts
+    evidence: Mapping[tuple[str, str], Mapping[str, Any]]  # (rollout id, name) → document
+
+
+class MonitorStore:
+    """The monitor's tables."""
+
+    def __init__(self, catalog: Catalog, tenant: str = DEFAULT_TENANT) -> None:
+        self._catalog = catalog
+        self._tenant = tenant
+
+    def save(self, saved: Saved, time_ns: int) -> None:
+        """Write a checkpoint in one transaction."""
+        with self._catalog.transaction() as connection:
+            self._replace(
+                connection,
+                tiles,
+                ("model", "version", "role", "start_s", "width_s", "edges"),
+                [
+                    {
+                        "model": tile.model,
+                        "version": tile.version,
+                        "role": tile.role,
+                        "start_s": tile.start_s,
+                        "width_s": tile.width_s,
+                        "edges": tile.edges,
+                        "document": tile.to_bytes(),
+                    }
+                    for tile in saved.tiles
+                ],
+            )
+            self._replace(
+                connection,
+                lane_positions,
+                ("lane",),
+                [
+                    {"lane": lane, "position": _to_signed(position), "time_ns": time_ns, "document": "{}"}
+                    for lane, position in saved.positions.items()
+                ],
+            )
+            self._replace(
+                connection,
+                evidence,
+                ("rollout_id", "name"),
+                [
+                    {"rollout_id": rollout_id, "name": name, "document": json.dumps(document, separators=(",", ":"))}
+                    for (rollout_id, name), document in saved.evidence.items()
+                ],
+            )
+
+    def _replace(
+        self, connection: sa.Connection, table: sa.Table, key: tuple[str, ...], rows: list[dict[str, Any]]
+    ) -> None:
+        """Delete and insert: the only upsert that every database spells alike."""
+        if not rows:
+            return
+        same = [table.c.tenant == self._tenant, *(table.c[name] == sa.bindparam(f"k_{name}") for name in key)]
+        connection.execute(table.delete().where(*same), [{f"k_{name}": row[name] for name in key} for row in rows])
+        connection.execute(table.insert(), [{"tenant": self._tenant, **row} for row in rows])
+
+    def positions(self) -> dict[str, int]:
+        """Where each lane's counting stands."""
+        query = sa.select(lane_positions.c.lane, lane_positions.c.position).where(
+            lane_positions.c.tenant == self._tenant
+        )
+        with self._catalog.reading() as connection:
+            return {lane: _from_signed(position) for lane, position in connection.execute(query)}
+
+    def forget_lanes(self, lanes: Iterable[str]) -> None:
+        """Drop the positions of lanes whose files are gone for good."""
+        rows = [{"k_lane": lane} for lane in lanes]
+        if rows:
+            with self._catalog.transaction() as connection:
+                connection.execute(lane_positions.delete().where(lane_positions.c.lane == sa.bindparam("k_lane")), rows)
+
+    def tiles(self, model: str, version: int, bins: VersionBins, since_s: int, until_s: int) -> list[Tile]:
+        """The tiles under these bins that start in [since_s, until_s), oldest first."""
+        query = (
+            sa.select(tiles.c.document)
+            .where(
+                tiles.c.tenant == self._tenant,
+                tiles.c.model == model,
+                tiles.c.version == version,
+                tiles.c.start_s >= since_s,
+                tiles.c.start_s < until_s,
+                tiles.c.edges == bins.edges,
+            )
+            .order_by(tiles.c.start_s)
+        )
+        with self._catalog.reading() as connection:
+            return [Tile.from_bytes(document, bins) for (document,) in connection.execute(query)]
+
+    def evidence(self, rollout_id: str) -> dict[str, dict[str, Any]]:
+        """A rollout's documents by name. Raises StateDamaged."""
+        query = sa.select(evidence.c.name, evidence.c.document).where(
+            evidence.c.tenant == self._tenant, evidence.c.rollout_id == rollout_id
+        )
+        with self._catalog.reading() as connection:
+            try:
+                return {name: json.loads(document) for name, document in connection.execute(query)}
+            except ValueError:
+                raise StateDamaged(f"the evidence of rollout {rollout_id} cannot be read") from None
+
+    def prune(self, before_s: int) -> int:
+        """Delete tiles that started before this time; how many."""
+        with self._catalog.transaction() as connection:
+            done = connection.execute(tiles.delete().where(tiles.c.tenant == self._tenant, tiles.c.start_s < before_s))
+            return done.rowcount
+
+
+def _to_signed(position: int) -> int:
+    return position - (1 << 64) if position >= _SIGNED else position
+
+
+def _from_signed(position: int) -> int:
+    return position + (1 << 64) if position < 0 else position
