@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gateway.control.gather import Baseline, Gathered
 from gateway.control.latency import LatencyWindow
 from gateway.data.routes import RouteEntry
+from monitor.plan import ROLLBACK_SHARES
 from monitor.rollout import RolloutRecord, Transition
 
 
@@ -34,7 +35,8 @@ class ModelState:
     answered_s: float | None = None  # when that number last rose
     load_failure: str = ""  # the last one told as an event
     entry: RouteEntry | None = None  # as published
-    rollbacks: dict[str, int] = field(default_factory=dict)  # reason → since this process began
+    # Reason → since this process began. Zeros are shown too: an alert on an increase needs the value before it.
+    rollbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*ROLLBACK_SHARES, "operator"), 0))
     promotions: int = 0
 
     def begin(self, record: RolloutRecord, baseline: Baseline) -> None:

@@ -71,7 +71,7 @@ class Call:
             raise MalformedRequest(f"{name} must be a time like 2026-01-31T12:00:00Z, got {text[:40]!r}") from None
         if moment.tzinfo is None:
             raise MalformedRequest(f"{name} needs a time zone, like 2026-01-31T12:00:00Z")
-        return int(moment.timestamp() * 1_000_000) * 1000
+        return min(int(moment.timestamp() * 1_000_000) * 1000, 2**63 - 1)  # the database's largest
 
     def need(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
         """A field of the body. Raises MalformedRequest when it is missing or of another type."""

@@ -173,7 +173,7 @@ def test_a_failing_canary_is_rolled_back_with_evidence_over_its_limit(world: Wor
     assert errors["evidence_log10"] >= errors["limit_log10"]
     assert errors["canary"] == {"events": 40, "requests": 200}
     assert world.told("rollout.rolled_back")[0]["sentence"]
-    assert world.state.rollbacks == {"errors": 1}
+    assert world.state.rollbacks["errors"] == 1
 
 
 def test_a_rollback_is_in_the_route_table_before_it_is_written_down(

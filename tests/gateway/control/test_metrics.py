@@ -1,0 +1,106 @@
+"""Every metric family that the controller makes itself, from pages and rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.control.metrics import DriftgateCollector
+from gateway.data import page as pages
+from tests.gateway.control.world import QUICK_PLAN, Worker, World
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def scrape(world: World) -> Samples:
+    registry = CollectorRegistry()
+    registry.register(DriftgateCollector(world.controller, "1.2.3"))
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted(labels.items()))]
+
+
+def test_traffic_of_living_and_dead_workers_adds_up(world: World) -> None:
+    world.add("one")
+    world.champion(1)
+    first, second = Worker(world.home.run, 0), Worker(world.home.run, 1)
+    world.settle(first, second)
+    for worker, latency_us in ((first, 400.0), (second, 9_000.0)):
+        worker.answer("champion", 10, latency_us=latency_us)
+        totals = worker.page.totals("m", 1, "champion")
+        code = pages.CODE + pages.PROTOCOLS.index("v2") * len(pages.CODES) + pages.CODES.index("200")
+        worker.page.words[totals + code] += 10
+        worker.page.words[totals + pages.LATENCY_SUM_NS] += int(10 * latency_us * 1000)
+        worker.page.words[totals + pages.STAGE + 2 * pages.STAGE_WIDTH] += 10
+        worker.page.words[totals + pages.BATCH_ROWS + 3] += 5
+        worker.page.words[totals + pages.BATCH_ROWS_SUM] += 40
+        worker.page.heartbeat(0, 3)
+        refused = worker.page.totals("m", 0, "")
+        worker.page.words[refused + pages.SHED + pages.SHED_REASONS.index("overloaded")] += 2
+    found = scrape(world)
+    who = {"model": "m", "version": "1"}
+    assert value(found, "driftgate_requests_total", **who, role="champion", protocol="v2", code="200") == 20
+    duration = "driftgate_request_duration_seconds"
+    champion = {**who, "role": "champion"}
+    assert value(found, f"{duration}_bucket", **champion, le="0.0005") == 10
+    assert value(found, f"{duration}_bucket", **champion, le="0.005") == 10
+    assert value(found, f"{duration}_bucket", **champion, le="0.01") == 20
+    assert value(found, f"{duration}_bucket", **champion, le="+Inf") == 20
+    assert value(found, f"{duration}_count", **champion) == 20
+    assert value(found, f"{duration}_sum", **champion) == pytest.approx(0.094)
+    assert value(found, "driftgate_stage_duration_seconds_bucket", **who, stage="infer", le="5e-06") == 20
+    assert value(found, "driftgate_batch_rows_bucket", **who, le="8.0") == 10
+    assert value(found, "driftgate_batch_rows_sum", **who) == 80
+    assert value(found, "driftgate_shed_total", model="m", reason="overloaded") == 4
+    assert value(found, "driftgate_inflight_requests") == 6
+    assert value(found, "driftgate_workers", state="ready") == 2
+
+
+def test_a_rollout_shows_its_weights_state_and_evidence(world: World) -> None:
+    world.add("one")
+    world.add("two")
+    world.champion(1)
+    worker = Worker(world.home.run)
+    world.settle(worker)
+    assert value(scrape(world), "driftgate_rollbacks_total", model="m", reason="errors") == 0
+    world.commands.start("m", 2, QUICK_PLAN, world.act)
+    world.settle(worker)
+    worker.shadow(50)
+    worker.answer("champion", 50)
+    world.tick(0.25, 3)
+    found = scrape(world)
+    assert value(found, "driftgate_traffic_weight", model="m", version="2", role="canary") == 0.05
+    assert value(found, "driftgate_traffic_weight", model="m", version="1", role="champion") == 0.95
+    assert value(found, "driftgate_rollout_state", model="m", state="canary") == 1
+    assert value(found, "driftgate_rollout_state", model="m", state="shadow") == 0
+    assert value(found, "driftgate_rollout_step", model="m") == 1
+    assert value(found, "driftgate_route_epoch") == world.controller.table.epoch
+    worker.answer("champion", 4000, errors=9)
+    worker.answer("canary", 200, errors=40)
+    world.tick()
+    found = scrape(world)
+    labels = {"model": "m", "guardrail": "errors", "decision": "rollback"}
+    evidence = value(found, "driftgate_guardrail_evidence_log10", **labels)
+    assert evidence >= value(found, "driftgate_guardrail_limit_log10", **labels)
+    assert value(found, "driftgate_rollbacks_total", model="m", reason="errors") == 1
+    assert value(found, "driftgate_rollout_state", model="m", state="rolled_back") == 1
+    assert value(found, "driftgate_controller_lease_age_seconds") < 3
+    assert value(found, "driftgate_promotions_total", model="m") == 0
