@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import http.client
 import json
+import os
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 model, requests = sys.argv[1], int(sys.argv[2])
-address = urlsplit(sys.argv[3] if len(sys.argv) > 3 else "http://127.0.0.1:8080").netloc
+port = os.environ.get("DRIFTGATE_GATEWAY__PORT", "8080")
+address = urlsplit(sys.argv[3]).netloc if len(sys.argv) > 3 else f"127.0.0.1:{port}"
 table = np.loadtxt(Path("reference.csv"), delimiter=",", skiprows=1)[:, :-1]
 spread = table.std(axis=0)
 chance = np.random.default_rng()
