@@ -93,8 +93,15 @@ class Batcher(Generic[W]):
         """Requests that no run has taken yet."""
         return len(self._waiting)
 
-    def submit(self, waiter: W) -> None:
-        """Queue a request; its future is done after some later turn of the loop. Never waits."""
+    def submit(self, waiter: W, *, alone: bool = False) -> None:
+        """Queue a request; its future is done after some later turn of the loop. Never waits.
+
+        alone: the caller knows that no other request can be joined in the next turn, so a short run starts at once
+        and the future is done on return.
+        """
+        if alone and not self._waiting and not self._away and self._us_per_row * waiter.rows <= INLINE_BELOW_US:
+            self._finish(run_group(self.servable, [waiter]))
+            return
         self._waiting.append(waiter)
         if not self._scheduled and not self._away:
             self._scheduled = True

@@ -8,7 +8,7 @@ and the socket. A change to this file comes with a paired measurement (`make ben
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
 from time import perf_counter_ns
 from typing import Any
@@ -48,6 +48,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
 _UNCOUNTED_KEY = -1
+_UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
 
 
@@ -111,6 +112,7 @@ class Predict:
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.inflight = 0
+        self.running: Collection[object] = _UNKNOWN  # the server's requests of this turn; set by whoever owns it
 
     async def infer(
         self, scope: Scope, receive: Receive, send: Send, protocol: str, model: str, version: str | None
@@ -149,7 +151,7 @@ class Predict:
                 timer = self._expire_at(pending, headers[b"x-deadline-ms"])
             traffic.waiting += 1
             try:
-                arm.loaded.batcher.submit(pending)
+                arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
                 answer = await future  # InferenceFailed, DeadlineExceeded
             finally:
                 traffic.waiting -= 1
@@ -314,8 +316,9 @@ class Predict:
     @staticmethod
     def _encode(loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]) -> list[bytes]:
         servable, writer = loaded.servable, loaded.writer
-        if all(pending.call is v2.PLAIN and pending.rows == 1 for pending in members) and servable.by_rows:
-            single = writer.write_single_rows(outputs, len(members))
+        if servable.by_rows:
+            calls = [call for p in members if p.rows == 1 and (call := p.call) is not None and call.outputs is None]
+            single = writer.write_single_rows(outputs, calls) if len(calls) == len(members) else None
             if single is not None:
                 return single
         bodies = []

@@ -135,11 +135,12 @@ class Writer:
             for name, datatype in zip(servable.output_names, servable.output_datatypes, strict=True)
         ]
 
-    def write_single_rows(self, outputs: Sequence[Tensor], rows: int) -> list[bytes] | None:
-        """The bodies of `rows` plain requests of one row each, from joined outputs; None when they must go one by one.
+    def write_single_rows(self, outputs: Sequence[Tensor], calls: Sequence[Call]) -> list[bytes] | None:
+        """The bodies of requests of one row each, from their joined outputs; None when they must go one by one.
 
         One pass of the encoder for all of them: its text is cut at the commas, which numbers do not hold.
         """
+        rows = len(calls)
         columns = []
         glue = b',"outputs":['
         for index, output in enumerate(outputs):
@@ -152,14 +153,16 @@ class Writer:
             shape = b",".join([b"1", *(b"%d" % n for n in output.shape[1:])])
             columns.append((glue + self._outputs[index] + shape + b'],"data":[', numbers))
             glue = b"]},"
-        if len(columns) == 1:
-            head, numbers = columns[0]
-            head = self._head + head
-            return [b"%b%b]}]}" % (head, number) for number in numbers]
-        heads = [head for head, _ in columns]
-        rows_of_numbers = zip(*(numbers for _, numbers in columns), strict=True)
-        parts = ([x for pair in zip(heads, own, strict=True) for x in pair] for own in rows_of_numbers)
-        return [self._head + b"".join(part) + b"]}]}" for part in parts]
+        head, tails = columns[0]
+        for glued, numbers in columns[1:]:
+            tails = [b"%b%b%b" % (tail, glued, number) for tail, number in zip(tails, numbers, strict=True)]
+        plain = self._head + head
+        return [
+            b"%b%b]}]}" % (plain, tail)
+            if call.id is None
+            else b'%b,"id":%b%b%b]}]}' % (self._head, orjson.dumps(call.id), head, tail)
+            for call, tail in zip(calls, tails, strict=True)
+        ]
 
     def write(self, outputs: Sequence[Tensor], call: Call) -> bytes:
         """The body of a 200. Non-finite numbers become null."""
