@@ -83,7 +83,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         origins[name] = origin
 
     if path is not None:
-        for name, raw in _flat(_read_toml(path), known):
+        for name, raw in _flat(read_toml(path), known):
             put(name, raw, str(path), name)
     for variable in sorted(environ):
         # Every setting lies in a branch, so its variable has a double underscore; DRIFTGATE_HOME has none.
@@ -161,7 +161,8 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises InvalidSetting with its name."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:

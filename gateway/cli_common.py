@@ -1,0 +1,145 @@
+"""What all commands share: where the state is, who is asked, how answers and errors are printed.
+
+Invariant: standard output carries the answer and nothing else (with --json exactly one JSON document); progress, hints
+and errors go to standard error. Called by the gateway/cli_*.py modules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.client_control import ControlClient, find_server, require_server
+from gateway.settings_load import Loaded, find_config, load
+from registry.errors import InvalidSetting, ServingError, VersionNotFound
+from registry.home import Home, find_home
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
+
+_SHOWN_VERDICT = {"pass": "green", "breach": "red", "unknown": "yellow"}
+
+
+@dataclass(slots=True)
+class Shell:
+    """Where a command was typed."""
+
+    home_flag: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    cwd: Path = field(default_factory=Path.cwd)
+
+    def home(self, *, create: bool = False, run_dir: Path | None = None) -> Home:
+        """The state folder meant. Raises InvalidSetting, saying where it looked."""
+        return find_home(self.home_flag, self.environ, self.cwd, create=create, run_dir=run_dir)
+
+    def settings(self, home: Path, flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Loaded:
+        """The settings that apply here, and where each came from."""
+        return load(find_config(config, home, self.cwd), self.environ, flags or {})
+
+    def server(self, home: Home) -> ControlClient | None:
+        """The server of that state folder, if one runs."""
+        return find_server(home, self.environ)
+
+    def require_server(self, home: Home | None = None) -> ControlClient:
+        """The running server. Raises ServerNotFound."""
+        return require_server(home or self.home(), self.environ)
+
+
+def out() -> Console:
+    """Standard output as it is now (tests exchange it). Off a terminal, lines are as long as they need to be."""
+    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def err() -> Console:
+    """Standard error as it is now."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+
+
+def emit(as_json: bool, document: Any, show: Callable[[Console], None]) -> None:
+    """Print an answer: the document with --json, else what show prints."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+    else:
+        show(out())
+
+
+def report_error(error: ServingError, as_json: bool) -> None:
+    """Print an error: for programs in the API's own shape on standard output, for people on standard error."""
+    if as_json:
+        body = {"error": error.message, "code": error.code, "details": error.details}
+        sys.stdout.write(json.dumps(body, ensure_ascii=False, default=str) + "\n")
+    first, *rest = error.message.splitlines() or [error.code]
+    err().print(f"[bold red]error[/] [dim]({error.code})[/] {escape(first)}", soft_wrap=True)
+    for line in rest:
+        err().print(f"  {escape(line)}", soft_wrap=True)
+
+
+def shown_time(moment: str | None) -> str:
+    """An RFC 3339 time, shortened to what a reader needs.
+
+    >>> shown_time("2026-01-31T12:00:00.000000Z")
+    '2026-01-31 12:00:00Z'
+    """
+    if not moment:
+        return "-"
+    return moment[:19].replace("T", " ") + "Z"
+
+
+def shown_verdict(verdict: str, cause: str | None) -> str:
+    """A verdict in its colour, with its cause."""
+    colour = _SHOWN_VERDICT.get(verdict, "white")
+    return f"[{colour}]{verdict}[/]" + (f" [dim]({cause})[/]" if cause else "")
+
+
+def shown_number(value: Any, digits: int = 3) -> str:
+    """A number or a dash.
+
+    >>> shown_number(None), shown_number(0.12345), shown_number(1234)
+    ('-', '0.123', '1,234')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}g}"
+
+
+def plain_table(title: str, *columns: str) -> Table:
+    """A table as all commands print it; a column whose name starts with > is flushed right."""
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def version_number(text: str) -> int:
+    """A version as users type it: 3 or v3.
+
+    >>> version_number("v3")
+    3
+    """
+    digits = text.removeprefix("v")
+    if not digits.isdecimal() or not 0 < int(digits) < 2**31:
+        raise VersionNotFound(f"{text!r} is not a version: versions are numbered 1, 2, 3 …")
+    return int(digits)
+
+
+def read_pairs(pairs: list[str]) -> dict[str, str]:
+    """`--tag K=V` options as a dict."""
+    read: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidSetting(f"--tag wants KEY=VALUE, got {pair!r}")
+        read[key] = value
+    return read

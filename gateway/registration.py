@@ -1,0 +1,213 @@
+"""Registering a version, put together: the registry's steps with what only the monitor knows how to do.
+
+`registry.register` imports nobody, so it is handed functions: how reference rows are read, how a log schema is made,
+how a profile is fitted. This is the one place that hands them over. Called by the command line when no server runs, and
+by the controller's registration child process, never in the controller itself (it reads large files and fits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.settings import Settings
+from registry.errors import MalformedRequest
+from registry.home import Home
+from registry.vocabulary import TensorSpec
+
+if TYPE_CHECKING:
+    from monitor.record import LogSchema
+    from registry.catalog import VersionRow
+    from registry.register import FitInput, FitResult, ReferenceRows, Registered
+
+Progress = Callable[[str, float], None]  # what is being done, and how much is done, 0 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `driftgate register` and `POST models/{m}/versions` ask for. Paths are absolute, or fsspec URLs."""
+
+    model: str
+    path: str
+    reference: str | None = None
+    golden: str | None = None
+    columns: tuple[str, ...] | None = None
+    target: str | None = None
+    prediction: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    new_version: bool = False
+    actor: str = "local"
+
+    def to_body(self) -> dict[str, Any]:
+        """The body of `POST models/{m}/versions`; the model is in the path, the actor is the server's to say."""
+        given = {
+            "reference": self.reference,
+            "golden": self.golden,
+            "columns": None if self.columns is None else list(self.columns),
+            "target": self.target,
+            "prediction": self.prediction,
+            "options": dict(self.options) or None,
+            "tags": dict(self.tags) or None,
+            "new_version": self.new_version or None,
+        }
+        return {"path": self.path, **{name: value for name, value in given.items() if value is not None}}
+
+    @classmethod
+    def from_body(cls, model: str, body: Mapping[str, Any], actor: str) -> Request:
+        """The request that a body asks for; unknown fields are ignored. Raises MalformedRequest."""
+        columns = body.get("columns")
+        if isinstance(columns, str):
+            columns = [part.strip() for part in columns.split(",") if part.strip()]
+        if columns is not None and not (isinstance(columns, list) and all(isinstance(name, str) for name in columns)):
+            raise MalformedRequest("'columns' must be a list of names")
+        path = _text(body, "path")
+        if not path:
+            raise MalformedRequest("the body needs 'path', a path or URL that this server can read")
+        options, tags = body.get("options") or {}, body.get("tags") or {}
+        if not isinstance(options, Mapping):
+            raise MalformedRequest("'options' must be an object with the keys of an options file")
+        if not isinstance(tags, Mapping) or not all(isinstance(value, str) for value in tags.values()):
+            raise MalformedRequest("'tags' must be an object of texts")
+        new_version = body.get("new_version", False)
+        if not isinstance(new_version, bool):
+            raise MalformedRequest("'new_version' must be true or false")
+        return cls(
+            model=model,
+            path=path,
+            reference=_text(body, "reference"),
+            golden=_text(body, "golden"),
+            columns=None if columns is None else tuple(columns),
+            target=_text(body, "target"),
+            prediction=_text(body, "prediction"),
+            options=dict(options),
+            tags=dict(tags),
+            new_version=new_version,
+            actor=actor,
+        )
+
+
+def run_registration(home: Home, settings: Settings, request: Request, progress: Progress) -> Registered:
+    """Copy, probe, fit, store and number one version. Slow; `progress` is told what is being done, and how much.
+
+    Raises ArtifactRejected with the reason, MalformedRequest for a bad name, InvalidSetting for bad options.
+    """
+    from registry.artifacts import ArtifactStore
+    from registry.catalog import Catalog
+    from registry.manifest import ServingOptions
+    from registry.probe import ProbeLimits
+    from registry.register import Registration, register
+
+    options = ServingOptions.from_dict(request.options)
+    limits = ProbeLimits(
+        seconds=settings.registry.probe_seconds,
+        memory_mb=settings.registry.probe_memory_mb,
+        file_mb=settings.registry.probe_file_mb,
+        threads=settings.gateway.threads,
+        max_rows=settings.gateway.batch.max_rows,
+    )
+    wanted = Registration(
+        model=request.model,
+        path=request.path,
+        actor=request.actor,
+        reference=request.reference,
+        columns=request.columns,
+        target=request.target,
+        prediction=request.prediction,
+        golden=request.golden,
+        options=options,
+        tags=request.tags,
+        new_version=request.new_version,
+    )
+    artifacts = ArtifactStore(settings.registry.artifacts_url or home.artifacts, cache=home.artifacts)
+    catalog = Catalog.open(settings.registry.database_url or home.database_url)
+    try:
+        return register(wanted, catalog, artifacts, limits, progress, fit=fit, read_reference=_read_reference)
+    finally:
+        catalog.close()
+
+
+def registered_document(registered: Registered) -> dict[str, Any]:
+    """What was registered, as `driftgate register --json` and the control API show it."""
+    return {
+        **version_document(registered.row),
+        "created": registered.created,
+        "warnings": list(registered.warnings or registered.row.warnings),
+    }
+
+
+def version_document(row: VersionRow) -> dict[str, Any]:
+    """One version, as `driftgate models NAME --json` shows it: the same as `GET models/{m}/versions`."""
+    from registry.manifest import spec_to_dict
+
+    manifest = row.manifest
+    return {
+        "model": row.model,
+        "version": row.version,
+        "digest": row.digest,
+        "created_at": row.created_at,
+        "actor": row.actor,
+        "tags": dict(row.tags),
+        "warnings": list(row.warnings),
+        "run": manifest.probe.run,
+        "batch": manifest.probe.batch,
+        "has_reference": manifest.profile is not None,
+        "inputs": [spec_to_dict(spec) for spec in manifest.inputs],
+        "outputs": [spec_to_dict(spec) for spec in manifest.outputs],
+    }
+
+
+def fit(given: FitInput) -> FitResult:
+    """The log schema of a version and, where a reference was given, its profile."""
+    from monitor import profile
+    from monitor.record import make_log_schema
+    from registry.register import FitResult
+
+    schema = make_log_schema(given.inputs, given.outputs, given.by_rows, given.columns, given.examples or None)
+    if given.feeds is None or given.outputs_seen is None or given.rows_run is None:
+        return FitResult(None, schema.to_dict())
+    # Inputs and outputs of the same rows, gathered by the same code that the workers log with.
+    ran = {name: array[given.rows_run] for name, array in given.feeds.items()}
+    rows = len(given.rows_run)
+    features = _gathered(schema, "inputs", ran, rows)
+    outputs = _gathered(schema, "outputs", given.outputs_seen, rows)
+    return FitResult(profile.fit(schema, features, outputs).to_bytes(), schema.to_dict())
+
+
+def _gathered(
+    schema: LogSchema, which: Literal["inputs", "outputs"], tensors: Mapping[str, NDArray[Any]], rows: int
+) -> NDArray[Any]:
+    """(rows, columns) of reference tensors; of a model whose axis 0 is not rows, each row was a request of its own."""
+    from monitor.record import Gatherer
+
+    columns, dtype = (schema.inputs, schema.input_dtype) if which == "inputs" else (schema.outputs, schema.output_dtype)
+    gatherer = Gatherer(columns, schema.by_rows, dtype)
+    if schema.by_rows:
+        return gatherer(tensors, rows)
+    parts = [gatherer({name: array[row] for name, array in tensors.items()}, 1) for row in range(rows)]
+    return np.concatenate(parts) if parts else gatherer(tensors, 0)
+
+
+def _read_reference(
+    path: Path,
+    inputs: tuple[TensorSpec, ...],
+    columns: tuple[str, ...] | None,
+    target: str | None,
+    prediction: str | None,
+    progress: Callable[[float], None],
+) -> ReferenceRows:
+    from monitor.reference import read_reference
+
+    return read_reference(path, inputs, columns, target, prediction, lambda _what, share: progress(share))
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and (not isinstance(value, str) or len(value) > 4096):
+        raise MalformedRequest(f"{name!r} must be a text")
+    return value or None
