@@ -272,12 +272,10 @@ def test_migrations_make_the_tables_of_the_schema(catalog: Catalog) -> None:
 
 
 def test_the_schema_also_compiles_for_postgresql() -> None:
-    from sqlalchemy.dialects import postgresql
     from sqlalchemy.schema import CreateTable
 
-    text = "".join(
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables
-    )
+    dialect: sa.Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables)
     assert "BIGSERIAL" in text
 
 

@@ -96,7 +96,7 @@ def state_on_axis_one(path: Path) -> Path:
         helper.make_node("Add", ["x", "s"], ["y"]),
         helper.make_node("Add", ["state", "one"], ["state_out"]),
     ]
-    weights = {"axes": np.array([0], np.int64), "one": np.array(1, np.float32)}
+    weights: dict[str, np.ndarray[Any, Any]] = {"axes": np.array([0], np.int64), "one": np.array(1, np.float32)}
     return build(
         path,
         nodes,
@@ -142,3 +142,45 @@ def external(path: Path, location: str = "weights.bin", features: int = 3) -> Pa
         (path.parent / location).parent.mkdir(parents=True, exist_ok=True)
         (path.parent / location).write_bytes(weights.tobytes())
     return path
+
+
+def endless(path: Path) -> Path:
+    """A loop of 2^62 turns: loads at once, never answers."""
+    counts = [helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("i", "n", "n_out")]
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("c", "c_out")]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Add", ["n", "i"], ["n_out"])],
+        "body",
+        [counts[0], flags[0], counts[1]],
+        [flags[1], counts[2]],
+    )
+    nodes = [helper.make_node("Loop", ["turns", "go", "start"], ["end"], body=body)]
+    weights: dict[str, np.ndarray[Any, Any]] = {"turns": np.array(2**62), "go": np.array(True)}
+    ends = [value("start", TensorProto.INT64, [])], [value("end", TensorProto.INT64, [])]
+    return build(path, nodes, *ends, weights)
+
+
+def hungry(path: Path) -> Path:
+    """size [1] INT64 → a FP32 tensor of that many elements."""
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["y"])]
+    return build(path, nodes, [value("size", TensorProto.INT64, [1])], [value("y", TensorProto.FLOAT, ["N"])])
+
+
+def custom_operator(path: Path) -> Path:
+    """An operator that only a library of custom operators knows."""
+    nodes = [helper.make_node("Magic", ["x"], ["y"], domain="com.example")]
+    ends = [value("x", TensorProto.FLOAT, ["N"])], [value("y", TensorProto.FLOAT, ["N"])]
+    return build(path, nodes, *ends, opsets=[("", 17), ("com.example", 1)])
+
+
+def bfloat16(path: Path) -> Path:
+    """x [N] FP32 → y [N] BFLOAT16, which numpy does not have."""
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)]
+    return build(path, nodes, [value("x", TensorProto.FLOAT, ["N"])], [value("y", TensorProto.BFLOAT16, ["N"])])
+
+
+def index_of_made_up(path: Path) -> Path:
+    """i [N] INT64 → y = table[i + 100]: any input in reach of made-up values is out of range, 0 - 100 is not."""
+    nodes = [helper.make_node("Add", ["i", "offset"], ["k"]), helper.make_node("Gather", ["table", "k"], ["y"])]
+    weights: dict[str, np.ndarray[Any, Any]] = {"offset": np.array(100), "table": np.arange(8, dtype=np.float32)}
+    return build(path, nodes, [value("i", TensorProto.INT64, ["N"])], [value("y", TensorProto.FLOAT, ["N"])], weights)

@@ -1,0 +1,93 @@
+"""A version's manifest, its digest, and the options that a user writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from registry.errors import FormatTooNew, InvalidSetting, StateDamaged
+from registry.manifest import FileDigest, Manifest, ServingOptions
+from registry.vocabulary import TensorSpec
+from tests.support.models import manifest_of
+
+
+def test_a_manifest_survives_being_stored() -> None:
+    manifest = manifest_of(
+        "a",
+        options=ServingOptions(max_batch_rows=8, outputs=("y",), output_limits=(("y[0]", 0.0, 1.0),)),
+        inputs=(TensorSpec("x", "FP32", None), TensorSpec("s", "INT64", ())),
+        log_schema={"by_rows": True},
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_the_digest_is_of_what_was_given_not_of_what_was_found() -> None:
+    one = manifest_of("a")
+    assert manifest_of("a", inputs=(), log_schema={"x": 1}).digest == one.digest
+    others = [
+        manifest_of("b"),
+        manifest_of("a", profile="e" * 64),
+        manifest_of("a", golden="e" * 64),
+        manifest_of("a", options=ServingOptions(nan="allow")),
+        manifest_of("a", files=(*one.files, FileDigest("w.bin", "e" * 64, 1))),
+    ]
+    assert len({one.digest, *(other.digest for other in others)}) == 6
+
+
+def test_the_model_files_own_name_is_not_in_the_digest() -> None:
+    one = manifest_of("a")
+    renamed = manifest_of("a", files=(FileDigest("other.onnx", one.files[0].sha256, 10),))
+    assert renamed.digest == one.digest
+
+
+# Written by the first release; must be read, with this digest, for ever.
+_STORED_V1 = (
+    '{"format": "driftgate.manifest", "v": 1, '
+    '"digest": "15afacc33fa2e2e4029d3c2d12f438b1ece209b5e376c71a92c38a44868143fc", '
+    '"files": [{"path": "model.onnx", "sha256": "' + "a" * 64 + '", "bytes": 3}], '
+    '"options": {"max_batch_rows": 8}, "profile": null, "golden": null, '
+    '"inputs": [{"name": "x", "datatype": "FP32", "shape": [null, 3]}], '
+    '"outputs": [{"name": "y", "datatype": "FP32", "shape": null}], '
+    '"probe": {"run": "proven", "reason": "", "batch": "never", "batch_reason": "r", "by_rows": true, "rows_tried": 0, '
+    '"joined_rows": 0, "onnxruntime": "1.31.1", "opset": {"": 17}}, "log_schema": null}'
+)
+
+
+def test_a_manifest_of_the_first_release_is_read() -> None:
+    manifest = Manifest.from_json(_STORED_V1)
+    assert manifest.options.max_batch_rows == 8
+    assert manifest.outputs[0].shape is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"v": 2}, FormatTooNew),
+        ({"format": "driftgate.plan"}, StateDamaged),
+        ({"digest": "0" * 64}, StateDamaged),
+        ({"files": [{"path": "m", "sha256": "x"}]}, StateDamaged),
+        ({"files": []}, StateDamaged),
+        ({"probe": {}}, StateDamaged),
+        ({"options": {"nonsense": 1}}, StateDamaged),
+    ],
+)
+def test_a_damaged_or_newer_manifest_is_refused(change: dict[str, object], error: type[Exception]) -> None:
+    document = {**json.loads(manifest_of("a").to_json()), **change}
+    with pytest.raises(error):
+        Manifest.from_json(json.dumps(document))
+    with pytest.raises(StateDamaged):
+        Manifest.from_json("{")
+
+
+def test_options_are_read_as_written_and_all_faults_told_at_once() -> None:
+    options = ServingOptions.from_dict({"max_batch_rows": 16, "output_limits": {"y": [0, 1]}, "outputs": ["y"]})
+    assert options == ServingOptions(max_batch_rows=16, output_limits=(("y", 0.0, 1.0),), outputs=("y",))
+    assert ServingOptions.from_dict(options.to_dict()) == options
+    assert ServingOptions().to_dict() == {}
+    with pytest.raises(InvalidSetting) as caught:
+        ServingOptions.from_dict(
+            {"max_batch_row": 4, "provider": "tpu", "nan": 1, "threads": True, "outputs": [], "output_limits": {"y": 3}}
+        )
+    assert len(caught.value.details["faults"]) == 6
+    assert "did you mean 'max_batch_rows'" in caught.value.message
