@@ -272,9 +272,10 @@ def test_migrations_make_the_tables_of_the_schema(catalog: Catalog) -> None:
 
 
 def test_the_schema_also_compiles_for_postgresql() -> None:
+    from sqlalchemy.dialects.postgresql.base import PGDialect
     from sqlalchemy.schema import CreateTable
 
-    dialect: sa.Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    dialect: sa.Dialect = PGDialect()
     text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables)
     assert "BIGSERIAL" in text
 
