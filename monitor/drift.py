@@ -82,10 +82,10 @@ class Measurement:
         }
 
 
-def tests_of(profile: ReferenceProfile) -> int:
+def count_of_tests(profile: ReferenceProfile) -> int:
     """How many statistics one look at one window takes.
 
-    >>> tests_of(ReferenceProfile(0, (), ()))
+    >>> count_of_tests(ReferenceProfile(0, (), ()))
     0
     """
     return sum(4 if column.bins.kind == "number" else 3 for column in (*profile.inputs, *profile.outputs))
@@ -96,7 +96,7 @@ def level_per_test(profile: ReferenceProfile, false_alarms_per_month: float, loo
 
     looks_per_month counts each evaluation of each window: windows x MONTH_S / pause between looks.
     """
-    return min(max(false_alarms_per_month, 1e-6) / max(looks_per_month * max(tests_of(profile), 1), 1.0), 0.05)
+    return min(max(false_alarms_per_month, 1e-6) / max(looks_per_month * max(count_of_tests(profile), 1), 1.0), 0.05)
 
 
 def measure(

@@ -201,11 +201,11 @@ def _fit_side(columns: Sequence[Column], block: NDArray[Any], dtype: str) -> tup
     block = np.asarray(block, dtype)
     found = [_bins_of(column, block[:, at]) for at, column in enumerate(columns)]
     bins = BinSet(tuple(column_bins for column_bins, _ in found))
+    deffs = design_effects(bins, block)
     counts = Counts.empty(bins)
     counter = Counter(bins, dtype)
     for start in range(0, len(block), 65_536):
-        counter.add(counts, block[start : start + 65_536])
-    deffs = design_effects(bins, block)
+        counter.add(counts, block[start : start + 65_536].copy())  # the kernel may sort what it is given
     profiles = []
     for at, (column, (column_bins, complete)) in enumerate(zip(columns, found, strict=True)):
         finite = block[:, at][np.isfinite(block[:, at])]

@@ -8,6 +8,7 @@ larger file is thinned evenly by chance with a fixed seed, its order kept. Calle
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,6 @@ def _open_csv(path: Path, *, gzipped: bool) -> tuple[list[str], _Chunks]:
                 compression=compression,
                 encoding="utf-8-sig",
                 index_col=False,
-                usecols=[item.column for item in wanted],
                 dtype=texts,
                 keep_default_na=False,
                 na_values={item.column: _NULLS for item in wanted if item.column not in texts},
@@ -139,7 +139,15 @@ def _open_csv(path: Path, *, gzipped: bool) -> tuple[list[str], _Chunks]:
                 low_memory=False,
             ) as reader,
         ):
-            for chunk in reader:
+            while True:
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
+                        chunk = reader.get_chunk()
+                except StopIteration:
+                    return
+                except pd.errors.ParserWarning:
+                    raise ArtifactRejected(f"a row has more values than the header's {len(first.columns)}") from None
                 yield chunk, min(file.tell() / size, 1.0)
 
     return names, chunks
