@@ -1,7 +1,7 @@
 """What a version said, reduced to what can be compared: classes and numbers.
 
-Why: pairs and labels need the top class or the predicted number of a row, not all that a model returns; a join memory of
-200,000 rows has to stay small. Invariant: a reduction is a pure function of schema and outputs. Called by `joins.py`.
+Why: pairs and labels need the top class or the predicted number of a row, not all that a model returns; a join memory
+of 200,000 rows has to stay small. Invariant: a reduction is a pure function of schema and outputs. `joins.py` calls.
 """
 
 from __future__ import annotations

@@ -298,10 +298,14 @@ class LaneReader(LaneFile):
         """Rows whose space the writer cannot use yet."""
         return self.words[TAIL] - self.words[HEAD]
 
+    @property
+    def head(self) -> int:
+        """The first row whose space has not been given back."""
+        return self.words[HEAD]
+
     def skip_to(self, position: int) -> None:
-        """Start reading at a position that a database remembers. Positions outside what is there are ignored."""
-        if self.position <= position <= self.words[TAIL]:
-            self.position = position
+        """Start reading at a position that a database remembers, as far as this file goes."""
+        self.position = min(max(self.position, position), self.words[TAIL])
 
     def read(self, max_rows: int) -> NDArray[np.void]:
         """A copy of the next whole blocks, at least one if one waits: (n,) of the lane's dtype, in order.

@@ -131,6 +131,11 @@ class MonitorStore:
             except ValueError:
                 raise StateDamaged(f"the evidence of rollout {rollout_id} cannot be read") from None
 
+    def watches(self) -> list[dict[str, Any]]:
+        """The "watch" documents of the rollouts that still run."""
+        found = (self.evidence(str(document["id"])).get("watch") for document in self._catalog.active_rollouts())
+        return [document for document in found if document is not None]
+
     def prune(self, before_s: int) -> int:
         """Delete tiles that started before this time; how many."""
         with self._catalog.transaction() as connection:

@@ -1,0 +1,46 @@
+"""Delayed labels as callers send them: checked, and cut into one key a row.
+
+Invariant: whatever a caller sends is either rows or a MalformedRequest that says where. Called by `joins.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monitor.record import request_hash
+from registry.errors import MalformedRequest
+
+MAX_LABELS = 10_000  # of one feedback call
+MAX_VALUES = 65_536  # rows of one feedback call
+ROW_STEP = 0x9E3779B97F4A7C15  # spreads the rows of a request over the key space
+_WORD = (1 << 64) - 1
+
+
+def parse_labels(labels: Sequence[Mapping[str, Any]]) -> list[tuple[int, str | None, object]]:
+    """Labels as (key, output, value) a row; null values are unknown and skipped."""
+    if len(labels) > MAX_LABELS:
+        raise MalformedRequest(f"got {len(labels)} labels in one call, wanted at most {MAX_LABELS}")
+    total = 0
+    rows: list[tuple[int, str | None, object]] = []
+    for at, label in enumerate(labels):
+        if not isinstance(label, Mapping):
+            raise MalformedRequest(f"label {at}: got {type(label).__name__}, wanted an object")
+        request_id, output, values = label.get("request_id"), label.get("output"), label.get("values")
+        if not isinstance(request_id, str) or not 0 < len(request_id) <= 128:
+            raise MalformedRequest(f"label {at}: request_id must be 1 to 128 characters")
+        if output is not None and not isinstance(output, str):
+            raise MalformedRequest(f"label {at}: output must be a name")
+        if not isinstance(values, Sequence) or isinstance(values, str) or not 0 < len(values) <= MAX_VALUES:
+            raise MalformedRequest(f"label {at}: values must be a list, one value a row")
+        hash0 = int.from_bytes(request_hash(request_id)[:8], "little")
+        total += len(values)
+        if total > MAX_VALUES:
+            raise MalformedRequest(f"got more than {MAX_VALUES} values in one call")
+        for row, value in enumerate(values):
+            if value is None:
+                continue
+            if not isinstance(value, bool | int | float | str):
+                raise MalformedRequest(f"label {at}: values are numbers, strings, booleans or null")
+            rows.append(((hash0 + row * ROW_STEP) & _WORD, output, value))
+    return rows

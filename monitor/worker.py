@@ -1,0 +1,363 @@
+"""The monitor: drains the lanes, counts, joins, and stores what it counted with the positions that it stands for.
+
+Why: one place turns rows into counts, so that everything after it is a function of counts. Invariants: a row is counted
+in exactly one tile, whatever is killed when: a lane's space is given back only after the transaction that stored its
+counts; a step is bounded to half a second; nothing here can slow a worker but by a full lane, which the worker counts.
+Called by the controller under its lock: `step` at each tick, `checkpoint` when a step says so and at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.answers import Answers
+from monitor.counts import BinSet, Counter, Counts
+from monitor.drains import Drains, LaneKey
+from monitor.join_counts import LiveError, PairCounts, RolloutWatch
+from monitor.joins import JoinMemory
+from monitor.lane import LaneReader, LaneStatistics
+from monitor.record import ERROR, ROLE_CODES, LogSchema
+from monitor.settings import MonitorSettings
+from monitor.store import MonitorStore, Saved
+from monitor.windows import VersionBins, Window, Windows
+from registry.clock import Clock
+from registry.errors import StateDamaged
+from registry.vocabulary import Role
+
+logger = logging.getLogger(__name__)
+
+STEP_S = 0.4  # of draining in one step; joins and a checkpoint follow within the half second
+CHECKPOINT_S = 1.0
+READ_ROWS = 8192
+OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
+PRUNE_S = 600.0
+
+BinsOf = Callable[[str, int], VersionBins | None]
+_ARMS = {Role.CHAMPION: "champion", Role.CANARY: "canary", Role.SHADOW: "shadow"}
+
+
+@dataclass
+class RolloutSeen:
+    """What was seen of one rollout since it began: pairs and labels, and each arm's outputs in the champion's bins."""
+
+    watch: RolloutWatch
+    pairs: PairCounts
+    outputs: dict[str, Counts] = field(default_factory=dict)  # champion, canary, shadow; empty without a profile
+
+
+@dataclass(frozen=True)
+class MonitorSnapshot:
+    """All that metrics and the controller read. Cumulative since the monitor started, where a store does not go on."""
+
+    lanes: dict[LaneKey, LaneStatistics]
+    records: int  # rows counted
+    damaged_lanes: int
+    rollouts: dict[str, RolloutSeen]  # by model
+    labels: dict[tuple[str, int, str], int]  # (model, version or 0 if unknown, outcome) → rows
+    labels_waiting: dict[str, int]
+    live_error: dict[tuple[str, int, str], LiveError]  # (model, version, output)
+
+
+@dataclass
+class _Version:
+    """How one version's rows are counted."""
+
+    schema: LogSchema
+    bins: VersionBins
+    inputs: Counter
+    outputs: Counter
+    answers: Answers
+
+
+class Monitor:
+    """Owned by one controller. One thread at a time."""
+
+    def __init__(
+        self, run: Path, store: MonitorStore, settings: MonitorSettings, clock: Clock, bins_of: BinsOf
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._bins_of = bins_of
+        self._drains = Drains(run / "lanes")
+        self._versions: dict[tuple[str, int], _Version] = {}
+        self._memories: dict[str, JoinMemory] = {}
+        self._rollouts: dict[str, RolloutSeen] = {}
+        self._rollout_counters: dict[str, tuple[BinSet, dict[str, Counter]]] = {}
+        self._positions: dict[str, int] = {}
+        self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
+        self._stored_s = clock.now_s()
+        self._pruned_s = clock.now_s()
+        self.records = 0
+        self.windows = Windows(settings.tile_s, store.tiles)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Go on where the last checkpoint stood: positions, running rollouts, and answers still to be joined."""
+        self._positions = self._store.positions()
+        for document in self._store.watches():
+            watch = RolloutWatch(**document["watch"])
+            bins = document.get("bins")
+            self.begin_rollout(watch, BinSet.from_list(bins) if bins is not None else None)
+        opened = self._drains.look(self._positions)
+        for reader in opened:
+            if reader.header.role is not Role.SHADOW:
+                self._remember(reader, reader.history(self._settings.join_memory_rows))
+        keys = {reader.header.key for reader in opened}
+        self._store.forget_lanes([lane for lane in self._positions if lane not in keys])
+
+    def step(self, now_s: float) -> None:
+        """Drain what waits, for a bounded time; count and join it; checkpoint when one is due."""
+        self._drains.look(self._positions)
+        until_s = self._clock.now_s() + STEP_S
+        more = True
+        while more and self._clock.now_s() < until_s:
+            more = False
+            for reader in list(self._drains.ready()):
+                rows = reader.read(READ_ROWS)
+                if len(rows):
+                    self._count(reader, rows, now_s)
+                    more = True
+                if self._drains.is_pressed:
+                    self.checkpoint()
+                if self._clock.now_s() >= until_s:
+                    break
+        wall_ns = self._clock.wall_ns()
+        for memory in self._memories.values():
+            memory.resolve(now_s, wall_ns)
+        if self._clock.now_s() - self._stored_s >= CHECKPOINT_S:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Store positions, tiles and evidence in one transaction, then give the lanes' space back."""
+        positions = self._drains.positions()
+        moved = {lane: at for lane, at in positions.items() if self._positions.get(lane) != at}
+        evidence = {key: document for key, document in self._documents() if self._evidence.get(key) != document}
+        tiles = self.windows.dirty()
+        if moved or tiles or evidence:
+            self._store.save(Saved(tiles, moved, evidence), self._clock.wall_ns())
+            self.windows.stored()
+            self._positions.update(moved)
+            self._evidence.update(evidence)
+        self._drains.release()
+        self._stored_s = self._clock.now_s()
+        if self._stored_s - self._pruned_s >= PRUNE_S:
+            self._pruned_s = self._stored_s
+            self._store.prune(self._wall_s() - self._settings.keep_tiles_h * 3600)
+
+    def close(self) -> None:
+        """A last checkpoint, then let the lanes go."""
+        self.checkpoint()
+        self._drains.close()
+
+    # -- rollouts, versions and labels -----------------------------------------------------------------------------
+
+    def begin_rollout(self, watch: RolloutWatch, output_bins: BinSet | None) -> None:
+        """Pair and count for this rollout, going on from what was stored of it. Idempotent.
+
+        `output_bins` are the champion's, for all arms; None without a profile.
+        """
+        running = self._rollouts.get(watch.model)
+        if running is not None and running.watch.id == watch.id:
+            return
+        self._rollout_counters.pop(watch.model, None)
+        stored = self._store.evidence(watch.id)
+        pairs = PairCounts.from_dict(stored.get("pairs", {}))
+        outputs: dict[str, Counts] = {}
+        if output_bins is not None:
+            for arm in _ARMS.values():
+                document = stored.get(f"outputs.{arm}")
+                try:
+                    known = Counts.from_dict(document, output_bins) if document is not None else None
+                except StateDamaged:  # the champion has another profile since: its counts begin anew
+                    known = None
+                outputs[arm] = known or Counts.empty(output_bins)
+            self._rollout_counters[watch.model] = (output_bins, {})
+        self._rollouts[watch.model] = RolloutSeen(watch, pairs, outputs)
+        self._memory(watch.model).begin(watch, pairs)
+
+    def end_rollout(self, model: str) -> None:
+        """No rollout of this model is judged any more. Its counts stay in the store."""
+        if model in self._rollouts:
+            self.checkpoint()
+            seen = self._rollouts.pop(model)
+            self._rollout_counters.pop(model, None)
+            self._evidence = {key: doc for key, doc in self._evidence.items() if key[0] != seen.watch.id}
+            self._memory(model).end()
+
+    def refresh(self, model: str, version: int) -> None:
+        """The version has another profile, or is loaded again: ask for its bins anew."""
+        self._versions.pop((model, version), None)
+        self._drains.revive(model, version)
+
+    def retire(self, model: str, version: int) -> None:
+        """No worker has the version any more: its lanes are removed once they are drained."""
+        self._drains.retire(model, version)
+
+    def feedback(self, model: str, labels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        """Take delayed labels: how many rows were joined, wait, are ambiguous, expired. Raises MalformedRequest."""
+        return self._memory(model).feedback(labels, self._clock.now_s(), self._clock.wall_ns())
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def bins(self, model: str, version: int) -> VersionBins | None:
+        """The bins that the version's rows are counted in, once a row was seen or a profile is known."""
+        known = self._versions.get((model, version))
+        return known.bins if known is not None else self._bins_of(model, version)
+
+    def window(self, model: str, version: int, seconds: int, roles: Sequence[str] | None = None) -> Window | None:
+        """The last so many seconds of a version, rounded up to whole tiles; None if nothing is known of it."""
+        bins = self.bins(model, version)
+        if bins is None:
+            return None
+        now_s = self._wall_s()
+        return self.windows.window(
+            model, version, bins, self.windows.start_of(now_s - max(seconds - 1, 0)), now_s + 1, roles
+        )
+
+    def rollout(self, model: str) -> RolloutSeen | None:
+        """What was seen of the model's running rollout."""
+        return self._rollouts.get(model)
+
+    def snapshot(self) -> MonitorSnapshot:
+        """Copies of all counts, for metrics and the controller."""
+        labels: dict[tuple[str, int, str], int] = {}
+        live: dict[tuple[str, int, str], LiveError] = {}
+        for model, memory in self._memories.items():
+            labels.update({(model, version, outcome): n for (version, outcome), n in memory.outcomes.items()})
+            live.update({(model, version, output): replace(e) for (version, output), e in memory.live.items()})
+        return MonitorSnapshot(
+            lanes=self._drains.statistics(),
+            records=self.records,
+            damaged_lanes=self._drains.damaged,
+            rollouts={
+                model: RolloutSeen(
+                    seen.watch, replace(seen.pairs), {arm: counts.copy() for arm, counts in seen.outputs.items()}
+                )
+                for model, seen in self._rollouts.items()
+            },
+            labels=labels,
+            labels_waiting={model: memory.waiting for model, memory in self._memories.items()},
+            live_error=live,
+        )
+
+    # -- counting --------------------------------------------------------------------------------------------------
+
+    def _count(self, reader: LaneReader, rows: NDArray[np.void], now_s: float) -> None:
+        header = reader.header
+        version = self._version(header.model, header.version, header.schema)
+        self.records += len(rows)
+        failed = (rows["flags"] & ERROR) != 0
+        some_failed = bool(failed.any())
+        good = rows[~failed] if some_failed else rows
+        key = (header.model, header.version, str(header.role))
+        if len(good):
+            for start_s, part in self._by_tile(good):
+                tile = self.windows.tile(key, version.bins, start_s)
+                version.inputs.add(tile.inputs, part["features"])
+                version.outputs.add(tile.outputs, part["outputs"])
+            self._count_arm(header.model, header.version, header.role, good["outputs"])
+        if some_failed:
+            start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
+            self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())
+        memory = self._memory(header.model)
+        memory.learn(header.version, version.answers)
+        if header.role is Role.SHADOW:
+            said = version.answers.reduce(rows["outputs"])
+            memory.add_shadow(header.version, rows["hash0"], rows["row"], said, failed, now_s)
+        else:
+            self._add(memory, header.version, header.role, good, version.answers)
+
+    def _remember(self, reader: LaneReader, rows: NDArray[np.void]) -> None:
+        """Rows that are counted already, for the joins alone."""
+        if len(rows):
+            header = reader.header
+            version = self._version(header.model, header.version, header.schema)
+            memory = self._memory(header.model)
+            memory.learn(header.version, version.answers)
+            self._add(memory, header.version, header.role, rows[(rows["flags"] & ERROR) == 0], version.answers)
+
+    @staticmethod
+    def _add(memory: JoinMemory, version: int, role: Role, rows: NDArray[np.void], answers: Answers) -> None:
+        memory.add(version, ROLE_CODES[role], rows["hash0"], rows["row"], answers.reduce(rows["outputs"]))
+
+    def _count_arm(self, model: str, version: int, role: Role, outputs: NDArray[Any]) -> None:
+        seen = self._rollouts.get(model)
+        if seen is None or not seen.outputs or role not in _ARMS:
+            return
+        if version != (seen.watch.champion if role is Role.CHAMPION else seen.watch.candidate):
+            return
+        bins, counters = self._rollout_counters[model]
+        if outputs.shape[1] != len(bins.columns):
+            return  # the candidate says other things than the champion: there is nothing to compare
+        kind = outputs.dtype.str
+        if kind not in counters:
+            counters[kind] = Counter(bins, kind)
+        counters[kind].add(seen.outputs[_ARMS[role]], outputs)
+
+    def _by_tile(self, rows: NDArray[np.void]) -> list[tuple[int, NDArray[np.void]]]:
+        width_ns = self.windows.width_s * 1_000_000_000
+        tiles = rows["wall_ns"] // width_ns
+        first = int(tiles[0])
+        if (tiles == first).all():
+            return [(self._clamp(first * self.windows.width_s), rows)]
+        return [
+            (self._clamp(int(tile) * self.windows.width_s), rows[tiles == tile]) for tile in np.unique(tiles).tolist()
+        ]
+
+    def _clamp(self, wall_s: int) -> int:
+        now_s = self._wall_s()
+        return min(max(wall_s, now_s - OLDEST_TILE_S), now_s)
+
+    def _version(self, model: str, version: int, schema: LogSchema) -> _Version:
+        known = self._versions.get((model, version))
+        if known is None or (known.schema is not schema and known.schema != schema):
+            bins = self._bins_of(model, version)
+            if bins is None or (len(bins.inputs.columns), len(bins.outputs.columns)) != (
+                len(schema.inputs),
+                len(schema.outputs),
+            ):
+                if bins is not None:
+                    logger.warning("the profile of %s:%d is of other columns than its rows", model, version)
+                without = BinSet.without_profile
+                bins = VersionBins(without(schema.inputs), without(schema.outputs), has_profile=False)
+            known = _Version(
+                schema,
+                bins,
+                Counter(bins.inputs, schema.input_dtype),
+                Counter(bins.outputs, schema.output_dtype),
+                Answers(schema),
+            )
+            self._versions[model, version] = known
+        return known
+
+    def _memory(self, model: str) -> JoinMemory:
+        memory = self._memories.get(model)
+        if memory is None:
+            s = self._settings
+            memory = self._memories[model] = JoinMemory(s.join_memory_rows, s.label_memory, s.label_wait_s)
+        return memory
+
+    def _documents(self) -> list[tuple[tuple[str, str], Mapping[str, Any]]]:
+        documents: list[tuple[tuple[str, str], Mapping[str, Any]]] = []
+        for seen in self._rollouts.values():
+            bins = self._rollout_counters.get(seen.watch.model)
+            watch = {name: getattr(seen.watch, name) for name in ("id", "model", "champion", "candidate")} | {
+                "tolerances": dict(seen.watch.tolerances)
+            }
+            listed = bins[0].to_list() if bins is not None else None
+            documents.append(((seen.watch.id, "watch"), {"watch": watch, "bins": listed}))
+            documents.append(((seen.watch.id, "pairs"), seen.pairs.to_dict()))
+            documents += [((seen.watch.id, f"outputs.{arm}"), c.to_dict()) for arm, c in seen.outputs.items()]
+        return documents
+
+    def _wall_s(self) -> int:
+        return self._clock.wall_ns() // 1_000_000_000
