@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s controller %(levelname)s %(message)s", stream=sys.stderr
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = from_json(os.environ.get(CHILD_SETTINGS, "{}"))
     boot_id = os.environ.get(BOOT_ID, "0" * 32)
     home = Home(root=arguments.home, run=arguments.run_dir)

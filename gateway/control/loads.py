@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.data.page import PageSnapshot
 from gateway.data.routes import AspiredVersion
+from monitor.record import LogSchema
 from monitor.rollout import Readiness
 from registry.artifacts import ArtifactStore
 from registry.catalog import VersionRow
@@ -67,7 +68,7 @@ class Preparer:
         if error is not None:
             del self._work[key]
             self._failed_s[key] = self._clock.now_s()
-            logger.error("%s:%d cannot be made ready: %s", row.model, row.version, error)
+            logger.error("%s:%d cannot be made ready: %s", row.model, row.version, describe(error))
             return None
         return work.result()
 
@@ -95,7 +96,8 @@ class Preparer:
 def _output_limits(row: VersionRow, profile: ReferenceProfile | None) -> tuple[tuple[float, float] | None, ...] | None:
     """Per logged output column; what `--options` says goes before what the profile has seen."""
     said = {name: (low, high) for name, low, high in row.manifest.options.output_limits}
-    names = [column["name"] for column in (row.manifest.log_schema or {}).get("outputs", [])]
+    schema = row.manifest.log_schema
+    names = [] if schema is None else [column.name for column in LogSchema.from_dict(schema).outputs]
     if profile is None:
         return tuple(said.get(name) for name in names) if said else None
     seen = profile.output_limits()

@@ -12,9 +12,9 @@ from typing import Any
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.operation import Call, Operation, page
+from gateway.registration import version_document
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow
 from registry.errors import MalformedRequest
-from registry.manifest import spec_to_dict
 
 MOST_LABELS = 10_000
 Register = Callable[[str, Mapping[str, Any], str], dict[str, Any]]
@@ -192,20 +192,7 @@ def version_number(value: Any) -> int:
 def version_json(row: VersionRow, *, whole: bool = False) -> dict[str, Any]:
     """A version as the API shows it."""
     manifest = row.manifest
-    document = {
-        "model": row.model,
-        "version": row.version,
-        "digest": row.digest,
-        "created_at": row.created_at,
-        "actor": row.actor,
-        "tags": dict(row.tags),
-        "warnings": list(row.warnings),
-        "run": manifest.probe.run,
-        "batch": manifest.probe.batch,
-        "has_reference": manifest.profile is not None,
-        "inputs": [spec_to_dict(spec) for spec in manifest.inputs],
-        "outputs": [spec_to_dict(spec) for spec in manifest.outputs],
-    }
+    document = version_document(row)
     if whole:
         document["probe"] = {
             "run": manifest.probe.run,
