@@ -62,7 +62,8 @@ class Finding:
     probe: ProbeResult
     warnings: tuple[str, ...]
     examples: Mapping[str, NDArray[Any]]  # outputs of the last run
-    reference_outputs: Mapping[str, NDArray[Any]] | None  # rows first, of `reference_rows`
+    # Rows first, of `reference_rows`; an output of varying shape is an object array that holds an array for each row.
+    reference_outputs: Mapping[str, NDArray[Any]] | None
     reference_rows: NDArray[np.int64] | None  # which reference rows were run, rising
     golden: Path | None  # the golden set in the stored form, inside the work folder
 
@@ -128,12 +129,26 @@ def _finding(result: Mapping[str, Any], work: Path) -> Finding:
             probe=ProbeResult(**result["probe"]),
             warnings=tuple(result["warnings"]),
             examples=tensors("examples.tensors") or {},
-            reference_outputs=tensors("outputs.tensors"),
+            reference_outputs=_with_ragged(tensors("outputs.tensors"), tensors("ragged.tensors")),
             reference_rows=None if chosen is None else chosen["rows"],
             golden=work / "golden.tensors" if (work / "golden.tensors").exists() else None,
         )
     except (KeyError, TypeError, StateDamaged) as error:
         raise ArtifactRejected(f"probing left no readable result: {error}") from None
+
+
+def _with_ragged(
+    outputs: dict[str, NDArray[Any]] | None, ragged: dict[str, NDArray[Any]] | None
+) -> dict[str, NDArray[Any]] | None:
+    by_name: dict[str, list[NDArray[Any]]] = {}
+    for key, array in (ragged or {}).items():
+        by_name.setdefault(key.partition(":")[2], []).append(array)
+    for name, arrays in by_name.items():
+        whole = np.empty(len(arrays), dtype=object)
+        for row, array in enumerate(arrays):
+            whole[row] = array
+        outputs = {**(outputs or {}), name: whole}
+    return outputs
 
 
 def _run(job: Mapping[str, Any], work: Path, limits: ProbeLimits, progress: Progress | None) -> dict[str, Any]:

@@ -220,7 +220,16 @@ def _run_reference(job: Mapping[str, Any], probe: _Probe, work: Path, tell: Tell
         collected.append(probe.run_given(feed, f"reference row {index[0] + 1} fails"))
         if len(collected) % 256 == 0:
             tell("running reference rows", done / len(chosen))
-    save_tensors(work / "outputs.tensors", _stack(probe.names, collected, finding.by_rows, len(chosen)))
+    stacked = _stack(probe.names, collected, finding.by_rows, len(chosen))
+    ragged = [name for name in probe.names if name not in stacked]
+    if ragged:
+        parts = _one_by_one(collected) if finding.by_rows else collected
+        finding = rows.RowsFinding(
+            False, False, f"the shape of output {ragged[0]!r} varies from row to row", finding.rows
+        )
+        stacked = _stack(probe.names, parts, False, len(chosen))
+        _save_ragged(work / "ragged.tensors", probe, ragged, parts)
+    save_tensors(work / "outputs.tensors", stacked)
     save_tensors(work / "rows.tensors", {"rows": chosen})
     return finding
 
@@ -241,7 +250,7 @@ def _parts(chosen: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[Any]]
 
 
 def _stack(names: Sequence[str], parts: list[list[NDArray[Any]]], by_rows: bool, count: int) -> Tensors:
-    """Outputs with rows first. An output whose shape varies from row to row is left out: it has no profile."""
+    """Outputs with rows first. An output whose shape varies from row to row is left out."""
     stacked = {}
     for number, name in enumerate(names):
         arrays = [part[number] for part in parts]
@@ -252,6 +261,26 @@ def _stack(names: Sequence[str], parts: list[list[NDArray[Any]]], by_rows: bool,
         if whole.shape[0] == count:
             stacked[name] = whole
     return stacked
+
+
+def _one_by_one(parts: list[list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+    """Joined runs as runs of one row each."""
+    return [[array[row : row + 1] for array in part] for part in parts for row in range(len(part[0]))]
+
+
+def _save_ragged(path: Path, probe: _Probe, names: Sequence[str], parts: list[list[NDArray[Any]]]) -> None:
+    """Keep outputs of varying shape run by run (the parent puts them together), and free what varies in their specs."""
+    saved: Tensors = {}
+    specs = list(probe.outputs)
+    for name in names:
+        number = probe.names.index(name)
+        shapes = {part[number].shape for part in parts}
+        saved.update({f"{row}:{name}": part[number] for row, part in enumerate(parts)})
+        sizes = list(zip(*shapes, strict=True)) if len({len(shape) for shape in shapes}) == 1 else None
+        free = None if sizes is None else tuple(axis[0] if len(set(axis)) == 1 else None for axis in sizes)
+        specs[number] = TensorSpec(name, specs[number].datatype, free)
+    save_tensors(path, saved)
+    probe.outputs = tuple(specs)
 
 
 def _size(array: NDArray[Any]) -> int:

@@ -77,7 +77,7 @@ class FitInput:
     examples: Tensors  # outputs of some run; empty when the model was never seen to run
     columns: tuple[str, ...] | None = None  # names of a single 2-D input's columns, or of the inputs
     feeds: Tensors | None = None  # all reference rows; None: no reference was given
-    outputs_seen: Tensors | None = None  # outputs, rows first, of the rows in `rows_run`
+    outputs_seen: Tensors | None = None  # outputs, rows first, of the rows in `rows_run`; see Finding.reference_outputs
     rows_run: NDArray[np.int64] | None = None  # which reference rows were run, rising; all, where time allowed
 
 

@@ -275,7 +275,7 @@ def test_the_schema_also_compiles_for_postgresql() -> None:
     from sqlalchemy.dialects.postgresql.base import PGDialect
     from sqlalchemy.schema import CreateTable
 
-    dialect: sa.Dialect = PGDialect()
+    dialect: sa.Dialect = PGDialect()  # type: ignore[no-untyped-call]
     text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables)
     assert "BIGSERIAL" in text
 

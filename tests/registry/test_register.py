@@ -203,6 +203,16 @@ def test_non_finite_answers_on_given_rows_are_a_warning(bench: Bench, tmp_path: 
     assert bench.register("m", path, rows, options=ServingOptions(nan="allow")).warnings == ()
 
 
+def test_an_output_whose_shape_depends_on_values_is_kept_run_by_run(bench: Bench, tmp_path: Path) -> None:
+    x = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1]], np.float32)
+    manifest = bench.register("m", models.places(tmp_path / "m.onnx"), {"x": x}).row.manifest
+    assert (manifest.probe.batch, manifest.probe.by_rows) == ("never", False)
+    assert manifest.outputs[0].shape == (2, None)
+    seen = bench.seen[0].outputs_seen
+    assert seen is not None
+    assert [array.shape for array in seen["y"]] == [(2, 1), (2, 2), (2, 0), (2, 3)]
+
+
 _PROCESS = """
 import sys
 from pathlib import Path

@@ -184,3 +184,9 @@ def index_of_made_up(path: Path) -> Path:
     nodes = [helper.make_node("Add", ["i", "offset"], ["k"]), helper.make_node("Gather", ["table", "k"], ["y"])]
     weights: dict[str, np.ndarray[Any, Any]] = {"offset": np.array(100), "table": np.arange(8, dtype=np.float32)}
     return build(path, nodes, [value("i", TensorProto.INT64, ["N"])], [value("y", TensorProto.FLOAT, ["N"])], weights)
+
+
+def places(path: Path) -> Path:
+    """x [N, 3] → where x is not zero [2, ?]: the shape of the answer depends on the values."""
+    nodes = [helper.make_node("NonZero", ["x"], ["y"])]
+    return build(path, nodes, [value("x", TensorProto.FLOAT, ["N", 3])], [value("y", TensorProto.INT64, [2, "K"])])
