@@ -37,7 +37,7 @@ from registry.errors import (
 
 _V2_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _V1_PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:predict")
-_REMEMBERED_PATHS = 4096
+_REMEMBERED_PATHS, _REMEMBERED_LENGTH = 4096, 256  # callers choose paths, so the memory is bounded
 
 Target = tuple[str, str, str | None]
 
@@ -69,9 +69,10 @@ class DataApp:
         if match is None:
             return None
         target = (protocol, match[1], match[2])
-        if len(self._targets) >= _REMEMBERED_PATHS:
-            self._targets.clear()
-        self._targets[path] = target
+        if len(path) <= _REMEMBERED_LENGTH:
+            if len(self._targets) >= _REMEMBERED_PATHS:
+                self._targets.clear()
+            self._targets[path] = target
         return target
 
 

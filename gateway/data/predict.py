@@ -88,6 +88,12 @@ def _check_media(headers: dict[bytes, bytes]) -> None:
         raise UnsupportedMedia(f"content type {kind.decode('latin-1')!r} is not read; send application/json")
 
 
+def _deadline_ms(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 8 or not 0 < int(text) <= 86_400_000:
+        raise MalformedRequest("x-deadline-ms must be a whole number of milliseconds, from 1 to a day")
+    return int(text)
+
+
 class Predict:
     """Answers inference requests of one worker."""
 
@@ -131,6 +137,7 @@ class Predict:
                 body = await self._rest(body, headers, receive)
             if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
                 _check_media(headers)
+            deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             arm, key = self._route(model, version, headers)  # ModelNotFound, VersionNotFound, NotReady
             traffic = arm.traffic
             if traffic.waiting >= self._limits.waiting_requests:
@@ -146,9 +153,7 @@ class Predict:
             future: asyncio.Future[bytes] = self._loop.create_future()
             hashed = blake2b(identity, digest_size=16).digest()  # as monitor.record.request_hash
             pending = Pending(feeds, rows, future, arm, call, hashed, key_row, arrived_ns)
-            timer = None
-            if b"x-deadline-ms" in headers:
-                timer = self._expire_at(pending, headers[b"x-deadline-ms"])
+            timer = None if deadline_ms is None else self._expire_after(pending, deadline_ms)
             traffic.waiting += 1
             try:
                 arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
@@ -220,11 +225,9 @@ class Predict:
         row = table.assigned(key_number(key), self._clock.host_ns(), arm.weight, arm.is_canary)
         return _UNCOUNTED_KEY if row is None else row
 
-    def _expire_at(self, pending: Pending, text: bytes) -> asyncio.TimerHandle:
-        if not text.isdigit() or not 0 < int(text) <= 86_400_000:
-            raise MalformedRequest("x-deadline-ms must be a whole number of milliseconds, from 1 to a day")
-        left_s = int(text) / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9
-        return self._loop.call_later(max(0.0, left_s), self._expire, pending, int(text))
+    def _expire_after(self, pending: Pending, deadline_ms: int) -> asyncio.TimerHandle:
+        left_s = deadline_ms / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9
+        return self._loop.call_later(max(0.0, left_s), self._expire, pending, deadline_ms)
 
     def _expire(self, pending: Pending, deadline_ms: int) -> None:
         if pending.future.done():

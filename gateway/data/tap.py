@@ -71,7 +71,7 @@ class Tap:
         lane = self._lane(loaded, role, total)
         if lane is None:
             return
-        if len(counts) == total:  # every request is one row
+        if counts.count(1) == total:  # every request is one row
             row = _zeros(total)
             rows = _ones(total)
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)

@@ -129,6 +129,7 @@ class Traffic:
     loaded: Mapping[int, Loaded]
     champion: Arm | None = None
     canary: Arm | None = None
+    quiet: Arm | None = None  # the champion while the canary's effective weight is 0: its answers are no evidence
     shadow: Loaded | None = None
     shadow_order: tuple[int, ...] = ()  # the shadow's inputs as positions among the champion's
     weight: float = 0.0
@@ -157,13 +158,7 @@ class Traffic:
                     return champion, key
         if champion is None:
             raise NotReady(f"model {self.model!r} has no champion that is ready here", model=self.model)
-        return self._quiet_champion(champion), key
-
-    def _quiet_champion(self, champion: Arm) -> Arm:
-        """The champion while the canary's weight is effectively 0: its answers are no evidence."""
-        if champion.segment is None:
-            return champion
-        return self.direct[-1]
+        return (champion if self.quiet is None else self.quiet), key
 
     def named(self, version: str, page: WorkerPage, epoch: int) -> Arm:
         """The arm of a version, or an alias, that the caller named. Raises VersionNotFound or NotReady."""
@@ -209,7 +204,7 @@ def build(
     if traffic.canary is not None and traffic.champion is not None and evidence is not None and champion is not None:
         traffic.champion.watch(page, entry)
         traffic.canary.watch(page, entry)
-        traffic.direct[-1] = Arm(traffic, champion, Role.CHAMPION, page, epoch)
+        traffic.quiet = Arm(traffic, champion, Role.CHAMPION, page, epoch)
     return traffic
 
 
