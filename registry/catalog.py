@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import enum
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.engine import Connection, Row
 
 from registry import database
 from registry import schema as t
-from registry.clock import Clock, SystemClock, rfc3339
+from registry.clock import Clock
+from registry.entries import AliasChange, AliasRow, EventRow, ModelRow, ProfileRow, TagChange, VersionRow
 from registry.errors import (
     AliasMoved,
     IllegalTransition,
@@ -31,11 +29,24 @@ from registry.errors import (
     RolloutNotFound,
     VersionNotFound,
 )
+from registry.journal import Journal
 from registry.manifest import Manifest
-from registry.vocabulary import CANARY_ALIAS, CHAMPION_ALIAS, DEFAULT_TENANT, FINAL_STATES, is_alias_name, is_model_name
+from registry.vocabulary import CANARY_ALIAS, CHAMPION_ALIAS, FINAL_STATES, is_alias_name, is_model_name
+
+__all__ = [
+    "ANY",
+    "AliasChange",
+    "AliasRow",
+    "Catalog",
+    "EventRow",
+    "Expected",
+    "ModelRow",
+    "ProfileRow",
+    "TagChange",
+    "VersionRow",
+]
 
 _FINAL = frozenset(str(state) for state in FINAL_STATES)
-_MOST_EVENTS = 1000
 
 
 class _Any(enum.Enum):
@@ -46,121 +57,8 @@ ANY: Final = _Any.ANY  # set_alias: whatever it points to now
 Expected = int | None | Literal[_Any.ANY]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """One model."""
-
-    model: str
-    created_ns: int
-    versions: int  # how many; the newest has the highest number
-    latest: int | None
-
-    @property
-    def created_at(self) -> str:
-        """RFC 3339, UTC."""
-        return rfc3339(self.created_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRow:
-    """One version with what may change about it: its tags."""
-
-    model: str
-    version: int
-    digest: str
-    manifest: Manifest
-    created_ns: int
-    actor: str
-    tags: Mapping[str, str]
-    warnings: tuple[str, ...]
-
-    @property
-    def created_at(self) -> str:
-        """RFC 3339, UTC."""
-        return rfc3339(self.created_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class AliasRow:
-    """Where an alias points, since when, and how often it has moved."""
-
-    alias: str
-    version: int
-    since_ns: int
-    revision: int
-
-    @property
-    def since(self) -> str:
-        """RFC 3339, UTC."""
-        return rfc3339(self.since_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class AliasChange:
-    """One move of an alias. A version of None: it was removed."""
-
-    alias: str
-    version: int | None
-    previous: int | None
-    revision: int
-    time_ns: int
-    actor: str
-    reason: str
-
-    @property
-    def time(self) -> str:
-        """RFC 3339, UTC."""
-        return rfc3339(self.time_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class TagChange:
-    """One change of a tag. A value of None: it was removed."""
-
-    version: int
-    key: str
-    value: str | None
-    time_ns: int
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileRow:
-    """A reference profile bound to a version. Number 1 came with its registration, if it had a reference."""
-
-    number: int
-    sha256: str
-    source: str
-    time_ns: int
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """Something that happened, told once. Ids rise and are never reused."""
-
-    id: int
-    time_ns: int
-    type: str
-    model: str | None
-    version: int | None
-    actor: str
-    data: Mapping[str, Any]
-
-    @property
-    def time(self) -> str:
-        """RFC 3339, UTC."""
-        return rfc3339(self.time_ns)
-
-
-class Catalog:
-    """The registry's database."""
-
-    def __init__(self, engine: Engine, clock: Clock | None = None, tenant: str = DEFAULT_TENANT) -> None:
-        self.engine = engine
-        self._clock = clock or SystemClock()
-        self._tenant = tenant
-        self._local = threading.local()
+class Catalog(Journal):
+    """The registry's database: models, versions, tags, profiles, aliases and rollouts; events come with the journal."""
 
     @classmethod
     def open(cls, url: str, clock: Clock | None = None) -> Catalog:
@@ -175,34 +73,6 @@ class Catalog:
             engine.dispose()
             raise
         return cls(engine, clock)
-
-    def close(self) -> None:
-        """Give all connections back."""
-        self.engine.dispose()
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A writing transaction. Nested calls of the same thread, and this catalog's methods, join it."""
-        current: Connection | None = getattr(self._local, "connection", None)
-        if current is not None:
-            yield current
-            return
-        with self.engine.connect().execution_options(**{database.WRITE: True}) as connection, connection.begin():
-            self._local.connection = connection
-            try:
-                yield connection
-            finally:
-                self._local.connection = None
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A consistent view for reading; inside a transaction of this thread, that transaction."""
-        current: Connection | None = getattr(self._local, "connection", None)
-        if current is not None:
-            yield current
-            return
-        with self.engine.connect() as connection, connection.begin():
-            yield connection
 
     # --- models and versions -------------------------------------------------------------------------------------
 
@@ -537,70 +407,6 @@ class Catalog:
                     revision=found["revision"],
                     expected=expected_revision,
                 )
-
-    # --- events and changes --------------------------------------------------------------------------------------
-
-    def append_event(
-        self,
-        type: str,
-        *,
-        model: str | None = None,
-        version: int | None = None,
-        actor: str,
-        data: Mapping[str, Any] | None = None,
-        time_ns: int | None = None,
-    ) -> int:
-        """Tell that something happened → its id. Ids rise in the order of commits."""
-        values = {
-            "tenant": self._tenant,
-            "time_ns": self._clock.wall_ns() if time_ns is None else time_ns,
-            "type": type,
-            "model": model,
-            "version": version,
-            "actor": actor,
-            "data": json.dumps(dict(data or {})),
-        }
-        with self.transaction() as connection:
-            if connection.dialect.name != "sqlite":
-                # Without the lock two transactions could commit their ids out of order, and a reader that asks for
-                # "after 7" would never see 6.
-                self._changed(connection, "events")
-            key = connection.execute(t.events.insert().values(values)).inserted_primary_key
-            return int(key[0]) if key else 0
-
-    def events(self, after: int = 0, limit: int = 100, model: str | None = None) -> list[EventRow]:
-        """Events with an id above `after`, oldest first, at most `limit` (1000)."""
-        c = t.events.c
-        query = sa.select(c.id, c.time_ns, c.type, c.model, c.version, c.actor, c.data).where(
-            c.tenant == self._tenant, c.id > after
-        )
-        if model is not None:
-            query = query.where(c.model == model)
-        with self.reading() as connection:
-            rows = connection.execute(query.order_by(c.id).limit(max(0, min(limit, _MOST_EVENTS))))
-            return [EventRow(*row[:6], data=json.loads(row.data)) for row in rows]
-
-    def latest_event_id(self) -> int:
-        """The newest event's id, 0 without events: where "from now on" begins."""
-        with self.reading() as connection:
-            row = connection.execute(sa.select(sa.func.max(t.events.c.id)).where(t.events.c.tenant == self._tenant))
-            return int(row.scalar() or 0)
-
-    def change_token(self) -> str:
-        """Differs when versions, profiles, aliases or rollouts changed. One row: cheap enough for each second."""
-        query = sa.select(t.changes.c.value).where(t.changes.c.tenant == self._tenant, t.changes.c.name == "routing")
-        with self.reading() as connection:
-            return str(connection.execute(query).scalar() or 0)
-
-    def _changed(self, connection: Connection, name: str = "routing") -> None:
-        where = (t.changes.c.tenant == self._tenant) & (t.changes.c.name == name)
-        step = t.changes.update().where(where).values(value=t.changes.c.value + 1)
-        if connection.execute(step).rowcount == 0:
-            try:
-                with connection.begin_nested():
-                    connection.execute(t.changes.insert().values(tenant=self._tenant, name=name, value=1))
-            except sa.exc.IntegrityError:  # somebody made the row first
-                connection.execute(step)
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
