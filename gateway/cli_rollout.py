@@ -140,8 +140,8 @@ def show_rollout(console: Console, document: dict[str, Any]) -> None:
         f"started {shown_time(document['started_at'])}, changed {shown_time(document['updated_at'])}",
         soft_wrap=True,
     )
-    if document.get("inflight") is not None:
-        console.print(f"  {document['inflight']} requests were in flight when it took effect")
+    if document.get("in_flight") is not None:
+        console.print(f"  {document['in_flight']} requests were in flight when it took effect")
     if document.get("reason"):
         console.print(f"  {escape(document['reason'])}", soft_wrap=True)
     if document["guardrails"]:

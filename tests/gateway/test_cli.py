@@ -1,4 +1,4 @@
-"""The command line as users and scripts meet it: exit codes, --json, --home anywhere, errors; with or without server."""
+"""The command line as users and scripts meet it: exit codes, --json, --home anywhere, errors, two ways to work."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_an_operators_word_is_sent_with_its_reason(
 def test_rollback_tells_how_many_requests_were_in_flight(
     control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = {**ROLLOUT, "state": "rolled_back", "weight_pct": 0.0, "inflight": 4}
+    answer = {**ROLLOUT, "state": "rolled_back", "weight_pct": 0.0, "in_flight": 4}
     control.answers["POST", "/api/v1/models/m/rollback"] = (200, answer)
     assert run(["rollback", "m", "--home", str(tmp_path / "home")]) == 0
     assert "4 requests were in flight" in capsys.readouterr().out
