@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.deploy.dashboard import queries
 from tests.deploy.serving import Application, Json, driftgate, gateway, prometheus, query, wait_until
@@ -37,6 +39,16 @@ def _reference(path: Path) -> Path:
         writer = csv.writer(stream)
         writer.writerow([f"f{index}" for index in range(FEATURES)])
         writer.writerows(rows.tolist())
+    return path
+
+
+def _nearly_the_same(path: Path, version: int) -> Path:
+    """A linear model whose answers differ a little from the other versions', so that no guardrail minds."""
+    model = onnx.load_model(models.linear(path, features=FEATURES, outputs=1))
+    for weights in model.graph.initializer:
+        array = numpy_helper.to_array(weights) * np.float32(1 + version / 1000)
+        weights.CopyFrom(numpy_helper.from_array(array, weights.name))
+    onnx.save_model(model, path)
     return path
 
 
@@ -69,9 +81,9 @@ def _going_on(application: Application) -> Iterator[None]:
 def test_every_query_of_the_dashboard_returns_data(tmp_path: Path, free_port: Callable[[], int]) -> None:
     binary = need_tool("prometheus")
     home, reference = tmp_path / "home", _reference(tmp_path / "reference.csv")
-    for seed in range(3):
-        path = models.linear(tmp_path / f"v{seed}.onnx", features=FEATURES, outputs=1, seed=seed)
-        first = ["--alias", "champion"] if seed == 0 else []
+    for version in (1, 2, 3):
+        path = _nearly_the_same(tmp_path / f"v{version}.onnx", version)
+        first = ["--alias", "champion"] if version == 1 else []
         driftgate(home, "register", MODEL, str(path), "--reference", str(reference), *first)
     data, control, asked = free_port(), free_port(), free_port()
 
