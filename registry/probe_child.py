@@ -8,6 +8,7 @@ happens here (a crash, no memory, an endless loop) happens to this process only.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -36,6 +37,10 @@ def main(argv: Sequence[str]) -> int:
         result = run_job(job, _tell)
     except ServingError as error:
         result = refusal(error)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        result = {"refused": {"message": f"probing wrote a file above {job['limits']['file_mb']} MB"}}
     except MemoryError:
         result = {"refused": {"message": f"probing needs more than {job['limits']['memory_mb']} MB of memory"}}
     aside = work / "result.json.aside"
