@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 ACTOR = "driftgate"  # of what nobody asked for
 RENEW_EVERY_S = 0.5
-CHECKPOINT_EVERY_S = 1.0
 LOOK_EVERY_S = 0.5  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
 SAVE_EVERY_S = 1.0  # a running rollout's counts
@@ -89,9 +88,10 @@ class Controller:
         self._rows: dict[tuple[str, int], VersionRow] = {}
         self._prepared: dict[tuple[str, int], Prepared] = {}
         self._token: str | None = None
-        self._looked_s = self._renewed_s = self._checked_s = float("-inf")
+        self._looked_s = self._renewed_s = float("-inf")
         self._entries: dict[str, RouteEntry] | None = None
         self._first_s: float | None = None
+        self._followed: dict[tuple[str, int], str | None] = {}
         self._restored = self._read_table()
 
     # --- the loop ------------------------------------------------------------------------------------------------
@@ -110,9 +110,6 @@ class Controller:
         try:
             with self.watch_lock:
                 self.watch.step(began_s)
-                if began_s - self._checked_s >= CHECKPOINT_EVERY_S:
-                    self.watch.checkpoint()
-                    self._checked_s = began_s
             with self.lock:
                 self._look_for_changes(began_s)
                 pages = read_pages(self.run_folder)
@@ -121,6 +118,7 @@ class Controller:
                         self._step_model(state, pages, began_s)
                 if self._is_settled(began_s):
                     self.publish(pages)
+                self._follow()
                 if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
                     self.table.renew(self.settings.gateway.lease_s)
                     self._renewed_s = self.clock.now_s()
@@ -263,8 +261,20 @@ class Controller:
             ready = self._preparer.get(self.row(state.name, version), profile)
             if ready is not None:
                 self._prepared[state.name, version] = ready
-                with_rows = {key: (self.row(*key), prepared) for key, prepared in self._prepared.items()}
-                self.watch.follow(with_rows)
+
+    def _follow(self) -> None:
+        """Tell the monitor which versions are aspired, and with which profiles, when that has changed."""
+        entries = self._entries or {}
+        aspired = {
+            (name, version): self._prepared[name, version].profile_sha256
+            for name, entry in entries.items()
+            for version in entry.aspired
+            if (name, version) in self._prepared
+        }
+        if aspired != self._followed:
+            with self.watch_lock:
+                self.watch.follow(aspired)
+            self._followed = aspired
 
     def prepared(self, model: str, version: int) -> Prepared | None:
         """A version's local files and profile, once they are there."""
@@ -326,7 +336,7 @@ class Controller:
         now_s: float,
     ) -> RolloutFacts:
         if record.is_serving:
-            self._begin_watching(state, record, pages)
+            self._begin_watching(state, record)
             state.gathered = gather.gather(pages, keys, state.name, record.id)
         threshold = state.window.threshold_us if state.window is not None else None
         if threshold is not None and state.baseline.unjudged is None and record.is_serving:
@@ -369,13 +379,11 @@ class Controller:
             outputs=seen.outputs,
         )
 
-    def _begin_watching(self, state: ModelState, record: RolloutRecord, pages: list[PageSnapshot]) -> None:
+    def _begin_watching(self, state: ModelState, record: RolloutRecord) -> None:
         if state.watching == record.id:
             return
-        champion = self.prepared(state.name, record.champion)
-        candidate = self.prepared(state.name, record.candidate)
-        if champion is not None and candidate is not None:
-            self.watch.begin(record, champion, candidate)
+        if all(self.prepared(state.name, version) is not None for version in (record.champion, record.candidate)):
+            self.watch.begin(record)
             state.watching = record.id
 
     # --- what follows from a transition --------------------------------------------------------------------------

@@ -73,13 +73,13 @@ def open_artifacts(home: Home, settings: Settings) -> ArtifactStore:
     return ArtifactStore(settings.registry.artifacts_url or home.artifacts, home.artifacts)
 
 
-def make_watch(home: Home, settings: Settings, catalog: Catalog, clock: Clock, boot_id: str) -> Watch:
+def make_watch(home: Home, settings: Settings, catalog: Catalog, artifacts: ArtifactStore, clock: Clock) -> Watch:
     """The monitor, or nothing when it is off."""
     if not settings.monitor.enabled:
         return NoWatch()
     from gateway.control.monitoring import Monitoring
 
-    return Monitoring(home, settings, catalog, clock, boot_id)
+    return Monitoring(home, settings.monitor, catalog, artifacts, clock)
 
 
 async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[str, str]) -> int:
@@ -90,13 +90,14 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     watch_supervisor(ended.set, environ)
     catalog = open_catalog(home, settings, clock)
+    artifacts = open_artifacts(home, settings)
     table = RouteTable(home.run, boot_id, clock)
     controller = Controller(
         run=home.run,
         settings=settings,
         catalog=catalog,
-        preparer=Preparer(open_artifacts(home, settings), home.run, clock),
-        watch=make_watch(home, settings, catalog, clock, boot_id),
+        preparer=Preparer(artifacts, home.run, clock),
+        watch=make_watch(home, settings, catalog, artifacts, clock),
         table=table,
         clock=clock,
         boot_id=boot_id,

@@ -61,7 +61,7 @@ class DriftgateCollector(Collector):
         yield from self._routing(pages)
         yield from self._rollouts()
         with self._controller.watch_lock:
-            families = list(self._controller.watch.families())
+            families = list(self._controller.watch.families(_lane_less(pages)))
         yield from families
         yield self._build()
 
@@ -172,7 +172,7 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
         for reason, count in total.shed.items():
             sheds[model, reason] += count
     for (model, reason), count in sorted(sheds.items()):
-        if count:
+        if model:
             shed.add_metric([model, reason], count)
     yield shed
     dropped = CounterMetricFamily(
@@ -184,6 +184,17 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
     yield dropped
     full = sum(page.no_room for page in pages)
     yield _counter("driftgate_page_full", "Entries that found a worker page full; evidence is then unknown.", full)
+
+
+def _lane_less(pages: Sequence[PageSnapshot]) -> dict[tuple[str, int, str], tuple[int, int]]:
+    """Rows offered and dropped where no lane file could be made."""
+    found: dict[tuple[str, int, str], tuple[int, int]] = {}
+    for page in pages:
+        for key, total in page.totals.items():
+            if any(total.lane_less):
+                offered, dropped = found.get(key, (0, 0))
+                found[key] = (offered + total.lane_less[0], dropped + total.lane_less[1])
+    return found
 
 
 def _per_version(merged: dict[tuple[str, int, str], Totals]) -> Iterator[Metric]:

@@ -13,10 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.control.loads import Prepared
 from monitor.facts import LabelFacts
 from monitor.rollout import RolloutRecord
-from registry.catalog import VersionRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +34,14 @@ class Watch(Protocol):
     """The monitor as the controller drives it."""
 
     def step(self, now_s: float) -> None:
-        """Drain and count, for at most half a second."""
+        """Drain and count, for at most half a second; store positions and counts when a second has passed."""
         ...
 
-    def checkpoint(self) -> None:
-        """Store positions and counts in one transaction."""
+    def follow(self, versions: Mapping[tuple[str, int], str | None]) -> None:
+        """These versions are aspired now, with these profiles (sha256)."""
         ...
 
-    def follow(self, versions: Mapping[tuple[str, int], tuple[VersionRow, Prepared]]) -> None:
-        """These versions are served now, with these profiles."""
-        ...
-
-    def begin(self, record: RolloutRecord, champion: Prepared, candidate: Prepared) -> None:
+    def begin(self, record: RolloutRecord) -> None:
         """Pair and count for this rollout; again after a restart, where it goes on from what was stored."""
         ...
 
@@ -71,8 +65,8 @@ class Watch(Protocol):
         """Pairs of champion and shadow, by candidate."""
         ...
 
-    def families(self) -> Sequence[Any]:
-        """Prometheus metric families of what it has seen."""
+    def families(self, lane_less: Mapping[tuple[str, int, str], tuple[int, int]]) -> Sequence[Any]:
+        """Prometheus metric families of what it has seen; lane_less: rows offered and dropped without a lane."""
         ...
 
     def close(self) -> None:
@@ -85,11 +79,9 @@ class NoWatch:
 
     def step(self, now_s: float) -> None: ...
 
-    def checkpoint(self) -> None: ...
+    def follow(self, versions: Mapping[tuple[str, int], str | None]) -> None: ...
 
-    def follow(self, versions: Mapping[tuple[str, int], tuple[VersionRow, Prepared]]) -> None: ...
-
-    def begin(self, record: RolloutRecord, champion: Prepared, candidate: Prepared) -> None: ...
+    def begin(self, record: RolloutRecord) -> None: ...
 
     def end(self, model: str) -> None: ...
 
@@ -105,7 +97,7 @@ class NoWatch:
     def shadow(self, model: str) -> list[dict[str, Any]]:
         return []
 
-    def families(self) -> Sequence[Any]:
+    def families(self, lane_less: Mapping[tuple[str, int, str], tuple[int, int]]) -> Sequence[Any]:
         return ()
 
     def close(self) -> None: ...

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.fleet import ModelState
-from gateway.control.loads import Prepared, Preparer
+from gateway.control.loads import Preparer
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watched
 from gateway.data import page as pages
@@ -56,7 +56,7 @@ class SeenByHand(NoWatch):
         if self.fails:
             raise OSError("the disk is full")
 
-    def begin(self, record: RolloutRecord, champion: Prepared, candidate: Prepared) -> None:
+    def begin(self, record: RolloutRecord) -> None:
         self.begun.append(record.id)
 
     def end(self, model: str) -> None:

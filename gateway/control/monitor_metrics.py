@@ -1,0 +1,120 @@
+"""The monitor's part of `/metrics`: lanes, records, drift, data quality, labels, live errors, pairs.
+
+Pure: families from snapshots. Features are the worst K of each version; alarms also have a total (feature `*`), so
+that a counter does not vanish when its feature is no longer among the worst.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from gateway.control.drifting import Drifting
+from monitor.worker import MonitorSnapshot
+
+# (model, version, role) → rows offered and dropped where no lane could be made
+LaneLess = Mapping[tuple[str, int, str], tuple[int, int]]
+    tuple[str, int, str], tuple[int, int]
+]  # (model, version, role) → offered and dropped, without a lane
+OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
+ALL = "*"
+
+
+def monitor_families(
+    seen: MonitorSnapshot, lane_less: LaneLess, drifting: Drifting, served: Sequence[tuple[str, int]]
+) -> Iterator[Metric]:
+    """Every family."""
+    yield from _lanes(seen, lane_less)
+    yield from _drift(drifting, served)
+    yield _quality(drifting, served)
+    labels = CounterMetricFamily(
+        "driftgate_labels", "Labelled rows. version 0: their prediction was not found.", labels=(*_VERSION, "outcome")
+    )
+    for (model, version, outcome), count in sorted(seen.labels.items()):
+        labels.add_metric([model, str(version), outcome], count)
+    yield labels
+    waiting = GaugeMetricFamily("driftgate_labels_waiting", "Labels that wait for their row.", labels=("model",))
+    for model, count in sorted(seen.labels_waiting.items()):
+        waiting.add_metric([model], count)
+    yield waiting
+    live = GaugeMetricFamily(
+        "driftgate_live_error",
+        "Where labels came: the share of wrong classes, or the mean absolute error.",
+        labels=(*_VERSION, "output"),
+    )
+    for (model, version, output), error in sorted(seen.live_error.items()):
+        if error.n:
+            live.add_metric([model, str(version), output], error.value)
+    yield live
+    ratio = GaugeMetricFamily(
+        "driftgate_shadow_disagreement_ratio", "Share of compared rows that disagree, in this rollout.", labels=_VERSION
+    )
+    for model, rollout in sorted(seen.rollouts.items()):
+        if rollout.pairs.rows:
+            ratio.add_metric([model, str(rollout.watch.candidate)], rollout.pairs.disagreements / rollout.pairs.rows)
+    yield ratio
+
+
+_VERSION = ("model", "version")
+
+
+def _lanes(seen: MonitorSnapshot, lane_less: LaneLess) -> Iterator[Metric]:
+    records = CounterMetricFamily(
+        "driftgate_lane_records", "Rows of answers in the lanes.", labels=(*_VERSION, "role", "outcome")
+    )
+    waiting: dict[tuple[str, int], int] = {}
+    for key in sorted({*seen.lanes, *lane_less}):
+        model, version, role = key
+        lane = seen.lanes.get(key)
+        offered, dropped = lane_less.get(key, (0, 0))
+        for outcome in OUTCOMES:
+            count = getattr(lane, outcome) if lane is not None else 0
+            count += {"offered": offered, "dropped": dropped}.get(outcome, 0)
+            records.add_metric([model, str(version), role, outcome], count)
+        waiting[model, version] = waiting.get((model, version), 0) + (lane.waiting if lane is not None else 0)
+    yield records
+    gauge = GaugeMetricFamily("driftgate_lane_waiting_records", "Rows that were not drained yet.", labels=_VERSION)
+    for (model, version), count in waiting.items():
+        gauge.add_metric([model, str(version)], count)
+    yield gauge
+    counted = CounterMetricFamily("driftgate_monitor_records", "Rows that the monitor has counted.")
+    counted.add_metric([], seen.records)
+    yield counted
+    torn = CounterMetricFamily("driftgate_lane_torn", "Rows given up because their checksum stayed bad.")
+    torn.add_metric([], sum(lane.torn for lane in seen.lanes.values()))
+    yield torn
+
+
+def _drift(drifting: Drifting, served: Sequence[tuple[str, int]]) -> Iterator[Metric]:
+    labels = (*_VERSION, "kind", "feature", "statistic", "window")
+    statistic = GaugeMetricFamily("driftgate_drift_statistic", "How far a column moved.", labels=labels)
+    threshold = GaugeMetricFamily("driftgate_drift_threshold", "Its limit.", labels=labels)
+    evidence = GaugeMetricFamily("driftgate_drift_evidence_log10", "Evidence of this window alone.", labels=labels)
+    alarms = CounterMetricFamily("driftgate_drift_alarms", "Alarms raised; feature *: all of them.", labels=labels)
+    for key in served:
+        model, version = key[0], str(key[1])
+        totals = drifting.versions[key].alarms.totals if key in drifting.versions else {}
+        for found in drifting.shown(key):
+            values = [model, version, found.kind, found.feature, found.statistic, found.window]
+            if math.isfinite(found.value) and math.isfinite(found.threshold):
+                statistic.add_metric(values, found.value)
+                threshold.add_metric(values, found.threshold)
+            if found.evidence_log10 is not None:
+                evidence.add_metric(values, found.evidence_log10)
+            alarms.add_metric(values, totals.get(found.key, 0))
+        for kind in ("input", "output"):
+            total = sum(count for alarm, count in totals.items() if alarm[0] == kind)
+            alarms.add_metric([model, version, kind, ALL, ALL, ALL], total)
+    yield from (statistic, threshold, evidence, alarms)
+
+
+def _quality(drifting: Drifting, served: Sequence[tuple[str, int]]) -> Metric:
+    ratio = GaugeMetricFamily(
+        "driftgate_data_quality_ratio", "Share of rows with a problem.", labels=(*_VERSION, "feature", "problem")
+    )
+    for key in served:
+        for found in drifting.shown_quality(key):
+            ratio.add_metric([key[0], str(key[1]), found.feature, found.problem], found.ratio)
+    return ratio

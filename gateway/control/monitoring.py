@@ -1,0 +1,200 @@
+"""The monitor as the controller drives it: `monitor.worker.Monitor` with profiles, drift looks and metrics around it.
+
+Invariant: what the judge reads of a rollout here is the monitor's own cumulative counts, stored with the lane positions
+that they stand for; this file adds nothing to them. Called by the controller under its watch lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from gateway.control.drifting import ROLES, Drifting
+from gateway.control.monitor_metrics import LaneLess, monitor_families
+from gateway.control.watch import Watched
+from monitor.facts import LabelFacts
+from monitor.join_counts import RolloutWatch
+from monitor.profile import ReferenceProfile
+from monitor.rollout import RolloutRecord
+from monitor.settings import MonitorSettings
+from monitor.store import MonitorStore
+from monitor.windows import VersionBins, Window
+from monitor.worker import Monitor, RolloutSeen
+from registry.artifacts import ArtifactStore
+from registry.catalog import Catalog
+from registry.clock import Clock
+from registry.home import Home
+
+DISAGREE_SD = 0.5  # two numbers disagree when they differ by more than this many sd of the champion's output
+MOST_OUTPUTS = 256  # columns compared between the arms
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    sha256: str | None
+    profile: ReferenceProfile | None
+    bins: VersionBins | None
+
+
+class Monitoring:
+    """One controller's monitor. One thread at a time."""
+
+    def __init__(
+        self, home: Home, settings: MonitorSettings, catalog: Catalog, artifacts: ArtifactStore, clock: Clock
+    ) -> None:
+        self._catalog = catalog
+        self._artifacts = artifacts
+        self._clock = clock
+        self._known: dict[Key, _Known] = {}
+        self._served: dict[Key, str | None] = {}  # followed now → sha256 of the profile in use
+        self._monitor = Monitor(home.run, MonitorStore(catalog), settings, clock, self._bins_of)
+        self._drifting = Drifting(settings, self._window, self._alarm)
+        self._monitor.resume()
+
+    # --- profiles ------------------------------------------------------------------------------------------------
+
+    def _profile(self, model: str, version: int) -> _Known:
+        known = self._known.get((model, version))
+        if known is None:
+            if (model, version) in self._served:
+                sha256 = self._served[model, version]
+            else:  # rows that waited in a lane while nobody followed
+                listed = self._catalog.profiles(model, version)
+                sha256 = listed[-1].sha256 if listed else None
+            profile = None if sha256 is None else ReferenceProfile.from_bytes(self._artifacts.read(sha256))
+            bins = None if profile is None else VersionBins(profile.input_bins(), profile.output_bins())
+            known = self._known[model, version] = _Known(sha256, profile, bins)
+        return known
+
+    def _bins_of(self, model: str, version: int) -> VersionBins | None:
+        return self._profile(model, version).bins
+
+    def follow(self, versions: Mapping[Key, str | None]) -> None:
+        """These versions are aspired now, with these profiles (sha256)."""
+        for key in set(self._served) - set(versions):
+            self._monitor.retire(*key)
+        for key, sha256 in versions.items():
+            if key not in self._served or self._served[key] != sha256:
+                known = self._known.get(key)
+                if known is not None and known.sha256 != sha256:
+                    del self._known[key]
+                self._served[key] = sha256
+                self._monitor.refresh(*key)
+        self._served = dict(versions)
+        for key in set(self._known) - set(versions):
+            del self._known[key]
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def step(self, now_s: float) -> None:
+        """Drain, count, join, and look at one window for drift."""
+        self._monitor.step(now_s)
+        profiles = {key: known.profile for key in self._served if (known := self._profile(*key)).profile is not None}
+        self._drifting.step({key: profile for key, profile in profiles.items() if profile is not None}, now_s)
+
+    def close(self) -> None:
+        """A last checkpoint."""
+        self._monitor.close()
+
+    def _window(self, model: str, version: int, seconds: int) -> Window | None:
+        return self._monitor.window(model, version, seconds, ROLES)
+
+    def _alarm(self, model: str, version: int, data: dict[str, Any]) -> None:
+        self._catalog.append_event("drift.alarm", model=model, version=version, actor="driftgate", data=data)
+
+    # --- rollouts ------------------------------------------------------------------------------------------------
+
+    def begin(self, record: RolloutRecord) -> None:
+        """Pair and count for this rollout; again after a restart, where it goes on from what was stored."""
+        champion = self._profile(record.model, record.champion)
+        tolerances = {}
+        if champion.profile is not None:
+            outputs = zip(champion.profile.outputs, champion.profile.output_sds(), strict=True)
+            tolerances = {column.name: DISAGREE_SD * sd for column, sd in outputs if sd is not None and sd > 0}
+        watch = RolloutWatch(record.id, record.model, record.champion, record.candidate, tolerances)
+        self._monitor.begin_rollout(watch, None if champion.bins is None else champion.bins.outputs)
+
+    def end(self, model: str) -> None:
+        """No rollout of this model is judged any more."""
+        self._monitor.end_rollout(model)
+
+    def watched(self, record: RolloutRecord) -> Watched:
+        """What was seen of a rollout that began."""
+        seen = self._monitor.rollout(record.model)
+        if seen is None or seen.watch.id != record.id:
+            return Watched()
+        pairs, wall_ns = seen.pairs, self._clock.wall_ns()
+        labels = None
+        if pairs.label_wall_ns:
+            age_s = _age_s(pairs.label_wall_ns, wall_ns)
+            labels = LabelFacts(farther=pairs.farther, closer=pairs.closer, ties=pairs.ties, age_s=age_s)
+        return Watched(
+            shadow_errors=pairs.shadow_errors,
+            pair_rows=pairs.rows,
+            pair_disagreements=pairs.disagreements,
+            pair_requests=pairs.requests,
+            pair_age_s=_age_s(pairs.pair_wall_ns, wall_ns) if pairs.pair_wall_ns else None,
+            labels=labels,
+            outputs=_outputs(seen),
+        )
+
+    def feedback(self, model: str, labels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        """Take labels → joined, waiting, ambiguous, expired. Raises MalformedRequest."""
+        return self._monitor.feedback(model, labels)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
+        """Every measurement of every served version that has a profile, the worst first. Raises MalformedRequest."""
+        items = []
+        for name, version in sorted(self._served):
+            known = self._profile(name, version) if name == model else None
+            if known is not None and known.profile is not None:
+                found = self._drifting.now(model, version, known.profile, window or "5m")
+                items += [{"version": version, **measurement.to_dict()} for measurement in found]
+        return items
+
+    def shadow(self, model: str) -> list[dict[str, Any]]:
+        """Champion and candidate on the same input, in the rollout that runs."""
+        seen = self._monitor.rollout(model)
+        if seen is None:
+            return []
+        pairs = seen.pairs
+        return [
+            {
+                "rollout": seen.watch.id,
+                "champion": seen.watch.champion,
+                "candidate": seen.watch.candidate,
+                "rows": pairs.rows,
+                "requests": pairs.requests,
+                "disagreements": pairs.disagreements,
+                "disagreement_ratio": pairs.disagreements / pairs.rows if pairs.rows else None,
+                "by_output": dict(pairs.by_output),
+                "tolerances": dict(seen.watch.tolerances),
+                "shadow_errors": pairs.shadow_errors,
+                "unpaired": pairs.unpaired,
+                "labels": {"farther": pairs.farther, "closer": pairs.closer, "ties": pairs.ties},
+            }
+        ]
+
+    def families(self, lane_less: LaneLess) -> Sequence[Metric]:
+        """Prometheus metric families of what it has seen."""
+        return list(monitor_families(self._monitor.snapshot(), lane_less, self._drifting, sorted(self._served)))
+
+
+def _age_s(then_ns: int, now_ns: int) -> float:
+    return max(0.0, (now_ns - then_ns) / 1e9)
+
+
+def _outputs(seen: RolloutSeen) -> Any:
+    """(champion, candidate) counts of each output column; the candidate's as canary and as shadow together."""
+    if not seen.outputs:
+        return None
+    champion, canary, shadow = (seen.outputs[arm] for arm in ("champion", "canary", "shadow"))
+    columns = range(min(len(champion.bins.columns), MOST_OUTPUTS))
+    return tuple((champion.of(at).copy(), canary.of(at) + shadow.of(at)) for at in columns)
