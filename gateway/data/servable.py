@@ -69,6 +69,8 @@ class Servable:
         # Only what the probe has seen equal, bitwise, may be joined.
         self.joinable = manifest.probe.batch == "exact" and manifest.probe.run == "proven" and self.by_rows
         self.max_rows = min(default_max_rows, manifest.options.max_batch_rows or default_max_rows)
+        if self.joinable:
+            self.max_rows = max(1, min(self.max_rows, manifest.probe.joined_rows))
         self.fixed_row_shape = all(
             slot.spec.shape is not None and None not in slot.spec.shape[1:] for slot in self.slots
         )

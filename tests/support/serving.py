@@ -50,6 +50,7 @@ def aspire(
             by_rows=by_rows,
             rows_tried=8,
             onnxruntime="any",
+            joined_rows=64,
         ),
         log_schema=make_log_schema(inputs, outputs, by_rows).to_dict(),
     )
