@@ -148,6 +148,7 @@ class Windows:
         edges = self._edges_of(key, bins)
         tiles = self._tiles.setdefault(key, {})
         tile = tiles.get(start_s)
+        self._dirty.add((key, start_s))  # before anything is evicted
         if tile is None:
             stored = self._load(key[0], key[1], bins, start_s, start_s + 1)
             tile = next((t for t in stored if t.role == key[2] and t.width_s == self.width_s), None)
@@ -155,7 +156,6 @@ class Windows:
             tiles[start_s] = tile
             self._complete_from_s.setdefault(key[:2], start_s + self.width_s)
             self._evict(key)
-        self._dirty.add((key, start_s))
         return tile
 
     def _edges_of(self, key: TileKey, bins: VersionBins) -> str:
