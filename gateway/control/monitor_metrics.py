@@ -16,10 +16,6 @@ from monitor.worker import MonitorSnapshot
 
 # (model, version, role) → rows offered and dropped where no lane could be made
 LaneLess = Mapping[tuple[str, int, str], tuple[int, int]]
-    tuple[str, int, str], tuple[int, int]
-]  # (model, version, role) → offered and dropped, without a lane
-OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
-ALL = "*"
 
 
 def monitor_families(
