@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitor.counts import BinSet, ColumnBins
+from monitor.join_counts import RolloutWatch
+from monitor.lane import LaneReader, LaneWriter, read_header
+from monitor.record import ERROR, LogSchema
+from monitor.settings import MonitorSettings
+from monitor.store import MonitorStore
+from monitor.windows import VersionBins
+from monitor.worker import Monitor
+from registry.catalog import Catalog
+from registry.clock import SystemClock
+from registry.errors import MalformedRequest
+from tests.support.clock import ManualClock
+from tests.support.records import offer_rows, open_lane, regression_schema
+
+SCHEMA = regression_schema(2)
+EDGES = (-1.0, 0.0, 1.0)
+BINS = VersionBins(
+    BinSet((ColumnBins("x[0]", "number", EDGES), ColumnBins("x[1]", "number", EDGES))),
+    BinSet((ColumnBins("y", "number", EDGES),)),
+)
+WATCH = RolloutWatch("r1", "m", 1, 2, {"y": 0.5})
+
+
+class World:
+    """A run folder with lanes, a database, and the monitor of one controller after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock()
+        self.catalog = Catalog.open(f"sqlite:///{folder / 'registry.db'}")
+        self.store = MonitorStore(self.catalog)
+        self.profile: VersionBins | None = BINS
+        self.monitor = self.controller()
+
+    def controller(self) -> Monitor:
+        monitor = Monitor(self.folder, self.store, MonitorSettings(), self.clock, lambda model, version: self.profile)
+        monitor.resume()
+        return monitor
+
+    def die(self) -> None:
+        """kill -9: what was not stored is lost, and another controller starts."""
+        self.monitor._drains.close()
+        self.monitor = self.controller()
+
+    def lane(self, role: str = "champion", version: int = 1, schema: LogSchema = SCHEMA, **more: object) -> LaneWriter:
+        return open_lane(self.folder / "lanes", schema, role=role, version=version, **more)
+
+    def offer(self, lane: LaneWriter, ids: list[str], value: float = 0.5, flags: int = 0) -> None:
+        y = np.full((len(ids), 1), value, "f4")
+        x = np.full((len(ids), len(lane.header.schema.inputs)), value, "f4")
+        offer_rows(lane, x, y, ids=ids, wall_ns=self.clock.wall_ns(), flags=flags)
+
+    def step(self, seconds: float = 0.0) -> None:
+        self.clock.advance(seconds)
+        self.monitor.step(self.clock.now_s())
+
+    def rows(self, version: int = 1, roles: list[str] | None = None) -> int:
+        window = self.monitor.window("m", version, 600, roles)
+        return 0 if window is None else window.rows
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.monitor.close()
+    world.catalog.close()
+
+
+def ids(n: int, prefix: str = "r") -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def test_rows_of_all_workers_are_counted_into_the_versions_window(world: World) -> None:
+    one, two = world.lane(), world.lane(slot=1)
+    world.offer(one, ids(10))
+    world.offer(two, ids(5, "s"), 2.0)
+    world.offer(one, ids(2, "e"), flags=ERROR)
+    world.step()
+    window = world.monitor.window("m", 1, 60)
+    assert window is not None
+    assert window.inputs.of(1).tolist() == [0, 0, 10, 5]
+    assert window.outputs.of(0).tolist() == [0, 0, 10, 5]
+    assert (window.rows, window.errors, world.monitor.records) == (15, 2, 17)
+
+
+def test_space_is_given_back_only_by_a_checkpoint_once_a_second(world: World) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(10))
+    world.step(0.1)
+    assert lane.statistics().waiting == 10
+    world.step(1.0)
+    assert (lane.statistics().waiting, lane.statistics().consumed) == (0, 10)
+
+
+def test_a_lane_that_fills_within_a_second_is_checkpointed_earlier(world: World) -> None:
+    lane = world.lane()
+    for turn in range(20):
+        world.offer(lane, ids(lane.capacity // 2, f"{turn}-"))
+        world.step(0.01)
+    assert lane.statistics().dropped == 0
+    assert world.monitor.records == 20 * (lane.capacity // 2)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_killed_controller_loses_nothing_and_counts_nothing_twice(world: World, checkpointed: bool) -> None:
+    lane = world.lane()
+    for turn in range(6):
+        world.offer(lane, ids(10, f"{turn}-"))
+        world.step(0.1)
+        if turn == 2 and checkpointed:
+            world.monitor.checkpoint()
+        world.die()
+    world.step(1.0)
+    assert world.rows() == 60
+    assert lane.statistics().consumed == 60
+
+
+def test_a_kill_between_the_commit_and_the_release_counts_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(10))
+    world.step()
+    monkeypatch.setattr(world.monitor._drains, "release", lambda: None)
+    world.monitor.checkpoint()
+    assert lane.statistics().waiting == 10
+    world.die()
+    world.step(2.0)
+    assert (world.rows(), lane.statistics().waiting) == (10, 0)
+
+
+def test_a_failed_checkpoint_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(10))
+    world.step()
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("database is locked")
+
+        patch.setattr(world.store, "save", fail)
+        with pytest.raises(RuntimeError):
+            world.monitor.checkpoint()
+        assert lane.statistics().waiting == 10
+    world.monitor.checkpoint()
+    assert lane.statistics().waiting == 0
+    world.die()
+    assert world.rows() == 10
+
+
+def test_an_old_generation_is_drained_first_then_removed(world: World) -> None:
+    old = world.lane()
+    world.offer(old, ids(10))
+    old.close()
+    new = world.lane(lane_bytes=128 * 1024)
+    world.offer(new, ids(5, "n"))
+    world.step()
+    assert old.path.exists()
+    world.die()
+    world.step(1.0)
+    assert not old.path.exists()
+    assert world.rows() == 15
+    counts = world.monitor.snapshot().lanes["m", 1, "champion"]
+    assert (counts.offered, counts.committed, counts.consumed, counts.waiting) == (15, 15, 15, 0)
+    world.offer(new, ids(1, "x"))
+    world.die()
+    world.step(1.0)
+    assert world.rows() == 16
+
+
+def test_a_damaged_lane_is_set_aside_and_counted(world: World) -> None:
+    lane = world.lane()
+    lane.close()
+    with lane.path.open("r+b") as file:
+        file.write(b"garbage!")
+    good = world.lane(slot=1)
+    world.offer(good, ids(3))
+    world.step()
+    assert world.monitor.snapshot().damaged_lanes == 1
+    assert world.rows() == 3
+    assert [path.suffix for path in sorted(lane.path.parent.iterdir())] == [".damaged", ".lane"]
+
+
+def test_the_lanes_of_a_retired_version_go_when_nobody_writes_and_keep_their_counts(world: World) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(4))
+    world.monitor.retire("m", 1)
+    world.step(1.0)
+    assert lane.path.exists()
+    lane.close()
+    world.step(1.0)
+    assert not lane.path.exists()
+    assert world.monitor.snapshot().lanes["m", 1, "champion"].consumed == 4
+
+
+def test_without_a_profile_rows_are_still_counted(world: World) -> None:
+    world.profile = None
+    world.offer(world.lane(), ids(4), float("nan"))
+    world.step()
+    window = world.monitor.window("m", 1, 60)
+    assert window is not None
+    assert window.inputs.missing.tolist() == [4, 4]
+
+
+def test_a_profile_of_other_columns_is_not_used(world: World) -> None:
+    lane = world.lane(schema=regression_schema(5))
+    world.offer(lane, ids(4))
+    world.step()
+    bins = world.monitor.bins("m", 1)
+    assert bins is not None
+    assert not bins.has_profile
+    assert len(bins.inputs.columns) == 5
+
+
+def test_a_rollout_sees_pairs_labels_and_outputs_and_goes_on_after_a_kill(world: World) -> None:
+    champion, shadow, canary = world.lane(), world.lane("shadow", 2), world.lane("canary", 2)
+    world.monitor.begin_rollout(WATCH, BINS.outputs)
+    world.offer(shadow, ids(10), 2.0)
+    world.offer(champion, ids(10), 0.5)
+    world.offer(canary, ids(3, "c"), 0.7)
+    world.step()
+    labels = [{"request_id": "r1", "values": [0.6]}, {"request_id": "later", "values": [1.0]}]
+    assert world.monitor.feedback("m", labels) == {"joined": 1, "waiting": 1, "ambiguous": 0, "expired": 0}
+    world.step(1.0)
+    world.die()
+    world.monitor.begin_rollout(WATCH, BINS.outputs)
+    seen = world.monitor.snapshot().rollouts["m"]
+    assert (seen.pairs.rows, seen.pairs.disagreements, seen.pairs.farther) == (10, 10, 1)
+    assert {arm: counts.of(0).tolist() for arm, counts in seen.outputs.items()} == {
+        "champion": [0, 0, 10, 0],
+        "canary": [0, 0, 3, 0],
+        "shadow": [0, 0, 0, 10],
+    }
+    world.offer(champion, ids(2, "n"), 0.5)
+    world.offer(shadow, ids(2, "n"), 0.5)
+    world.step(1.0)
+    after = world.monitor.rollout("m")
+    assert after is not None
+    assert (after.pairs.rows, after.pairs.disagreements) == (12, 10)
+    world.monitor.end_rollout("m")
+    assert world.monitor.rollout("m") is None
+    world.monitor.begin_rollout(RolloutWatch("r2", "m", 1, 2), BINS.outputs)
+    fresh = world.monitor.rollout("m")
+    assert fresh is not None
+    assert fresh.pairs.rows == 0
+
+
+def test_a_running_rollout_is_watched_again_from_the_first_row_after_a_restart(world: World) -> None:
+    document = {"id": "r1", "model": "m", "revision": 1, "state": "canary"}
+    world.monitor.begin_rollout(WATCH, BINS.outputs)
+    world.monitor.checkpoint()
+    active = [document]
+    world.catalog.active_rollouts = lambda model=None: active  # type: ignore[method-assign]
+    world.die()
+    world.offer(world.lane(), ids(1))
+    world.offer(world.lane("shadow", 2), ids(1))
+    world.step()
+    seen = world.monitor.rollout("m")
+    assert seen is not None
+    assert seen.pairs.rows == 1
+
+
+def test_answers_counted_before_a_kill_can_still_be_labelled(world: World) -> None:
+    world.offer(world.lane(), ids(10), 0.5)
+    world.step(1.0)
+    world.die()
+    counts = world.monitor.feedback("m", [{"request_id": "r7", "values": [1.0]}])
+    assert counts["joined"] == 1
+    error = world.monitor.snapshot().live_error["m", 1, "y"]
+    assert (error.n, error.value) == (1, 0.5)
+
+
+def test_a_broken_label_is_the_callers_error(world: World) -> None:
+    with pytest.raises(MalformedRequest):
+        world.monitor.feedback("m", [{"request_id": "a"}])
+
+
+def test_rows_fall_into_the_tiles_of_their_own_time(world: World) -> None:
+    lane = world.lane()
+    for seconds in (0, 4, 10, 30):
+        world.clock.advance(seconds)
+        world.offer(lane, ids(seconds + 1, f"{seconds}-"))
+    world.step()
+    tiles = world.store.tiles("m", 1, BINS, 0, 2**40)
+    assert [tile.rows for tile in tiles] == [6, 11, 31]
+    assert all(tile.start_s % 10 == 0 for tile in tiles)
+
+
+def test_a_wiped_run_folder_starts_lanes_from_nothing(world: World) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(10))
+    world.step(1.0)
+    lane.close()
+    lane.path.unlink()
+    world.die()
+    again = world.lane()
+    world.offer(again, ids(3, "n"))
+    world.step(1.0)
+    assert world.rows() == 13
+    assert len(world.store.positions()) == 1
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from monitor.settings import MonitorSettings
+from monitor.store import MonitorStore
+from monitor.worker import Monitor
+from registry.catalog import Catalog
+from registry.clock import SystemClock
+from tests.monitor.test_worker import BINS
+clock = SystemClock()
+folder = Path(sys.argv[1])
+store = MonitorStore(Catalog.open(f"sqlite:///{folder / 'registry.db'}"))
+monitor = Monitor(folder, store, MonitorSettings(), clock, lambda model, version: BINS)
+monitor.resume()
+(folder / "up").touch()
+while True:
+    monitor.step(clock.now_s())
+    monitor.checkpoint()
+"""
+
+
+def test_kill_9_of_a_real_controller_at_any_moment_counts_every_row_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    up = tmp_path / "up"
+    Catalog.open(f"sqlite:///{tmp_path / 'registry.db'}").close()
+    lane = open_lane(tmp_path / "lanes", SCHEMA)
+    offered = 0
+    for _ in range(3):
+        up.unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], env=environ)
+        stop = time.monotonic() + 30
+        until: float | None = None
+        while time.monotonic() < (stop if until is None else until):
+            if until is None and up.exists():
+                until = time.monotonic() + rng.uniform(0.05, 0.15)
+            if lane.statistics().waiting < lane.capacity // 2:
+                n = int(rng.integers(1, 30))
+                x = np.full((n, 2), 0.5, "f4")
+                offer_rows(lane, x, x[:, :1], wall_ns=time.time_ns())
+                offered += n
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert until is not None
+    catalog = Catalog.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    monitor = Monitor(tmp_path, MonitorStore(catalog), MonitorSettings(), SystemClock(), lambda model, version: BINS)
+    monitor.resume()
+    monitor.step(0.0)
+    monitor.checkpoint()
+    window = monitor.window("m", 1, 3600)
+    counts = lane.statistics()
+    assert window is not None
+    assert window.rows == counts.consumed == counts.committed == offered > 100
+    monitor.close()
+    catalog.close()
+
+
+def test_the_database_remembers_a_lane_by_more_than_its_name(world: World) -> None:
+    lane = world.lane()
+    world.offer(lane, ids(1))
+    world.step(1.0)
+    assert list(world.store.positions()) == [read_header(lane.path).key]
+    assert LaneReader.open(lane.path).waiting == 0
