@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.reference import cli, errors, metrics, routes, settings
+from scripts.reference import cli, errors, metrics, plan, routes, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -24,6 +24,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors.page,
     "routes.md": routes.page,
     "cli.md": cli.page,
+    "plan.md": plan.page,
 }
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import io
-import tokenize
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from gateway.settings import Settings
 from gateway.settings_load import CONFIG_NAME, PREFIX, RANGES
+from scripts.reference.comments import comments_of
 from scripts.reference.table import table
 
 INTRODUCTION = f"""# Settings
@@ -29,7 +27,7 @@ def page() -> str:
 
 def _sections(tree: type[Any], prefix: str) -> list[str]:
     hints = get_type_hints(tree)
-    comments = _comments(tree)
+    comments = _told(tree)
     plain = [field for field in fields(tree) if not is_dataclass(hints[field.name])]
     sections = []
     if plain:
@@ -51,15 +49,9 @@ def _sections(tree: type[Any], prefix: str) -> list[str]:
     return sections
 
 
-def _comments(tree: type[Any]) -> dict[str, str]:
+def _told(tree: type[Any]) -> dict[str, str]:
     """Field → the comment on its line. A field without one is a fault of the code, told by name."""
-    found: dict[str, str] = {}
-    name = ""
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(tree)).readline):
-        if token.type == tokenize.NAME and token.line.lstrip().startswith(f"{token.string}:"):
-            name = token.string
-        if token.type == tokenize.COMMENT and name:
-            found[name] = token.string.lstrip("# ")
+    found = comments_of(tree)
     hints = get_type_hints(tree)
     silent = [field.name for field in fields(tree) if field.name not in found and not is_dataclass(hints[field.name])]
     if silent:
