@@ -132,14 +132,14 @@ class Traffic:
                     connection = await _Connection.open(self._host, self._port)
                 request = _request(self._path, self._host, identity, self._flights.features[row])
                 status, headers, body = await asyncio.wait_for(connection.ask(request), _ANSWER_S)
-            except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as fault:
+            except (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError) as fault:
                 self._fail(f"{type(fault).__name__}: {fault}")
                 if connection is not None:
-                    connection.close()
+                    await connection.close()
                 connection = None
                 continue
             if headers.get("connection", "").lower() == "close":
-                connection.close()
+                await connection.close()
                 connection = None
             if status != 200:
                 self._fail(f"{status} {body[:200].decode(errors='replace')}")
@@ -153,7 +153,7 @@ class Traffic:
             label = delay if math.isfinite(delay) else None
             self._waiting_labels.append((time.monotonic() + self._label_after_s, identity, label))
         if connection is not None:
-            connection.close()
+            await connection.close()
 
     def _fail(self, told: str) -> None:
         self.tally.failed += 1
@@ -195,10 +195,13 @@ class _Connection:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return int(head[0].split(" ", 2)[1]), headers, body
+        _protocol, _space, status = head[0].partition(" ")
+        return int(status[:3]), headers, body  # ValueError for anything that is no status line
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def _request(path: str, host: str, identity: str, row: NDArray[np.float32]) -> bytes:
