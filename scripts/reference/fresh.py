@@ -26,13 +26,14 @@ def fresh_controller() -> Iterator[Controller]:
         home.create()
         settings, clock = Settings(), SystemClock()
         catalog = open_catalog(home, settings, clock)
-        watch = make_watch(home, settings, catalog, clock, BOOT_ID)
+        artifacts = open_artifacts(home, settings)
+        watch = make_watch(home, settings, catalog, artifacts, clock)
         try:
             yield Controller(
                 run=home.run,
                 settings=settings,
                 catalog=catalog,
-                preparer=Preparer(open_artifacts(home, settings), home.run, clock),
+                preparer=Preparer(artifacts, home.run, clock),
                 watch=watch,
                 table=RouteTable(home.run, BOOT_ID, clock),
                 clock=clock,
