@@ -16,6 +16,8 @@ from monitor.worker import MonitorSnapshot
 
 # (model, version, role) → rows offered and dropped where no lane could be made
 LaneLess = Mapping[tuple[str, int, str], tuple[int, int]]
+OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
+ALL = "*"
 
 
 def monitor_families(
