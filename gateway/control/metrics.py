@@ -10,10 +10,11 @@ from __future__ import annotations
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as release_of
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -142,7 +143,7 @@ class DriftgateCollector(Collector):
         family = GaugeMetricFamily(
             "driftgate_build_info", "Always 1.", labels=("version", "python", "onnxruntime", "numpy")
         )
-        family.add_metric([self._version, platform.python_version(), onnxruntime.__version__, np.__version__], 1)
+        family.add_metric([self._version, platform.python_version(), _release_of("onnxruntime"), np.__version__], 1)
         return family
 
 
@@ -264,6 +265,13 @@ def _sum(totals: Sequence[Totals]) -> Totals:
         shed=dict(shed),
         shadow_dropped=sum(total.shadow_dropped for total in totals),
     )
+
+
+def _release_of(distribution: str) -> str:
+    try:
+        return release_of(distribution)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

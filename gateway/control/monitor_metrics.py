@@ -18,6 +18,8 @@ from monitor.worker import MonitorSnapshot
 LaneLess = Mapping[tuple[str, int, str], tuple[int, int]]
 OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
 ALL = "*"
+OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
+ALL = "*"
 
 
 def monitor_families(
