@@ -224,7 +224,7 @@ class Counter:
         n = len(block)
         if n == 0:
             return
-        columns = np.ascontiguousarray(block.T, self._dtype)
+        columns = np.array(block.T, self._dtype, order="C")  # a copy in any case: it is sorted below
         part = Counts.empty(self.bins)
         part.rows = n
         self._moments(part, columns)

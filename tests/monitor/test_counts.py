@@ -138,3 +138,9 @@ def test_bins_survive_json_and_their_digest_is_of_their_content() -> None:
 def test_edges_that_do_not_rise_are_refused(edges: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="rising"):
         ColumnBins("a", "number", edges)
+
+
+def test_a_single_column_is_left_as_it_was() -> None:
+    block = np.array([[3.0], [1.0], [2.0]], "f4")  # contiguous both ways: a view of it would be sorted in place
+    counted(block, BinSet((ColumnBins("a", "number", (1.5,)),)))
+    assert block[:, 0].tolist() == [3.0, 1.0, 2.0]
