@@ -1,0 +1,58 @@
+"""Files that release 0.1 wrote, kept as they were: every later release must read them."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from pathlib import Path
+
+from monitor.counts import BinSet, ColumnBins
+from monitor.lane import LaneReader
+from monitor.windows import Tile, VersionBins
+
+# A lane of three rows of a classifier with two inputs, zlib and base64.
+LANE_V1 = (
+    "eNrt1zFrFEEUB3AlHyCVnGATxkKMg+zG83K3zV4gRoWQQsvjPGZ25y4ruzvL7FySI0SDjR9AUBAFwdreUrSz0sLOwkYQsUhhHZy5"
+    "Te7cO/DKSPj/YHdmZ+a9N7O3za3eXF/ZuOG4u6QrVcI08Uiooq7uMS2uxiwVhJIt4rmUcCl1JwrNAj6DCcljaVI5lCQyFLGJSWwe"
+    "ofJIpsNsSsbCDAebLMnsGCUBy1gQ6QHxalVKeiIViunhcpOGs1wMO3GUCtazoY67dK16vbZcbzAehKJrUmxLFeYde4iq06jZItvF"
+    "Y91tLJlNBZsiYcTbJXzQsXPE06ovKInSrK/NU6tFdlpO22TaMVfaT7hQhDrUaVM7407OuGamTYns61F8zLg5Lx21gXmPPakGozSZ"
+    "kpzxKI50JPKiWGlounA5wv1XxNGGhufphHqQ2RfVrZLjPY7H6vZHCqQSdtsT+dp7e2cAAAAAAADgdJk74fiTdp/hGwAAAAAAAIDT"
+    "7+fWxcXyf/jF2uGLZ5VLH+6lT/LHDy9/52sba7cfnP1rxbi/sDIe3ffNrVn0D/yi/XTU/vCnKxd1nlaurN9dpp/n33x9dOFw7vzs"
+    "Ok1TY79ZzvXNL7fTdT7+qvx+e+7lrfj1nYXn8++/zK7zytR4N3GeYwc+vhwAAAAAAAAAAAAAAPhf/QEDVtnA"
+)
+
+TILE_V1 = (
+    '{"format":"driftgate.tile","v":1,"model":"m","version":1,"role":"champion","start_s":100,"width_s":1'
+    '0,"edges":"aee6cdacb297024da1cb679950d8298da1629e2da6b1da6d706fbced9c75cd61","rows":6,"errors":2,"in'
+    'puts":{"bins":"e99a8f65186e66c30ae28390ca7e821aaf63b0c8fe699ccd3d7fa281d9a33d4f","rows":4,"width":2,'
+    '"counts":"eAFjZIAAJigNAAAwAAQ=","missing":"eAFjZIAAAAAQAAI=","infinite":"eAFjYIAAAAAIAAE=","mean":"e'
+    'AFjYACBD/YAAicBMA==","m2":"eAFjYAABBQcAAIgAYQ=="},"outputs":{"bins":"80a8e0973451f17754e0b29d88bec8e'
+    '71911ba7c2abfaf70f6548039b8515901","rows":4,"width":3,"counts":"eAFjYoAARjQaAABgAAU=","missing":"eAF'
+    'jYIAAAAAIAAE=","infinite":"eAFjYIAAAAAIAAE=","mean":"eAFjYAABNgcAAFQARw==","m2":"eAFjYACCAxYOAAL4ATk'
+    '="}}'
+)
+
+
+def test_a_v1_lane_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "0-m-1-champion.lane"
+    path.write_bytes(zlib.decompress(base64.b64decode(LANE_V1)))
+    lane = LaneReader.open(path)
+    rows = lane.read(100)
+    assert lane.header.key == "0-m-1-champion-0123456789abcdef"
+    assert [column.name for column in lane.header.schema.outputs] == ["label", "probabilities[0]", "probabilities[1]"]
+    assert rows["features"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert rows["outputs"].tolist() == [[1, 0.25, 0.75], [0, 0.5, 0.5], [1, 0, 1]]
+    assert rows["seq"].tolist() == [0, 1, 2]
+    lane.close()
+
+
+def test_a_v1_tile_is_read() -> None:
+    inputs = BinSet((ColumnBins("x", "number", (0.0,)),))
+    outputs = BinSet((ColumnBins("y", "category", values=(1.0, 2.0)),))
+    tile = Tile.from_bytes(TILE_V1.encode(), VersionBins(inputs, outputs))
+    assert (tile.model, tile.version, tile.role, tile.start_s, tile.width_s) == ("m", 1, "champion", 100, 10)
+    assert (tile.rows, tile.errors) == (6, 2)
+    assert tile.inputs.of(0).tolist() == [1, 2]
+    assert tile.inputs.missing.tolist() == [1]
+    assert tile.inputs.mean.tolist() == [1.0]
+    assert tile.outputs.of(0).tolist() == [2, 1, 1]
