@@ -38,6 +38,7 @@ from registry.home import Home
 
 HOPELESS = 2  # exit code of a child that will never start (settings, another release's files): not started again
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0)  # a worker is back within 5 s, whatever happened before
+_MOST_FALSE_STARTS = 5  # of one process in a row before the server was ever ready: it never will be
 _STEADY_S = 10.0  # a child that lived this long starts again without delay
 _TWICE_S = 0.5  # a terminal and a parent may both pass on one Ctrl-C: that is one wish
 _STALE_PORT_S = 8.0  # children of a killed supervisor answer what is in flight, then free its ports
@@ -171,6 +172,7 @@ class Supervisor:
         self._signals = 0
         self._signalled_s = 0.0
         self._hopeless = False
+        self._was_ready = False
 
     def run(self) -> int:
         """Serve until told to stop. 0: stopped in order; 1: stopped at once, or a child can never start.
@@ -308,6 +310,10 @@ class Supervisor:
                 continue
             now_s = time.monotonic()
             child.deaths = 1 if now_s - child.started_s >= _STEADY_S else child.deaths + 1
+            if process.returncode > 0 and child.deaths >= _MOST_FALSE_STARTS and not self._was_ready:
+                self._hopeless = True
+                self._say(f"{child.name} {_how_it_ended(process.returncode)} {child.deaths} times at its start")
+                continue
             delay_s = _BACKOFF_S[min(child.deaths, len(_BACKOFF_S)) - 1]
             child.start_at_s = now_s + delay_s
             again = f"starting it again in {delay_s:g} s" if delay_s else "starting it again"
@@ -342,6 +348,7 @@ class Supervisor:
         while waiting and not stop.wait(0.1):
             waiting = [url for url in waiting if not _answers(url)]
         if not waiting:
+            self._was_ready = True
             self._on_ready(serving)
 
 

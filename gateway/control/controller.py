@@ -43,6 +43,7 @@ RENEW_EVERY_S = 0.5
 LOOK_EVERY_S = 0.5  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
 SAVE_EVERY_S = 1.0  # a running rollout's counts
+SAVE_SOAK_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +414,9 @@ class Controller:
 
     def _save_counts(self, state: ModelState) -> None:
         now_s, record = self.clock.now_s(), state.record
-        if record is None or state.stored_revision is None or now_s - state.saved_s < SAVE_EVERY_S:
+        if record is None or state.stored_revision is None:
+            return
+        if now_s - state.saved_s < (SAVE_SOAK_EVERY_S if record.state is RolloutState.SOAK else SAVE_EVERY_S):
             return
         state.saved_s = now_s
         with self.writing():

@@ -1,0 +1,198 @@
+"""The monitor behind the controller, on real lanes: pairs, labels, drift and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gateway.control.drifting import Drifting, seconds_of
+from gateway.control.monitor_metrics import monitor_families
+from gateway.control.monitoring import Monitoring
+from gateway.settings import Settings
+from monitor import profile, rollout
+from monitor.lane import LaneWriter
+from monitor.plan import Plan
+from monitor.record import make_log_schema, request_hash
+from monitor.rollout import Moment, RolloutRecord
+from registry.artifacts import ArtifactStore
+from registry.catalog import Catalog
+from registry.errors import MalformedRequest
+from registry.home import Home
+from registry.manifest import FileDigest, Manifest, ProbeResult, ServingOptions
+from registry.vocabulary import Role, TensorSpec
+from tests.support.clock import ManualClock
+
+BOOT = "ef" * 16
+INPUTS = (TensorSpec("x", "FP32", (None, 2)),)
+OUTPUTS = (TensorSpec("y", "FP32", (None, 1)),)
+SCHEMA = make_log_schema(INPUTS, OUTPUTS, True, None)
+
+
+class Lanes:
+    """A state folder with two versions of `m`, and lanes that a worker would write."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root=root, run=root / "run")
+        self.home.create()
+        self.clock = ManualClock()
+        self.catalog = Catalog.open(self.home.database_url, self.clock)
+        self.artifacts = ArtifactStore(self.home.artifacts)
+        self.rng = np.random.default_rng(7)
+        self.settings = Settings().monitor
+        rows = self.rng.normal(size=(2000, 2)).astype(np.float32)
+        fitted = profile.fit(SCHEMA, rows, rows[:, :1] * 2)
+        self.sha256 = self.artifacts.put_bytes(fitted.to_bytes())
+        for content in ("one", "two"):
+            self.catalog.add_version("m", self._manifest(content), actor="test")
+        self.writers: dict[tuple[int, Role], LaneWriter] = {}
+        self.monitoring = self.start()
+        self.monitoring.follow({("m", 1): self.sha256, ("m", 2): self.sha256})
+
+    def _manifest(self, content: str) -> Manifest:
+        sha256 = self.artifacts.put_bytes(content.encode())
+        return Manifest(
+            files=(FileDigest("model.onnx", sha256, len(content)),),
+            options=ServingOptions(),
+            profile=self.sha256,
+            golden=None,
+            inputs=INPUTS,
+            outputs=OUTPUTS,
+            probe=ProbeResult(
+                run="proven",
+                reason="",
+                batch="exact",
+                batch_reason="",
+                by_rows=True,
+                rows_tried=64,
+                onnxruntime="1",
+            ),
+            log_schema=SCHEMA.to_dict(),
+        )
+
+    def start(self) -> Monitoring:
+        return Monitoring(self.home, self.settings, self.catalog, self.artifacts, self.clock)
+
+    def write(self, version: int, role: Role, ids: list[str], features: NDArray[Any], outputs: NDArray[Any]) -> None:
+        writer = self.writers.get((version, role))
+        if writer is None:
+            folder = self.home.run / "lanes"
+            folder.mkdir(exist_ok=True)
+            writer = LaneWriter.open(folder, 0, "m", version, role, SCHEMA, 1 << 20, BOOT)
+            self.writers[version, role] = writer
+        n = len(ids)
+        pairs = np.frombuffer(b"".join(request_hash(name) for name in ids), dtype=np.uint64).reshape(n, 2)
+        zeros, ones = np.zeros(n, np.uint32), np.ones(n, np.uint32)
+        times = np.zeros(n, np.float32)
+        wall_ns = self.clock.wall_ns()
+        assert writer.offer(pairs, zeros, ones, wall_ns, 1, 0, times, 1.0, features, outputs) == n
+
+    def tick(self, seconds: float = 1.0) -> None:
+        self.clock.advance(seconds)
+        self.monitoring.step(self.clock.now_s())
+
+    def rows(self, count: int, shift: float = 0.0) -> tuple[NDArray[Any], NDArray[Any]]:
+        features = (self.rng.normal(size=(count, 2)) + shift).astype(np.float32)
+        return features, features[:, :1] * 2
+
+    def close(self) -> None:
+        self.monitoring.close()
+        for writer in self.writers.values():
+            writer.close()
+        self.catalog.close()
+
+
+@pytest.fixture
+def lanes(tmp_path: Path) -> Iterator[Lanes]:
+    made = Lanes(tmp_path)
+    yield made
+    made.close()
+
+
+def a_rollout() -> RolloutRecord:
+    moment = Moment(wall_ns=1)
+    return rollout.start(
+        id="r1", model="m", champion=1, candidate=2, plan=Plan(), salt="00" * 16, moment=moment, actor="test"
+    ).record
+
+
+def test_pairs_and_labels_of_a_rollout_are_facts_that_survive_a_kill(lanes: Lanes) -> None:
+    record = a_rollout()
+    lanes.monitoring.begin(record)
+    ids = [f"id{number}" for number in range(200)]
+    features, outputs = lanes.rows(200)
+    lanes.write(1, Role.CHAMPION, ids, features, outputs)
+    other = outputs.copy()
+    other[:50] += 10.0
+    lanes.write(2, Role.SHADOW, ids, features, other)
+    lanes.tick()
+    truth = [{"request_id": name, "values": [float(value)]} for name, value in zip(ids, outputs[:, 0], strict=True)]
+    assert lanes.monitoring.feedback("m", truth)["joined"] == 200
+    lanes.tick()
+    seen = lanes.monitoring.watched(record)
+    assert (seen.pair_rows, seen.pair_disagreements, seen.pair_requests) == (200, 50, 200)
+    assert seen.labels is not None
+    assert (seen.labels.farther, seen.labels.closer, seen.labels.ties) == (50, 0, 150)
+    assert seen.pair_age_s is not None
+    assert seen.outputs is not None
+    champion, candidate = seen.outputs[0]
+    assert (champion.sum(), candidate.sum()) == (200, 200)
+    shadow = lanes.monitoring.shadow("m")[0]
+    assert shadow["disagreement_ratio"] == 0.25
+    assert lanes.monitoring.watched(rollout.RolloutRecord.from_json({**record.to_json(), "id": "r2"})).pair_rows == 0
+    lanes.catalog.save_rollout(record.to_json(), expected_revision=None)
+    again = lanes.start()
+    again.begin(record)
+    assert again.watched(record).pair_rows == 200
+    again.close()
+
+
+def test_a_shift_is_an_alarm_told_once_and_shown(lanes: Lanes) -> None:
+    for batch in range(30):
+        lanes.write(1, Role.CHAMPION, [f"{batch}-{n}" for n in range(100)], *lanes.rows(100, shift=1.0))
+        lanes.tick(2.0)
+    told = [event for event in lanes.catalog.events() if event.type == "drift.alarm"]
+    assert {event.data["window"] for event in told} == {"5m", "1h"}
+    assert "moved in the last" in told[0].data["sentence"]
+    items = lanes.monitoring.drift("m", None)
+    assert items[0]["version"] == 1
+    assert items[0]["verdict"] == "breach"
+    assert items[0]["profile"]
+    names = {"feature", "kind", "statistic", "value", "threshold", "rows", "window", "verdict", "cause", "profile"}
+    assert names <= set(items[0])
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in lanes.monitoring.families({("m", 1, "champion"): (7, 7)})
+        for sample in family.samples
+    }
+    offered = ("model", "m"), ("outcome", "offered"), ("role", "champion"), ("version", "1")
+    assert samples["driftgate_lane_records_total", *offered] == 3007
+    assert samples[("driftgate_monitor_records_total",)] == 3000
+    assert any(name[0] == "driftgate_drift_statistic" for name in samples)
+    assert any(name[0] == "driftgate_data_quality_ratio" for name in samples)
+    with pytest.raises(MalformedRequest):
+        lanes.monitoring.drift("m", "five minutes")
+
+
+def test_steady_traffic_is_no_alarm(lanes: Lanes) -> None:
+    for batch in range(20):
+        lanes.write(1, Role.CHAMPION, [f"{batch}-{n}" for n in range(100)], *lanes.rows(100))
+        lanes.tick(2.0)
+    assert not [event for event in lanes.catalog.events() if event.type == "drift.alarm"]
+
+
+def test_metric_families_of_a_monitor_that_saw_nothing(lanes: Lanes) -> None:
+    monitor = lanes.monitoring._monitor
+    drifting = Drifting(lanes.settings, lambda *_: None, lambda *_: None)
+    names = {family.name for family in monitor_families(monitor.snapshot(), {}, drifting, [("m", 1)])}
+    assert {"driftgate_labels", "driftgate_live_error", "driftgate_drift_alarms", "driftgate_lane_records"} <= names
+
+
+@pytest.mark.parametrize("text", ["", "5", "0m", "8d", "-1m", "1w", "5M"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(MalformedRequest):
+        seconds_of(text)
