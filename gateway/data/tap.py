@@ -72,20 +72,20 @@ class Tap:
         if lane is None:
             return
         if counts.count(1) == total:  # every request is one row
-            row = _zeros(total)
-            rows = _ones(total)
+            row: int | NDArray[np.uint32] = 0  # one value for all rows costs the lane almost nothing
+            rows: int | NDArray[np.uint32] = 1
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)
             waits = np.array(queue_us, dtype=np.float32)
         else:
-            row, rows, owner = self._spread(counts)
+            row_array, rows_array, owner = self._spread(counts)
             if max(counts) > self._settings.lane_rows_per_request:
                 kept = self._sample(counts)
                 lane.count_sampled(total - len(kept))
-                row, rows, owner = row[kept], rows[kept], owner[kept]
+                row_array, rows_array, owner = row_array[kept], rows_array[kept], owner[kept]
                 features, outputs = features[kept], outputs[kept]
                 flags |= record.SAMPLED
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(len(hashes), 2)[owner]
-            waits = np.array(queue_us, dtype=np.float32)[owner]
+            row, rows, waits = row_array, rows_array, np.array(queue_us, dtype=np.float32)[owner]
         lane.offer(pairs, row, rows, self._clock.wall_ns(), epoch, flags, waits, infer_us, features, outputs)
 
     def record_error(self, loaded: Loaded, role: str, epoch: int, request_hash: bytes) -> None:
@@ -151,15 +151,3 @@ class Tap:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
-
-
-_ZEROS = np.zeros(4096, dtype=np.uint32)
-_ONES = np.ones(4096, dtype=np.uint32)
-
-
-def _zeros(count: int) -> NDArray[np.uint32]:
-    return _ZEROS[:count] if count <= len(_ZEROS) else np.zeros(count, dtype=np.uint32)
-
-
-def _ones(count: int) -> NDArray[np.uint32]:
-    return _ONES[:count] if count <= len(_ONES) else np.ones(count, dtype=np.uint32)
