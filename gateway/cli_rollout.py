@@ -23,7 +23,7 @@ from gateway.cli_common import (
     version_number,
 )
 from gateway.client_control import ControlClient, name_in_path
-from registry.errors import InvalidPlan
+from registry.errors import InvalidPlan, ServingError
 
 Reason = Annotated[str, typer.Option(help="Kept with the event.")]
 
@@ -83,7 +83,11 @@ def start(
     except OSError as fault:
         raise InvalidPlan(f"{plan}: cannot be read: {fault.strerror}") from None
     with shell.require_server() as server:
-        rate, workers = traffic(server, name)
+        try:
+            rate, workers = traffic(server, name)
+        except ServingError as fault:  # the forecast is then for a server without traffic; the rollout may still begin
+            err().print(f"[yellow]traffic could not be measured[/]: {escape(fault.message)}", soft_wrap=True)
+            rate, workers = 0.0, 1
         expected = forecast(parsed, Assumptions(requests_per_s=rate, workers=workers))
         if not as_json:
             console = err()

@@ -55,7 +55,9 @@ class Teller:
 
     def quote(self, text: str) -> None:
         """What a command printed."""
-        for line in text.rstrip().splitlines():
+        for line in text.splitlines():
+            if not line.strip():
+                continue
             self.console.print(f"         {escape(line)}", style="dim", soft_wrap=True)
 
     def move(self, text: str) -> None:
@@ -129,7 +131,8 @@ def drift_table(title: str, items: Iterable[Mapping[str, Any]]) -> Table:
 
 def closing_table(rows: Iterable[tuple[str, str, bool | None]]) -> Table:
     """What happened; the last column says whether it is what a demo must show (None: only told)."""
-    table = plain_table("What happened", "", "", "")
+    table = plain_table("", "", "", "")
+    table.show_header, table.title = False, None
     marks = {True: "[green]✔[/]", False: "[red]✘[/]", None: ""}
     for name, told, good in rows:
         table.add_row(name, told, marks[good])

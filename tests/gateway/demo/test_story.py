@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from gateway.demo import story
-from gateway.demo.story import Outcome, decisive
-from gateway.demo.tell import Teller, closing_table
-from registry.errors import InternalError
+from gateway.demo.outcome import Outcome, closing_rows, decisive
+from gateway.demo.tell import closing_table
+from registry.errors import InternalError, InvalidSetting
 
 
 def document(state: str, evidence: float = 5.0) -> dict[str, Any]:
@@ -80,25 +80,31 @@ def test_the_guardrail_that_decided_is_the_one_farthest_beyond_its_limit() -> No
 
 def test_the_closing_table_names_evidence_and_canary_requests() -> None:
     console = Console(file=io.StringIO(), width=200)
-    teller = Teller(console)
-    console.print(closing_table(story._closing(good(), 1.0, 2.0)))
-    teller.still()
+    console.print(closing_table(closing_rows(good())))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "promoted after 2 canary and 3 shadow answers" in shown
-    assert "labels: evidence 5.0 of 4.0" in shown
+    assert "labels: evidence 5.0, limit 4.0" in shown
 
 
 def test_a_demo_that_stops_half_way_fails_and_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
+        (tmp_path / "home" / "demo").mkdir(parents=True)
+        (tmp_path / "home" / "demo" / "serve.log").write_text("last words\n")
         raise InternalError("the server did not start")
 
     monkeypatch.setattr(story, "_play", broken)
     console = Console(file=io.StringIO(), width=200)
-    (tmp_path / "serve.log").write_text("last words\n")
-    assert story.run(console, keep=False, as_json=False, home=tmp_path) == 1
+    assert story.run(console, keep=False, as_json=False, home=tmp_path / "home") == 1
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "the server did not start" in shown
     assert "last words" in shown
-    assert tmp_path.is_dir()
+    assert "not so: version 2 was promoted" in shown
+    assert (tmp_path / "home").is_dir()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(InvalidSetting, match="empty folder"):
+        story.run(Console(file=io.StringIO()), keep=False, as_json=False, home=tmp_path)
