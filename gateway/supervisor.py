@@ -1,9 +1,8 @@
 """`driftgate serve`: one supervisor, N workers, one controller; what dies is started again.
 
-Invariant: one supervisor per state folder (a lock on `serve.lock`, which the kernel releases however this process
-ends), and one owner per port (bound here first without SO_REUSEPORT, because two servers that share a port that way
-take each other's requests in silence). Called by the command line. Everything runs on the main thread, so the kernel's
-parent-death signal to the children means this process; a second thread only asks the ports whether they answer.
+Invariant: one supervisor per state folder and per port (`serve_lock.py`). Called by the command line. Everything runs
+on the main thread, so the kernel's parent-death signal to the children means this process; a second thread only asks
+the ports whether they answer.
 
 The supervisor knows nothing of models. It holds the ports, the lock, and the writing end of a pipe that no one writes.
 """
@@ -12,25 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import secrets
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, SUPERVISOR_FD
+from gateway.serve_lock import AlreadyServing, PortTaken, Serving, hold_lock, read_lock, take_port, write_lock
 from gateway.settings import Settings
 from gateway.settings_load import to_json
 from registry.errors import InvalidSetting
@@ -43,94 +41,6 @@ _STEADY_S = 10.0  # a child that lived this long starts again without delay
 _TWICE_S = 0.5  # a terminal and a parent may both pass on one Ctrl-C: that is one wish
 _STALE_PORT_S = 8.0  # children of a killed supervisor answer what is in flight, then free its ports
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class AlreadyServing(InvalidSetting):
-    """Another `driftgate serve` holds this state folder."""
-
-
-class PortTaken(InvalidSetting):
-    """Another program listens there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What `serve.lock` says while a server runs."""
-
-    pid: int
-    control_url: str
-    data_url: str
-    run_dir: str
-    boot_id: str
-
-
-def read_lock(home: Home) -> Serving | None:
-    """Who serves from this state folder now; None when nobody does, whatever the file says."""
-    try:
-        descriptor = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.pread(descriptor, 65536, 0)
-        else:
-            return None  # nobody holds it: what it says is of the past
-    finally:
-        os.close(descriptor)
-    with contextlib.suppress(ValueError, TypeError):
-        return Serving(**json.loads(text))
-    return None
-
-
-@contextlib.contextmanager
-def hold_lock(home: Home) -> Iterator[int]:
-    """Hold the state folder. Raises AlreadyServing, naming who has it."""
-    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        for attempt in range(20):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # A reader asking whether anybody serves holds it for microseconds: look again before giving up.
-                other = read_lock(home)
-                if attempt == 19 or other is not None:
-                    who = f"process {other.pid}, control port {other.control_url}" if other else "another process"
-                    raise AlreadyServing(
-                        f"{home.root} is already served by {who}. Stop it first, or use another --home."
-                    ) from None
-                time.sleep(0.01)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def take_port(host: str, port: int, *, flag: str, wait_s: float = 0.0) -> socket.socket:
-    """A bound socket that keeps host:port for our children and out of everybody else's hands.
-
-    Bound without SO_REUSEPORT, so a port in use is refused (PortTaken); then opened for sharing with processes of the
-    same user. It never listens, so the kernel gives it no connection. Port 0 takes a free one.
-    """
-    until = time.monotonic() + wait_s
-    while True:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        taken = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # over connections that are only remembered
-            taken.bind((host, port))
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # so the next one's check above finds us
-            return taken
-        except OSError as fault:
-            taken.close()
-            if time.monotonic() >= until or isinstance(fault, socket.gaierror):
-                raise PortTaken(
-                    f"cannot listen on {host} port {port}: {fault.strerror or fault}. "
-                    f"Choose another with {flag}, or stop what listens there."
-                ) from None
-        time.sleep(0.1)
 
 
 @dataclass(slots=True)
@@ -201,9 +111,9 @@ class Supervisor:
                 run_dir=str(self._home.run),
                 boot_id=self._boot_id,
             )
-            _write_lock(lock, json.dumps(dataclasses.asdict(serving)).encode())
+            write_lock(lock, json.dumps(dataclasses.asdict(serving)).encode())
             code = self._keep_alive(serving)
-            _write_lock(lock, b"")
+            write_lock(lock, b"")
             return code
 
     def _refuse_open_control_port(self) -> None:
@@ -366,12 +276,6 @@ def serve(
     return Supervisor(home, settings, say=say, on_ready=on_ready).run()
 
 
-def _write_lock(descriptor: int, text: bytes) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text, 0)
-    os.fsync(descriptor)
-
-
 def _url(host: str, port: int) -> str:
     """An address that a client on this machine can use."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
@@ -394,3 +298,6 @@ def _how_it_ended(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+__all__ = ["AlreadyServing", "PortTaken", "Serving", "Supervisor", "read_lock", "serve"]

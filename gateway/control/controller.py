@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from gateway.control import gather, store
+from gateway.control.facts import facts_of
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
 from gateway.control.loads import Leaving, Prepared, Preparer, describe, live, readiness
 from gateway.control.table import RouteTable
-from gateway.control.watch import Watch
+from gateway.control.watch import Watch, Watched
 from gateway.data.keys import KeySnapshot, read_keys
 from gateway.data.page import LATENCY_EDGES_US, PageSnapshot, read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_path
@@ -343,41 +344,14 @@ class Controller:
         if threshold is not None and state.baseline.unjudged is None and record.is_serving:
             state.baseline.unjudged = state.gathered.unjudged()
             store.write_baseline(self.catalog, record.id, state.baseline)
-        shadow = max(0, gather.shadow_rows(pages, state.name, record.candidate) - state.baseline.shadow_rows)
-        arms = (
-            gather.answered(pages, state.name, record.champion, Role.CHAMPION),
-            gather.answered(pages, state.name, record.candidate, Role.CANARY),
-        )
-        answers = sum(int(counts.sum()) for counts in arms if counts is not None)
-        if answers != state.answers:
-            if state.answers >= 0:
-                state.answered_s = now_s
-            state.answers = answers
         profiled = [self.prepared(state.name, version) for version in (record.champion, record.candidate)]
-        with_profile = all(found is not None and found.profile is not None for found in profiled)
-        veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
-        seen = self.watch.watched(record) if state.watching == record.id else None
-        common = RolloutFacts(
-            segments=state.gathered.segments(state.baseline),
-            shadow_requests=shadow,
-            measured_disagreement=record.measured_disagreement,
-            latency_ready=threshold is not None,
-            key_table_full=state.gathered.key_table_full,
-            has_profile=with_profile,
-            traffic_age_s=None if state.answered_s is None else now_s - state.answered_s,
-            veto=None if veto is None else f"worker {veto} saw its canary fail 20 times in a row",
-        )
-        if seen is None:
-            return common
-        return replace(
-            common,
-            shadow_errors=seen.shadow_errors,
-            pair_rows=seen.pair_rows,
-            pair_disagreements=seen.pair_disagreements,
-            pair_requests=seen.pair_requests,
-            pair_age_s=seen.pair_age_s,
-            labels=seen.labels,
-            outputs=seen.outputs,
+        return facts_of(
+            state,
+            record,
+            pages,
+            seen=self.watch.watched(record) if state.watching == record.id else Watched(),
+            has_profile=all(found is not None and found.profile is not None for found in profiled),
+            now_s=now_s,
         )
 
     def _begin_watching(self, state: ModelState, record: RolloutRecord) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.serve_lock import AlreadyServing, PortTaken, hold_lock, read_lock, take_port
 from gateway.settings import ControlSettings, GatewaySettings, Settings
 from gateway.settings_load import to_json
-from gateway.supervisor import AlreadyServing, PortTaken, Supervisor, hold_lock, read_lock, take_port
+from gateway.supervisor import Supervisor
 from registry.errors import InvalidSetting
 from registry.home import Home
 

@@ -1,0 +1,62 @@
+"""What is known of a running rollout, put together for the judge: pages' evidence, the monitor's counts, their ages.
+
+Invariant: nothing is judged here, and every count is cumulative since the rollout began, so a new controller gives the
+judge what the old one gave. Called by the controller, once a tick for each running rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.control import gather
+from gateway.control.fleet import ModelState
+from gateway.control.watch import Watched
+from gateway.data.page import PageSnapshot
+from monitor.facts import RolloutFacts
+from monitor.rollout import RolloutRecord
+from registry.vocabulary import Role
+
+
+def facts_of(
+    state: ModelState,
+    record: RolloutRecord,
+    pages: Sequence[PageSnapshot],
+    *,
+    seen: Watched,
+    has_profile: bool,
+    now_s: float,
+) -> RolloutFacts:
+    """The facts of this moment; also notes in `state` when an arm last answered."""
+    threshold = state.window.threshold_us if state.window is not None else None
+    shadow = max(0, gather.shadow_rows(pages, state.name, record.candidate) - state.baseline.shadow_rows)
+    _note_answers(state, record, pages, now_s)
+    veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
+    return RolloutFacts(
+        segments=state.gathered.segments(state.baseline),
+        shadow_requests=shadow,
+        shadow_errors=seen.shadow_errors,
+        pair_rows=seen.pair_rows,
+        pair_disagreements=seen.pair_disagreements,
+        pair_requests=seen.pair_requests,
+        pair_age_s=seen.pair_age_s,
+        measured_disagreement=record.measured_disagreement,
+        labels=seen.labels,
+        outputs=seen.outputs,
+        latency_ready=threshold is not None,
+        key_table_full=state.gathered.key_table_full,
+        has_profile=has_profile,
+        traffic_age_s=None if state.answered_s is None else now_s - state.answered_s,
+        veto=None if veto is None else f"worker {veto} saw its canary fail 20 times in a row",
+    )
+
+
+def _note_answers(state: ModelState, record: RolloutRecord, pages: Sequence[PageSnapshot], now_s: float) -> None:
+    arms = (
+        gather.answered(pages, state.name, record.champion, Role.CHAMPION),
+        gather.answered(pages, state.name, record.candidate, Role.CANARY),
+    )
+    answers = sum(int(counts.sum()) for counts in arms if counts is not None)
+    if answers != state.answers:
+        if state.answers >= 0:
+            state.answered_s = now_s
+        state.answers = answers
