@@ -119,6 +119,9 @@ def _shadow_disagreement(plan: Plan, guardrail: Guardrail, facts: RolloutFacts) 
     events = facts.pair_disagreements + facts.shadow_errors
     if not rows and not plan.has_shadow_step and not facts.shadow_requests:
         return _blank(plan, guardrail, Cause.NOT_CONFIGURED, "the plan has no shadow step and no pair has come")
+    if not rows and facts.pair_requests:
+        why = "answers were paired, but they are numbers and the champion has no profile to say when two disagree"
+        return _blank(plan, guardrail, Cause.NOT_CONFIGURED, why)
     limit = disagreement_limit(guardrail, facts.measured_disagreement)
     scale = 1.0
     if facts.pair_requests is not None and rows:

@@ -166,6 +166,12 @@ def test_disagreement_without_a_shadow_step_takes_part_only_when_pairs_come() ->
     assert report("shadow_disagreement", HEALTHY, plan).verdict is Verdict.PASS
 
 
+def test_pairs_of_numbers_that_no_profile_can_compare_take_no_part_instead_of_holding_for_ever() -> None:
+    facts = replace(HEALTHY, pair_rows=0, pair_requests=600, has_profile=False)
+    found = report("shadow_disagreement", facts)
+    assert (found.verdict, found.cause, found.takes_part) == (Verdict.UNKNOWN, Cause.NOT_CONFIGURED, False)
+
+
 def test_labels_tell_the_better_from_the_worse() -> None:
     worse = replace(HEALTHY, labels=LabelFacts(farther=150, closer=50, ties=800, age_s=1.0))
     better = replace(HEALTHY, labels=LabelFacts(farther=50, closer=150, ties=800, age_s=1.0))

