@@ -82,7 +82,7 @@ def _ended(document: dict[str, Any] | None, wanted: str) -> tuple[str, bool]:
     if document is None:
         return "was not rolled out", False
     requests = document["requests"]
-    after = f"after {requests['canary']:,} canary and {requests['shadow']:,} shadow answers"
+    after = f"after {requests['canary']:,} canary answers (burn-in apart) and {requests['shadow']:,} shadow ones"
     if document["state"] == "succeeded":
         evidence = ", ".join(
             f"{item['name']} {item['promotion_evidence_log10']:.1f} of {item['promotion_limit_log10']:.1f}"

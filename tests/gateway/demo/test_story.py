@@ -83,7 +83,7 @@ def test_the_closing_table_names_evidence_and_canary_requests() -> None:
     console.print(closing_table(closing_rows(good())))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    assert "promoted after 2 canary and 3 shadow answers" in shown
+    assert "promoted after 2 canary answers (burn-in apart) and 3 shadow ones" in shown
     assert "labels: evidence 5.0, limit 4.0" in shown
 
 
