@@ -56,7 +56,8 @@ def serve(
 
     Runs until SIGTERM or Ctrl-C, then drains: readiness is off, what is in flight is answered, exit 0.
     """
-    from gateway import supervisor
+    from gateway.serve_lock import Serving
+    from gateway.supervisor import serve as serve_until_told
 
     shell: Shell = context.obj
     home = shell.home(create=True, run_dir=run_dir)
@@ -72,14 +73,14 @@ def serve(
     def say(line: str) -> None:
         err().print(f"[dim]driftgate[/] {escape(line)}", soft_wrap=True)
 
-    def on_ready(serving: supervisor.Serving) -> None:
+    def on_ready(serving: Serving) -> None:
         if as_json:
             sys.stdout.write(json.dumps(dataclasses.asdict(serving)) + "\n")
             sys.stdout.flush()
         say(f"ready: predictions at {serving.data_url}, control and metrics at {serving.control_url}")
 
     say(f"starting with state in {home.root}")
-    raise typer.Exit(supervisor.serve(home, loaded.settings, say=say, on_ready=on_ready))
+    raise typer.Exit(serve_until_told(home, loaded.settings, say=say, on_ready=on_ready))
 
 
 def settings(context: typer.Context, config: Config = None, as_json: AsJson = False) -> None:

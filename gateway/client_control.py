@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from gateway.supervisor import read_lock
+from gateway.serve_lock import read_lock
 from registry import errors
 from registry.errors import ServerNotFound, ServingError
 from registry.home import Home

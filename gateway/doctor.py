@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.client_control import TOKEN_VARIABLE, ControlClient
+from gateway.serve_lock import PortTaken, Serving, read_lock, take_port
 from gateway.settings import Settings
-from gateway.supervisor import PortTaken, Serving, read_lock, take_port
 from registry.clock import SystemClock
 from registry.errors import ServingError
 from registry.home import Home

@@ -69,7 +69,7 @@ class Request:
         path = _text(body, "path")
         if not path:
             raise MalformedRequest("the body needs 'path', a path or URL that this server can read")
-        options, tags = body.get("options") or {}, body.get("tags") or {}
+        options, tags = (given if (given := body.get(name)) is not None else {} for name in ("options", "tags"))
         if not isinstance(options, Mapping):
             raise MalformedRequest("'options' must be an object with the keys of an options file")
         if not isinstance(tags, Mapping) or not all(isinstance(value, str) for value in tags.values()):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import home_first, run
-from gateway.supervisor import hold_lock
+from gateway.serve_lock import hold_lock
 from registry.home import Home
 from tests.support import models as tiny
 

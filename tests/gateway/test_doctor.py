@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway import doctor
+from gateway.serve_lock import Serving
 from gateway.settings import ControlSettings, GatewaySettings, Settings
 from gateway.settings_load import load
-from gateway.supervisor import Serving
 from registry.home import Home
 
 FREE = Settings(gateway=GatewaySettings(port=0), control=ControlSettings(port=0))

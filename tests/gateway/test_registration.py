@@ -1,0 +1,129 @@
+"""Registration put together: bodies, what is fitted, and one shape of a version for the command line and the API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.control.resources import version_json
+from gateway.registration import Request, fit, registered_document, run_registration, version_document
+from gateway.settings import Settings
+from monitor.profile import ReferenceProfile
+from monitor.record import LogSchema
+from registry.catalog import Catalog
+from registry.errors import InvalidSetting, MalformedRequest
+from registry.home import Home
+from registry.register import FitInput
+from registry.vocabulary import TensorSpec
+from tests.support import models as tiny
+
+SPECS = ((TensorSpec("x", "FP32", (None, 2)),), (TensorSpec("y", "FP32", (None, 1)),))
+
+
+def test_a_request_survives_the_way_through_the_api() -> None:
+    request = Request(
+        model="m",
+        path="/p",
+        reference="/r",
+        golden="/g",
+        columns=("a", "b"),
+        target="t",
+        prediction="p",
+        options={"max_batch_rows": 3},
+        tags={"k": "v"},
+        new_version=True,
+        actor="local",
+    )
+    assert Request.from_body("m", request.to_body(), "local") == request
+    least = Request(model="m", path="/p")
+    assert least.to_body() == {"path": "/p"}
+    assert Request.from_body("m", least.to_body(), "local") == least
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"path": 3},
+        {"path": ""},
+        {"path": "/p", "columns": [1]},
+        {"path": "/p", "options": []},
+        {"path": "/p", "options": 3},
+        {"path": "/p", "tags": {"a": 1}},
+        {"path": "/p", "new_version": "yes"},
+        {"path": "/p", "reference": "x" * 5000},
+    ],
+)
+def test_a_body_of_another_shape_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(MalformedRequest):
+        Request.from_body("m", body, "local")
+
+
+def given(by_rows: bool, rows: int = 40) -> FitInput:
+    rng = np.random.default_rng(1)
+    feeds = {"x": rng.normal(size=(rows, 2)).astype(np.float32)}
+    outputs = {"y": feeds["x"].sum(axis=1, keepdims=True)}
+    inputs, outs = SPECS if by_rows else ((TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32", (1,)),))
+    chosen = np.arange(0, rows, 2)
+    return FitInput(
+        inputs=inputs,
+        outputs=outs,
+        by_rows=by_rows,
+        examples={"y": outputs["y"][:1] if by_rows else outputs["y"][0]},
+        columns=("a", "b") if by_rows else None,
+        feeds=feeds,
+        outputs_seen={"y": outputs["y"][chosen]},
+        rows_run=chosen,
+    )
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_the_profile_is_of_the_rows_that_were_run(by_rows: bool) -> None:
+    wanted = given(by_rows)
+    fitted = fit(wanted)
+    assert fitted.profile_bytes is not None
+    profile = ReferenceProfile.from_bytes(fitted.profile_bytes)
+    assert profile.rows == 20
+    assert wanted.feeds is not None
+    first = wanted.feeds["x"][::2, 0]
+    assert profile.inputs[0].low == pytest.approx(float(first.min()))
+    assert LogSchema.from_dict(fitted.log_schema).by_rows is by_rows
+
+
+def test_without_a_reference_there_is_a_log_schema_and_no_profile() -> None:
+    fitted = fit(FitInput(inputs=SPECS[0], outputs=SPECS[1], by_rows=True, examples={}))
+    assert fitted.profile_bytes is None
+    assert len(LogSchema.from_dict(fitted.log_schema).inputs) == 2
+
+
+def test_a_version_looks_the_same_on_the_command_line_and_in_the_api(tmp_path: Path) -> None:
+    home = Home(root=tmp_path, run=tmp_path / "run")
+    home.create()
+    path = str(tiny.linear(tmp_path / "m.onnx"))
+    told: list[str] = []
+    registered = run_registration(
+        home, Settings(), Request(model="m", path=path, tags={"a": "b"}), lambda what, _share: told.append(what)
+    )
+    assert registered.created
+    assert told
+    catalog = Catalog.open(home.database_url)
+    try:
+        row = catalog.version("m", 1)
+    finally:
+        catalog.close()
+    assert version_document(row) == version_json(row)
+    document = registered_document(registered)
+    assert (document["version"], document["created"], document["tags"]) == (1, True, {"a": "b"})
+
+
+def test_an_unknown_option_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    home = Home(root=tmp_path, run=tmp_path / "run")
+    home.create()
+    with pytest.raises(InvalidSetting, match="max_batch_rows"):
+        run_registration(
+            home, Settings(), Request(model="m", path="/p", options={"max_batch_row": 1}), lambda _what, _share: None
+        )
+    assert not (tmp_path / "registry.db").exists()
