@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.agreement import differing
 from monitor.answers import Answers, align
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
 from monitor.labels import ROW_STEP, parse_labels
@@ -200,24 +201,16 @@ class JoinMemory:
     def _compare(self, slots: NDArray[np.int64]) -> None:
         watch = self.watch
         assert watch is not None
-        differs = np.zeros(len(slots), np.bool_)
-        compared = False
-        for i, j in self._aligned():
-            answer = self._answers[watch.champion].items[i]
-            left, right = self._said[slots, i], self._other[slots, j]
-            if answer.kind == "class":
-                differ = (left != right) & ~(np.isnan(left) & np.isnan(right))
-            else:
-                tolerance = watch.tolerances.get(answer.name)
-                if tolerance is None:
-                    continue
-                differ = ~((np.abs(left - right) <= tolerance) | (left == right) | (np.isnan(left) & np.isnan(right)))
-            compared = True
-            self.pairs.by_output[answer.name] = self.pairs.by_output.get(answer.name, 0) + int(differ.sum())
-            differs |= differ
-        if compared:
+        aligned = self._aligned()
+        if not aligned:
+            return
+        champion = self._answers[watch.champion]
+        found = differing(champion, aligned, self._said[slots], self._other[slots], watch.tolerances)
+        for name, differ in found.items():
+            self.pairs.by_output[name] = self.pairs.by_output.get(name, 0) + int(differ.sum())
+        if found:
             self.pairs.rows += len(slots)
-            self.pairs.disagreements += int(differs.sum())
+            self.pairs.disagreements += int(np.any(list(found.values()), axis=0).sum())
 
     # -- labels ----------------------------------------------------------------------------------------------------
 

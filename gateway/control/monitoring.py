@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from gateway.control.drifting import ROLES, Drifting
 from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
+from monitor.agreement import tolerances
 from monitor.facts import LabelFacts
 from monitor.join_counts import RolloutWatch
 from monitor.profile import ReferenceProfile
@@ -28,7 +29,6 @@ from registry.catalog import Catalog
 from registry.clock import Clock
 from registry.home import Home
 
-DISAGREE_SD = 0.5  # two numbers disagree when they differ by more than this many sd of the champion's output
 MOST_OUTPUTS = 256  # columns compared between the arms
 
 Key = tuple[str, int]
@@ -112,11 +112,8 @@ class Monitoring:
     def begin(self, record: RolloutRecord) -> None:
         """Pair and count for this rollout; again after a restart, where it goes on from what was stored."""
         champion = self._profile(record.model, record.champion)
-        tolerances = {}
-        if champion.profile is not None:
-            outputs = zip(champion.profile.outputs, champion.profile.output_sds(), strict=True)
-            tolerances = {column.name: DISAGREE_SD * sd for column, sd in outputs if sd is not None and sd > 0}
-        watch = RolloutWatch(record.id, record.model, record.champion, record.candidate, tolerances)
+        allowed = tolerances(champion.profile)
+        watch = RolloutWatch(record.id, record.model, record.champion, record.candidate, allowed)
         self._monitor.begin_rollout(watch, None if champion.bins is None else champion.bins.outputs)
 
     def end(self, model: str) -> None:
