@@ -6,10 +6,12 @@ import os
 import random
 import socket
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # tests.support, and the packages themselves where they are not installed
@@ -60,3 +62,23 @@ def free_port(_ports: Iterator[int]) -> Callable[[], int]:
         raise RuntimeError("no free port")
 
     return take
+
+
+_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+
+
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def _remember(connection: sa.Connection) -> None:
+    _engines.add(connection.engine)
+
+
+@pytest.fixture(autouse=True)
+def _connections_are_closed() -> Iterator[None]:
+    """Close the pooled connections that a test left: Python 3.13 warns of each, in some later test, as an error.
+
+    An engine that outlives the test (a fixture of a module) only connects anew.
+    """
+    yield
+    for engine in list(_engines):
+        engine.dispose()
+    _engines.clear()
