@@ -68,7 +68,7 @@ def test_a_cancelled_caller_leaves_its_batch_mates_answered() -> None:
         room = Room(Doubler())
         futures = [room.ask(float(i)) for i in range(4)]
         futures[1].cancel()
-        answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+        answers: list[Any] = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
         assert isinstance(answers[1], asyncio.CancelledError)
         assert [answers[i].tolist() for i in (0, 2, 3)] == [[[0.0]], [[4.0]], [[6.0]]]
         assert room.servable.runs == [3]  # the cancelled caller's row was not even run
@@ -83,7 +83,7 @@ def test_a_caller_cancelled_while_its_run_is_away_leaves_its_batch_mates_answere
         futures = [room.ask(float(i)) for i in range(3)]
         await asyncio.sleep(0)
         futures[0].cancel()
-        answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+        answers: list[Any] = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
         assert [a.tolist() for a in answers[1:]] == [[[2.0]], [[4.0]]]
         assert room.servable.leases == 0
 
@@ -105,10 +105,10 @@ def test_a_poisoned_request_fails_alone() -> None:
     async def main() -> None:
         room = Room(Doubler())
         futures = [room.ask(value) for value in (1.0, 666.0, 3.0)]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
+        answers: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
         assert isinstance(answers[1], InferenceFailed)
-        assert answers[0].tolist() == [[2.0]]  # type: ignore[union-attr]
-        assert answers[2].tolist() == [[6.0]]  # type: ignore[union-attr]
+        assert answers[0].tolist() == [[2.0]]
+        assert answers[2].tolist() == [[6.0]]
 
     asyncio.run(main())
 

@@ -218,7 +218,7 @@ def test_a_routing_key_always_meets_the_same_version_and_counts_once(tmp_path: P
     async def body(bench: Bench) -> None:
         await bench.route("m", two(tmp_path, 0.5))
         for _ in range(3):
-            roles = {}
+            roles: dict[int, str] = {}
             for user in range(20):
                 answer = await bench.infer("m", [[1, 2, 3]], headers={"x-routing-key": f"u{user}"})
                 role = answer.headers["x-driftgate-role"]
