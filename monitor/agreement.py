@@ -19,7 +19,7 @@ DISAGREE_SD = 0.5  # two numbers disagree when they differ by more than this man
 
 
 def tolerances(champion: ReferenceProfile | None) -> dict[str, float]:
-    """How far two numbers may lie apart, by output. A number without one is not compared: nothing says how far is far."""
+    """How far two numbers may lie apart, by output; a number without one is not compared."""
     if champion is None:
         return {}
     outputs = zip(champion.outputs, champion.output_sds(), strict=True)

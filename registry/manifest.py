@@ -1,9 +1,10 @@
 """What a version is, for ever: its files, how it is served, what probing it found.
 
 A version's digest is the SHA-256 of what was *given* (file digests, serving options, profile, golden set), so the same
-gift under the same name is the same version. What was *found* (specs, probe result, log schema) is stored beside it and
-never part of the digest: probing again on another host must not make another version. Invariant: a manifest is never
-changed after it is stored. Read by the registry, the workers and the controller; standard library only.
+gift under the same name is the same version. What was *found* (specs, probe result, log schema, a sample of reference
+rows) is stored beside it and never part of the digest: probing again on another host must not make another version.
+Invariant: a manifest is never changed after it is stored. Read by registry, workers and controller; standard library
+only.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]  # the served outputs, in the order in which they are answered
     probe: ProbeResult
     log_schema: dict[str, Any] | None = None  # how its rows are logged; only the monitor reads it
+    reference_rows: str | None = None  # sha256 of a sample of the reference's rows (`registry/sample.py`), if kept
 
     def identity(self) -> dict[str, Any]:
         """What the digest is taken of. The model file's own name is not in it: external data is found by name."""
@@ -207,6 +209,7 @@ class Manifest:
                     "outputs": [spec_to_dict(spec) for spec in self.outputs],
                     "probe": {**probe, "opset": dict(self.probe.opset)},
                     "log_schema": self.log_schema,
+                    "reference_rows": self.reference_rows,
                 },
             )
         )
@@ -232,6 +235,7 @@ class Manifest:
                 outputs=tuple(spec_from_dict(spec) for spec in document["outputs"]),
                 probe=ProbeResult(**{name: value for name, value in document["probe"].items() if name in known}),
                 log_schema=document.get("log_schema"),
+                reference_rows=document.get("reference_rows"),
             )
             digest = manifest.digest
         except (KeyError, TypeError, ValueError, AttributeError, InvalidSetting) as error:
@@ -240,6 +244,8 @@ class Manifest:
             raise StateDamaged(f"a manifest says digest {document.get('digest')}, its content gives {digest}")
         if not all(_SHA256.fullmatch(item.sha256) for item in manifest.files):
             raise StateDamaged("a manifest names a file by something that is no SHA-256")
+        if manifest.reference_rows is not None and not _SHA256.fullmatch(str(manifest.reference_rows)):
+            raise StateDamaged("a manifest names its reference rows by something that is no SHA-256")
         return manifest
 
 

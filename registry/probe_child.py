@@ -27,7 +27,7 @@ _VALUE_INDEPENDENT_TEXT = ("numpy type", "not implemented", "could not find an i
 def main(argv: Sequence[str]) -> int:
     """Do one job. Returns 0 whenever a result was written, refusals included."""
     job = json.loads(sys.stdin.read())
-    _limit(job["limits"], job["parent"])
+    limit_process(job["limits"], job["parent"])
     from registry.errors import ServingError
 
     work = Path(job["work"])
@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _limit(limits: Mapping[str, float], parent: int) -> None:
-    """Bound this process for good, and let it die with the one that asked."""
+def limit_process(limits: Mapping[str, float], parent: int) -> None:
+    """Bound this process for good (cpu_s, memory_mb, file_mb), and let it die with the one that asked."""
     megabyte = 1 << 20
     cpu_s = max(1, int(limits["cpu_s"]))
     for kind, most in (

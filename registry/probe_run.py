@@ -195,7 +195,7 @@ def _run_reference(job: Mapping[str, Any], probe: _Probe, work: Path, tell: Tell
     if not count:
         raise ArtifactRejected("the reference has no rows")
     seconds = float(job["limits"]["seconds"])
-    single = _row(feeds, probe.inputs, 0)
+    single = rows.one(feeds, probe.inputs, 0)
     probe.run_given(single, "reference row 1 fails")
     before = time.monotonic()
     probe.run_given(single, "reference row 1 fails")
@@ -216,7 +216,7 @@ def _run_reference(job: Mapping[str, Any], probe: _Probe, work: Path, tell: Tell
     collected: list[list[NDArray[Any]]] = []
     for done, part in _parts(chosen, _CHUNK if finding.exact else 1):
         index = [int(row) for row in part]
-        feed = rows.take(feeds, index) if finding.by_rows else _row(feeds, probe.inputs, index[0])
+        feed = rows.take(feeds, index) if finding.by_rows else rows.one(feeds, probe.inputs, index[0])
         collected.append(probe.run_given(feed, f"reference row {index[0] + 1} fails"))
         if len(collected) % 256 == 0:
             tell("running reference rows", done / len(chosen))
@@ -232,16 +232,6 @@ def _run_reference(job: Mapping[str, Any], probe: _Probe, work: Path, tell: Tell
     save_tensors(work / "outputs.tensors", stacked)
     save_tensors(work / "rows.tensors", {"rows": chosen})
     return finding
-
-
-def _row(feeds: Tensors, specs: Sequence[TensorSpec], row: int) -> Tensors:
-    """One reference row as one request: with its row axis where the model declares that rank, else without."""
-    feed = {}
-    for spec in specs:
-        array = feeds[spec.name]
-        without = spec.shape is not None and len(spec.shape) == array.ndim - 1
-        feed[spec.name] = np.asarray(array[row], dtype=array.dtype) if without else array[row : row + 1]
-    return feed
 
 
 def _parts(chosen: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[Any]]]:

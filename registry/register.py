@@ -20,6 +20,7 @@ from registry.catalog import ANY, Catalog, VersionRow
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import FileDigest, Manifest, ServingOptions
 from registry.probe import Finding, ProbeLimits, Progress, probe
+from registry.sample import sample_bytes
 from registry.source import Source, find_source, stage_data, stage_golden, stage_model
 from registry.vocabulary import CANARY_ALIAS, TensorSpec, is_alias_name, is_model_name
 
@@ -123,11 +124,12 @@ def register(
         source = find_source(request.path, scratch / "fetched")
         staged = _Staged(source, scratch, [stage_model(source, scratch / "model", lambda x: progress("copying", x))])
         golden = None if request.golden is None else stage_golden(request.golden, scratch, scratch / "fetched")
-        found, fitted = _examine(request, staged, golden, limits, progress, fit, read_reference)
+        found, fitted, feeds = _examine(request, staged, golden, limits, progress, fit, read_reference)
         progress("storing", 0.0)
         for item in staged.files:
             artifacts.adopt(scratch / "model" / item.path, item.sha256)
         profile = fitted.profile_bytes if fitted else None
+        sample = None if feeds is None else sample_bytes(feeds)
         manifest = Manifest(
             files=tuple(staged.files),
             options=request.options,
@@ -137,6 +139,7 @@ def register(
             outputs=found.outputs,
             probe=found.probe,
             log_schema=fitted.log_schema if fitted else None,
+            reference_rows=None if sample is None else artifacts.put_bytes(sample),
         )
     with catalog.transaction():
         row, created = catalog.add_version(
@@ -197,12 +200,12 @@ def _examine(
     progress: Progress,
     fit: Fit,
     read_reference: ReadReference,
-) -> tuple[Finding, FitResult | None]:
-    """Probe the staged copies, with the reference's rows where there is one, and fit."""
+) -> tuple[Finding, FitResult | None, Tensors | None]:
+    """Probe the staged copies, with the reference's rows where there is one, and fit → also those rows."""
     how: dict[str, Any] = {"options": request.options, "limits": limits, "progress": progress}
     if request.reference is None:
         found = staged.look(golden=golden, **how)
-        return found, fit(_fit_input(found))
+        return found, fit(_fit_input(found)), None
     first = staged.look(later=True, **how)
     progress("reading the reference", 0.0)
     path = Path(request.reference).expanduser()
@@ -225,7 +228,7 @@ def _examine(
         outputs_seen=found.reference_outputs,
         rows_run=found.reference_rows,
     )
-    return found, fit(given)
+    return found, fit(given), rows.feeds
 
 
 def _fit_input(found: Finding) -> FitInput:

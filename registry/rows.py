@@ -68,6 +68,16 @@ def take(feeds: Feeds, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, NDA
     return {name: np.ascontiguousarray(array[index]) for name, array in feeds.items()}
 
 
+def one(feeds: Feeds, specs: Sequence[TensorSpec], row: int) -> dict[str, NDArray[Any]]:
+    """One row as one request: with its row axis where the model declares that rank (or none), else without."""
+    feed = {}
+    for spec in specs:
+        array = feeds[spec.name]
+        without = spec.shape is not None and len(spec.shape) == array.ndim - 1
+        feed[spec.name] = np.asarray(array[row], dtype=array.dtype) if without else array[row : row + 1]
+    return feed
+
+
 def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
     """Whether two arrays are equal in dtype, shape and every bit (so NaN equals the same NaN, and 0.0 is not -0.0)."""
     if first.dtype != second.dtype or first.shape != second.shape:

@@ -11,7 +11,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from registry.errors import StateDamaged
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own beginning of time: no clock in the bytes
 
 
-def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+def save_tensors(path: Path | IO[bytes], tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write named tensors; object arrays hold str."""
     names = [[name, "strings" if array.dtype == object else "array"] for name, array in tensors.items()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

@@ -18,13 +18,14 @@ def test_a_manifest_survives_being_stored() -> None:
         options=ServingOptions(max_batch_rows=8, outputs=("y",), output_limits=(("y[0]", 0.0, 1.0),)),
         inputs=(TensorSpec("x", "FP32", None), TensorSpec("s", "INT64", ())),
         log_schema={"by_rows": True},
+        reference_rows="c" * 64,
     )
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
 def test_the_digest_is_of_what_was_given_not_of_what_was_found() -> None:
     one = manifest_of("a")
-    assert manifest_of("a", inputs=(), log_schema={"x": 1}).digest == one.digest
+    assert manifest_of("a", inputs=(), log_schema={"x": 1}, reference_rows="c" * 64).digest == one.digest
     others = [
         manifest_of("b"),
         manifest_of("a", profile="e" * 64),
@@ -58,6 +59,7 @@ def test_a_manifest_of_the_first_release_is_read() -> None:
     manifest = Manifest.from_json(_STORED_V1)
     assert manifest.options.max_batch_rows == 8
     assert manifest.outputs[0].shape is None
+    assert manifest.reference_rows is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from registry import onnx
 from registry.catalog import Catalog
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import ServingOptions
+from registry.tensors import load_tensors
 from tests.support import models
 from tests.support.registering import Bench
 
@@ -55,6 +56,8 @@ def test_a_model_with_a_reference_is_proven_fitted_stored_and_named(bench: Bench
     assert (given.rows_run == np.arange(200)).all()
     assert manifest.profile is not None
     assert len(bench.artifacts.read(manifest.profile)) == 32
+    assert manifest.reference_rows is not None
+    assert (load_tensors(bench.artifacts.path(manifest.reference_rows))["x"] == rows["x"]).all()
     assert "fitting the profile" in bench.told
     session = onnx.open_session(bench.artifacts.materialise(manifest))
     assert onnx.run(session, {"x": rows["x"][:2]})[0].shape == (2,)
@@ -76,8 +79,10 @@ def test_the_same_gift_is_the_same_version_and_another_gift_another(bench: Bench
 
 
 def test_without_given_rows_a_model_runs_but_is_never_joined(bench: Bench, tmp_path: Path) -> None:
-    probe = bench.register("m", models.columns(tmp_path / "m.onnx")).row.manifest.probe
+    manifest = bench.register("m", models.columns(tmp_path / "m.onnx")).row.manifest
+    probe = manifest.probe
     assert (probe.run, probe.batch, probe.by_rows) == ("proven", "never", True)
+    assert manifest.reference_rows is None
     assert "no golden or reference rows" in probe.batch_reason
     assert set(bench.seen[0].examples) == {"total", "named"}
 
