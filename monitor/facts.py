@@ -49,8 +49,9 @@ class LabelFacts:
 class RolloutFacts:
     """All that is known of a running rollout; counts are cumulative since it began.
 
-    `measured_disagreement` is what was measured at registration (candidate against champion on the candidate's
-    reference rows, 0 to 1), None when it was not measured; the judge turns it into the limit.
+    `measured_disagreement` is what was measured when the rollout began (candidate against champion on the candidate's
+    reference rows, 0 to 1), None when it was not measured; the judge turns it into the limit. `measuring`: not known
+    yet.
     """
 
     segments: tuple[SegmentFacts, ...] = ()
@@ -63,6 +64,7 @@ class RolloutFacts:
     pair_requests: int | None = None  # requests those rows came from; None: one row each
     pair_age_s: float | None = None  # since the last pair was made
     measured_disagreement: float | None = None
+    measuring: bool = False
     labels: LabelFacts | None = None
     outputs: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...] | None = None  # (champion, candidate) per output
     latency_ready: bool = False  # a p99 of a closed window is published now

@@ -73,6 +73,11 @@ class Guardrail:
         """This guardrail's share of the plan's false rollback probability; 0 means that it only holds."""
         return ROLLBACK_SHARES[self.name]
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether its limit follows what is measured on the candidate's reference rows."""
+        return self.name == "shadow_disagreement" and self.limit is None and self.expect == "new"
+
 
 DEFAULT_STEPS = (
     Step(shadow=True, min_requests=600),

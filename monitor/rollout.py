@@ -163,6 +163,8 @@ def _missing(record: RolloutRecord, reports: Sequence[GuardrailReport], facts: R
         return f"{step.min_requests - done:,} more {kind} answers"
     if record.plan.guardrail("latency") is not None and not facts.latency_ready:
         return "the champion's first latency window to close"  # nothing is left behind that could not be judged
+    if step.shadow and facts.measuring and any(guardrail.is_measured for guardrail in record.plan.guardrails):
+        return "the comparison on the candidate's reference rows"
     if step.shadow and any(r.name == "shadow_disagreement" and r.cause is Cause.NO_TRAFFIC for r in reports):
         return "pairs of answers to compare"
     if record.step < len(record.plan.steps) - 1:

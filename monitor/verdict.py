@@ -122,6 +122,9 @@ def _shadow_disagreement(plan: Plan, guardrail: Guardrail, facts: RolloutFacts) 
     if not rows and facts.pair_requests:
         why = "answers were paired, but they are numbers and the champion has no profile to say when two disagree"
         return _blank(plan, guardrail, Cause.NOT_CONFIGURED, why)
+    if facts.measuring and guardrail.is_measured:
+        why = "its limit is being measured: both versions run on the candidate's reference rows"
+        return _blank(plan, guardrail, Cause.NOT_ENOUGH, why)
     limit = disagreement_limit(guardrail, facts.measured_disagreement)
     scale = 1.0
     if facts.pair_requests is not None and rows:

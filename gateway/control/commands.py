@@ -119,6 +119,13 @@ class Commands:
                 f"version {row.version} cannot answer what version {champion} answers: its inputs are {offered}, the "
                 f"champion's are {wanted}"
             )
+        for spec in old.inputs:
+            other = next(found for found in row.manifest.inputs if found.name == spec.name)
+            if not _is_fit(spec.shape, other.shape):
+                raise IllegalTransition(
+                    f"version {row.version} cannot answer what version {champion} answers: its input {spec.name!r} has "
+                    f"shape {_shown(other.shape)}, the champion's {_shown(spec.shape)}"
+                )
 
     def pause(self, model: str, act: Act) -> dict[str, Any]:
         """Hold where it is."""
@@ -262,6 +269,17 @@ class Commands:
         if state is None:
             raise ModelNotFound(f"no model {model!r}", model=model)
         return state
+
+
+def _is_fit(champion: tuple[int | None, ...] | None, candidate: tuple[int | None, ...] | None) -> bool:
+    """Whether a row for the one can be a row for the other: no size behind the first axis is declared differently."""
+    if champion is None or candidate is None or len(champion) != len(candidate):
+        return True  # a rank that differs may be one that is not told; what then fails counts as a failed copy
+    return all(None in pair or pair[0] == pair[1] for pair in zip(champion[1:], candidate[1:], strict=True))
+
+
+def _shown(shape: tuple[int | None, ...] | None) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape or ()) + "]"
 
 
 __all__ = ["ANY", "Act", "Commands"]

@@ -22,6 +22,7 @@ from gateway.control.facts import facts_of
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
 from gateway.control.loads import Leaving, Prepared, Preparer, describe, live, readiness
+from gateway.control.measure import MEASURED_STATES, Measurer, measured_event
 from gateway.control.table import RouteTable
 from gateway.control.watch import Watch, Watched
 from gateway.data.keys import KeySnapshot, read_keys
@@ -72,6 +73,7 @@ class Controller:
         table: RouteTable,
         clock: Clock,
         boot_id: str,
+        measurer: Measurer | None = None,
     ) -> None:
         self.run_folder = run
         self.settings = settings
@@ -86,6 +88,7 @@ class Controller:
         self.health = Health()
         self.poke = threading.Event()  # set: tick now
         self._preparer = preparer
+        self._measurer = measurer
         self._leaving = Leaving()
         self._rows: dict[tuple[str, int], VersionRow] = {}
         self._prepared: dict[tuple[str, int], Prepared] = {}
@@ -151,6 +154,8 @@ class Controller:
         with self.watch_lock:
             self.watch.close()
         self._preparer.close()
+        if self._measurer is not None:
+            self._measurer.close()
 
     def moment(self, state: ModelState | None = None) -> Moment:
         """Now, for the rollout machine."""
@@ -192,7 +197,8 @@ class Controller:
                 state.profiles[version] = profiles[-1].sha256 if profiles else None
 
     def _resume(self, state: ModelState, record: RolloutRecord) -> None:
-        state.begin(record, store.read_baseline(self.catalog, record.id))
+        measured = store.read_measured(self.catalog, record.id)
+        state.begin(record, store.read_baseline(self.catalog, record.id), measured)
         state.stored_revision = record.revision
 
     def row(self, model: str, version: int) -> VersionRow:
@@ -237,6 +243,7 @@ class Controller:
                 self._write(state, *state.unstored[0])
                 state.unstored.pop(0)
             if state.record is not None:
+                self._measure(state, state.record)
                 self._step_rollout(state, pages, workers, now_s)
             state.failing_since_s = None
         except Exception as error:
@@ -351,8 +358,33 @@ class Controller:
             pages,
             seen=self.watch.watched(record) if state.watching == record.id else Watched(),
             has_profile=all(found is not None and found.profile is not None for found in profiled),
+            measuring=self._is_measuring(state, record),
             now_s=now_s,
         )
+
+    def _is_measuring(self, state: ModelState, record: RolloutRecord) -> bool:
+        return self._measurer is not None and state.measured is None and record.state in MEASURED_STATES
+
+    def _measure(self, state: ModelState, record: RolloutRecord) -> None:
+        """Compare the candidate with the champion on its reference rows: once a rollout, beside everything else."""
+        if self._measurer is None or not self._is_measuring(state, record):
+            return
+        champion, candidate = (self.row(state.name, version) for version in (record.champion, record.candidate))
+        found = self._measurer.get(record.id, champion, candidate, state.profiles.get(record.champion))
+        if found is None:
+            return
+        moment = self.moment()
+        told = replace(
+            record,
+            measured_disagreement=found.disagreement,
+            epoch=self.table.epoch,
+            revision=record.revision + 1,
+            updated_ns=moment.wall_ns,
+        )
+        with self.writing():
+            store.write_measured(self.catalog, record.id, found)
+            store.save(self.catalog, told, (measured_event(record, found),), state.stored_revision, ACTOR)
+        state.record, state.stored_revision, state.measured = told, told.revision, found
 
     def _begin_watching(self, state: ModelState, record: RolloutRecord) -> None:
         if state.watching == record.id:

@@ -25,6 +25,7 @@ import uvicorn
 from gateway.control import api
 from gateway.control.controller import Controller
 from gateway.control.loads import Preparer
+from gateway.control.measure import Measurer
 from gateway.control.registration import Registrar
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watch
@@ -82,6 +83,11 @@ def make_watch(home: Home, settings: Settings, catalog: Catalog, artifacts: Arti
     return Monitoring(home, settings.monitor, catalog, artifacts, clock)
 
 
+def make_measurer(home: Home, settings: Settings) -> Measurer | None:
+    """What compares a candidate with the champion on reference rows; nothing when monitoring is off."""
+    return Measurer(home, settings) if settings.monitor.enabled else None
+
+
 async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[str, str]) -> int:
     """Build the controller, serve until told to stop, and return the exit code."""
     clock = SystemClock()
@@ -101,6 +107,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
         table=table,
         clock=clock,
         boot_id=boot_id,
+        measurer=make_measurer(home, settings),
     )
     registrar = Registrar(home, settings)
     app = api.build(controller, registrar.register, version=release(), is_stopping=ended.is_set)

@@ -24,6 +24,7 @@ def facts_of(
     *,
     seen: Watched,
     has_profile: bool,
+    measuring: bool,
     now_s: float,
 ) -> RolloutFacts:
     """The facts of this moment; also notes in `state` when an arm last answered."""
@@ -40,6 +41,7 @@ def facts_of(
         pair_requests=seen.pair_requests,
         pair_age_s=seen.pair_age_s,
         measured_disagreement=record.measured_disagreement,
+        measuring=measuring,
         labels=seen.labels,
         outputs=seen.outputs,
         latency_ready=threshold is not None,

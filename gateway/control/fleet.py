@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.control.gather import Baseline, Gathered
 from gateway.control.latency import LatencyWindow
+from gateway.control.measure import Measured
 from gateway.data.routes import RouteEntry
 from monitor.plan import ROLLBACK_SHARES
 from monitor.rollout import RolloutRecord, Transition
@@ -27,6 +28,7 @@ class ModelState:
     baseline: Baseline = field(default_factory=Baseline)
     gathered: Gathered = field(default_factory=Gathered)
     window: LatencyWindow | None = None
+    measured: Measured | None = None  # candidate and champion on reference rows; None: not yet
     watching: str | None = None  # id of the rollout that the monitor pairs for
     judged_s: float | None = None  # when the rollout was last judged
     failing_since_s: float | None = None  # its judging raises: after a lease its weight is 0
@@ -39,10 +41,11 @@ class ModelState:
     rollbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*ROLLBACK_SHARES, "operator"), 0))
     promotions: int = 0
 
-    def begin(self, record: RolloutRecord, baseline: Baseline) -> None:
+    def begin(self, record: RolloutRecord, baseline: Baseline, measured: Measured | None = None) -> None:
         """Take up a rollout: a new one, or one that a former controller began."""
         self.record = record
         self.baseline = baseline
+        self.measured = measured
         self.gathered = Gathered()
         self.judged_s = self.failing_since_s = self.answered_s = None
         self.answers = -1

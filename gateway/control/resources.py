@@ -142,8 +142,13 @@ class Resources:
 
     def shadow(self, call: Call) -> dict[str, Any]:
         self._catalog.aliases(call.model)
+        with self._controller.lock:
+            state = self._controller.models.get(call.model)
+            measured = state.measured if state is not None and state.record is not None else None
         with self._controller.watch_lock:
-            return {"items": self._controller.watch.shadow(call.model), "next": None}
+            items = self._controller.watch.shadow(call.model)
+        reference = None if measured is None else measured.to_json()
+        return {"items": [{**item, "reference": reference} for item in items], "next": None}
 
     def feedback(self, call: Call) -> dict[str, int]:
         labels = call.need("labels", list, "a list of labels")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from gateway.control.gather import Baseline
+from gateway.control.measure import Measured
 from monitor.plan import Plan
 from monitor.rollout import Event, Moment, RolloutRecord
 from registry import schema
@@ -21,6 +23,7 @@ from registry.errors import AliasMoved
 from registry.vocabulary import CANARY_ALIAS, CHAMPION_ALIAS, DEFAULT_TENANT, Cause, RolloutState
 
 _BASELINE = "controller"
+_MEASURED = "measured"
 
 
 def new_rollout_id() -> str:
@@ -103,25 +106,42 @@ def note_takeover(catalog: Catalog, model: str, old: int, new: int, moment: Mome
 
 def read_baseline(catalog: Catalog, rollout_id: str) -> Baseline:
     """What was stored when the rollout began."""
-    table = schema.evidence
-    query = sa.select(table.c.document).where(_where(rollout_id))
-    with catalog.reading() as connection:
-        text = connection.execute(query).scalar()
-    return Baseline() if text is None else Baseline.from_json(json.loads(text))
+    document = _read(catalog, rollout_id, _BASELINE)
+    return Baseline() if document is None else Baseline.from_json(document)
 
 
 def write_baseline(catalog: Catalog, rollout_id: str, baseline: Baseline) -> None:
     """Store it, over what was there."""
+    _write(catalog, rollout_id, _BASELINE, baseline.to_json())
+
+
+def read_measured(catalog: Catalog, rollout_id: str) -> Measured | None:
+    """What comparing the versions on reference rows gave; None when that did not end yet."""
+    document = _read(catalog, rollout_id, _MEASURED)
+    return None if document is None else Measured.from_json(document)
+
+
+def write_measured(catalog: Catalog, rollout_id: str, measured: Measured) -> None:
+    """Store it, over what was there."""
+    _write(catalog, rollout_id, _MEASURED, measured.to_json())
+
+
+def _read(catalog: Catalog, rollout_id: str, name: str) -> dict[str, Any] | None:
+    query = sa.select(schema.evidence.c.document).where(_where(rollout_id, name))
+    with catalog.reading() as connection:
+        text = connection.execute(query).scalar()
+    document: dict[str, Any] | None = None if text is None else json.loads(text)
+    return document
+
+
+def _write(catalog: Catalog, rollout_id: str, name: str, document: Mapping[str, Any]) -> None:
     table = schema.evidence
+    values = {"tenant": DEFAULT_TENANT, "rollout_id": rollout_id, "name": name, "document": json.dumps(document)}
     with catalog.transaction() as connection:
-        connection.execute(table.delete().where(_where(rollout_id)))
-        connection.execute(
-            table.insert().values(
-                tenant=DEFAULT_TENANT, rollout_id=rollout_id, name=_BASELINE, document=json.dumps(baseline.to_json())
-            )
-        )
+        connection.execute(table.delete().where(_where(rollout_id, name)))
+        connection.execute(table.insert().values(**values))
 
 
-def _where(rollout_id: str) -> sa.ColumnElement[bool]:
+def _where(rollout_id: str, name: str) -> sa.ColumnElement[bool]:
     c = schema.evidence.c
-    return (c.tenant == DEFAULT_TENANT) & (c.rollout_id == rollout_id) & (c.name == _BASELINE)
+    return (c.tenant == DEFAULT_TENANT) & (c.rollout_id == rollout_id) & (c.name == name)

@@ -13,6 +13,7 @@ from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.fleet import ModelState
 from gateway.control.loads import Preparer
+from gateway.control.measure import Measurer
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watched
 from gateway.data import page as pages
@@ -119,7 +120,7 @@ class Worker:
 class World:
     """One state folder, one controller at a time, model `m`."""
 
-    def __init__(self, root: Path, settings: Settings | None = None) -> None:
+    def __init__(self, root: Path, settings: Settings | None = None, measurer: Measurer | None = None) -> None:
         self.home = Home(root=root, run=root / "run")
         self.home.create()
         self.clock = ManualClock()
@@ -127,6 +128,7 @@ class World:
         self.catalog = Catalog.open(self.home.database_url, self.clock)
         self.artifacts = ArtifactStore(self.home.artifacts)
         self.watch = SeenByHand()
+        self.measurer = measurer
         self.controller = self._make()
         self.commands = Commands(self.controller)
         self.act = Act("ana", "because")
@@ -141,6 +143,7 @@ class World:
             table=RouteTable(self.home.run, BOOT, self.clock),
             clock=self.clock,
             boot_id=BOOT,
+            measurer=self.measurer,
         )
 
     def restart(self) -> None:
@@ -149,7 +152,7 @@ class World:
         self.controller = self._make()
         self.commands = Commands(self.controller)
 
-    def add(self, content: str, *, run: str = "proven", name: str = "x") -> VersionRow:
+    def add(self, content: str, *, run: str = "proven", name: str = "x", features: int | None = 2) -> VersionRow:
         """Register a version of `m`."""
         data = content.encode()
         sha256 = self.artifacts.put_bytes(data)
@@ -158,7 +161,7 @@ class World:
             options=ServingOptions(),
             profile=None,
             golden=None,
-            inputs=(TensorSpec(name, "FP32", (None, 2)),),
+            inputs=(TensorSpec(name, "FP32", (None, features)),),
             outputs=(TensorSpec("y", "FP32", (None,)),),
             probe=ProbeResult(
                 run=run,  # type: ignore[arg-type]
