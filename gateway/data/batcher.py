@@ -20,13 +20,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from gateway.data.run_times import RunTimes
 from gateway.data.servable import Servable, Tensor
 from registry.errors import InferenceFailed, ServingError
 
 logger = logging.getLogger(__name__)
 
 INLINE_BELOW_US = 1500.0  # a longer run would hold up every other request of the worker
-_LEARNING = 0.2  # weight of the newest run in the predicted time
 
 
 class Rows:
@@ -86,7 +86,7 @@ class Batcher(Generic[W]):
         self._waiting: list[W] = []
         self._scheduled = False
         self._away = False  # a run is in the pool
-        self._us_per_row = 0.0
+        self.times = RunTimes()
 
     @property
     def waiting(self) -> int:
@@ -99,7 +99,7 @@ class Batcher(Generic[W]):
         alone: the caller knows that no other request can be joined in the next turn, so a short run starts at once
         and the future is done on return.
         """
-        if alone and not self._waiting and not self._away and self._us_per_row * waiter.rows <= INLINE_BELOW_US:
+        if alone and not self._waiting and not self._away and self.times.expected_us(waiter.rows) <= INLINE_BELOW_US:
             self._finish(run_group(self.servable, [waiter]))
             return
         self._waiting.append(waiter)
@@ -114,7 +114,7 @@ class Batcher(Generic[W]):
         groups = self._groups([waiter for waiter in taken if not waiter.future.done()])
         for position, group in enumerate(groups):
             rows = sum(waiter.rows for waiter in group)
-            if self._us_per_row * rows > INLINE_BELOW_US:
+            if self.times.expected_us(rows) > INLINE_BELOW_US:
                 # Back to the front of the queue with what is left: it may be joined with what comes meanwhile.
                 self._waiting = [waiter for later in groups[position + 1 :] for waiter in later] + self._waiting
                 self._send_away(group)
@@ -155,8 +155,7 @@ class Batcher(Generic[W]):
     def _finish(self, batches: list[Batch[W]]) -> None:
         for batch in batches:
             if batch.error is None:
-                took_us = (batch.ended_ns - batch.started_ns) / 1000.0 / max(1, batch.rows)
-                self._us_per_row += _LEARNING * (took_us - self._us_per_row) if self._us_per_row else took_us
+                self.times.learn(batch.rows, (batch.ended_ns - batch.started_ns) / 1000.0)
             try:
                 self._answer(batch)
             except Exception as error:

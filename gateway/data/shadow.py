@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter_ns
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from gateway.data.accounts import Accounts
 from gateway.data.batcher import INLINE_BELOW_US, Batch, Rows, run_group
+from gateway.data.run_times import RunTimes
 from gateway.data.servable import Tensor
 from gateway.data.tap import Tap
 from gateway.data.traffic import Loaded
@@ -60,7 +62,7 @@ class Shadows:
         self._scheduled = False
         self._busy = False
         self._not_before_ns = 0
-        self._us_per_row = 0.0
+        self._times: WeakKeyDictionary[Loaded, RunTimes] = WeakKeyDictionary()
 
     @property
     def waiting_rows(self) -> int:
@@ -91,11 +93,14 @@ class Shadows:
         copy = self._queue.popleft()
         self._waiting_rows -= copy.rows
         copy.loaded.servable.leases += 1
-        if self._us_per_row * copy.rows > INLINE_BELOW_US:
+        if self._times_of(copy.loaded).expected_us(copy.rows) > INLINE_BELOW_US:
             run = self._loop.run_in_executor(self._pool, _run, copy)
             run.add_done_callback(lambda done: self._done(copy, None if done.cancelled() else done.result()))
         else:
             self._done(copy, _run(copy))
+
+    def _times_of(self, loaded: Loaded) -> RunTimes:
+        return self._times.setdefault(loaded, RunTimes())
 
     def _done(self, copy: Copy, batches: list[Batch[Rows]] | None) -> None:
         self._scheduled = False
@@ -110,7 +115,7 @@ class Shadows:
     def _record(self, copy: Copy, batches: list[Batch[Rows]]) -> None:
         loaded, servable = copy.loaded, copy.loaded.servable
         spent_ns = batches[-1].ended_ns - batches[0].started_ns
-        self._us_per_row = 0.8 * self._us_per_row + 0.2 * spent_ns / 1000.0 / max(1, copy.rows)
+        self._times_of(loaded).learn(copy.rows, spent_ns / 1000.0)
         self._not_before_ns = perf_counter_ns() + int(spent_ns / self._settings.busy_share)
         self._accounts.shadowed(servable.model, servable.version, copy.rows, spent_ns)
         whole = len(batches) == 1

@@ -79,7 +79,7 @@ def test_a_cancelled_caller_leaves_its_batch_mates_answered() -> None:
 def test_a_caller_cancelled_while_its_run_is_away_leaves_its_batch_mates_answered() -> None:
     async def main() -> None:
         room = Room(Doubler())
-        room.batcher._us_per_row = INLINE_BELOW_US + 1
+        room.batcher.times.learn(1, INLINE_BELOW_US + 1)
         futures = [room.ask(float(i)) for i in range(3)]
         await asyncio.sleep(0)
         futures[0].cancel()
@@ -155,7 +155,7 @@ def test_requests_of_different_widths_are_not_joined() -> None:
 def test_while_a_long_run_is_away_later_requests_gather_for_the_next() -> None:
     async def main() -> None:
         room = Room(Doubler())
-        room.batcher._us_per_row = INLINE_BELOW_US + 1
+        room.batcher.times.learn(1, INLINE_BELOW_US + 1)
         first = room.ask(1.0)
         await asyncio.sleep(0)
         later = [room.ask(float(i)) for i in range(2, 5)]
