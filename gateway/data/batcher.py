@@ -182,10 +182,11 @@ def run_group(servable: Servable, group: Sequence[R]) -> list[Batch[R]]:
         if len(group) > 1:
             feeds = [np.concatenate(part) for part in zip(*(waiter.feeds for waiter in group), strict=True)]
         outputs = servable.run(feeds)
-    except ServingError as error:
+    except Exception as error:  # whatever it is, somebody waits for the answer
         if len(group) > 1:
             return [batch for waiter in group for batch in run_group(servable, [waiter])]
-        return [Batch(group, group[0].feeds, (), rows, started_ns, perf_counter_ns(), error)]
+        known = error if isinstance(error, ServingError) else InferenceFailed(f"the run failed: {error}")
+        return [Batch(group, group[0].feeds, (), rows, started_ns, perf_counter_ns(), known)]
     if len(group) > 1 and any(output.ndim == 0 or len(output) != rows for output in outputs):
         logger.warning("%s:%d: a joined run did not return rows; running alone", servable.model, servable.version)
         servable.joinable = False

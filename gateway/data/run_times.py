@@ -1,8 +1,8 @@
 """How long a run of so many rows takes, learned from the runs themselves.
 
-A run's time is not proportional to its rows (8.5 us for one row, 1.2 us a row for 64, measured on a tree model), so it is
-kept for each power of two of rows. A size never seen is expected to cost in proportion to the nearest smaller one that
-was: too much, which sends one run to the pool and is then known.
+A run's time is not proportional to its rows (8.5 us for one row, 1.2 us a row for 64, measured on a tree model), so it
+is kept for each power of two of rows. A size never seen is expected to cost in proportion to the nearest smaller one
+that was: too much, which sends one run to the pool and is then known.
 """
 
 from __future__ import annotations
