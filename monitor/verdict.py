@@ -28,6 +28,7 @@ __all__ = [
 
 STALE_AFTER_S = 300.0  # a source that had data and is silent this long while it should speak is lost
 LABELS_STALE_AFTER_S = 3600.0  # labels come late and in batches
+MOST_FOLLOWED = 0.90  # measured disagreement that the limit still follows
 
 _Event = Literal["errors", "slow", "bad_outputs"]
 
@@ -40,6 +41,8 @@ def judge(plan: Plan, facts: RolloutFacts) -> tuple[GuardrailReport, ...]:
 def disagreement_limit(guardrail: Guardrail, measured: float | None) -> float:
     """The share of rows that may disagree: as the plan says it, else .01 for "same", else .30 or measured + .05.
 
+    A measured share above MOST_FOLLOWED does not raise it: a limit near 1 would tell nothing from a broken candidate.
+
     >>> disagreement_limit(Guardrail(name="shadow_disagreement"), 0.4)
     0.45
     """
@@ -47,7 +50,7 @@ def disagreement_limit(guardrail: Guardrail, measured: float | None) -> float:
         return guardrail.limit
     if guardrail.expect == "same":
         return 0.01
-    return round(min(0.99, max(0.30, (measured or 0.0) + 0.05)), 6)
+    return round(max(0.30, measured + 0.05), 6) if measured is not None and measured <= MOST_FOLLOWED else 0.30
 
 
 # -- rates of the two arms: errors, latency, data_quality --------------------------------------------------------------

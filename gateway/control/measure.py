@@ -21,7 +21,7 @@ from typing import Any
 
 from gateway.settings import Settings
 from monitor.rollout import Event, RolloutRecord
-from monitor.verdict import disagreement_limit
+from monitor.verdict import MOST_FOLLOWED, disagreement_limit
 from registry.catalog import VersionRow
 from registry.home import Home
 from registry.vocabulary import RolloutState
@@ -73,7 +73,9 @@ def measured_event(record: RolloutRecord, found: Measured) -> Event:
             f"On {rows} reference rows of version {record.candidate} it disagrees with champion {record.champion} in "
             f"{100 * share:.1f} %"
         )
-    if limit is not None:
+    if guardrail is not None and limit is not None:
+        if guardrail.is_measured and share is not None and share > MOST_FOLLOWED:
+            told += ", which is more than a limit can follow (if it is meant, say limit in the plan)"
         told += f"; the limit for shadow_disagreement is {100 * limit:.3g} %"
     data = {
         "rollout": record.id,

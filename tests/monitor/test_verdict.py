@@ -135,7 +135,15 @@ def test_silence_is_stale_and_neither_good_nor_bad() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "measured", "limit"),
-    [({}, None, 0.30), ({}, 0.10, 0.30), ({}, 0.40, 0.45), ({"expect": "same"}, 0.4, 0.01), ({"limit": 0.2}, 0.4, 0.2)],
+    [
+        ({}, None, 0.30),
+        ({}, 0.10, 0.30),
+        ({}, 0.40, 0.45),
+        ({}, 0.90, 0.95),
+        ({}, 1.00, 0.30),  # it says something else altogether: nothing could tell it from a broken one
+        ({"expect": "same"}, 0.4, 0.01),
+        ({"limit": 0.2}, 0.4, 0.2),
+    ],
 )
 def test_the_disagreement_limit_follows_the_plan(keys: dict[str, Any], measured: float | None, limit: float) -> None:
     assert disagreement_limit(Guardrail(name="shadow_disagreement", **keys), measured) == pytest.approx(limit)

@@ -203,7 +203,7 @@ def test_while_its_limit_is_measured_disagreement_neither_rolls_back_nor_lets_th
 
 def test_a_measured_limit_lets_an_honest_successor_differ(world: World, by_hand: ByHand) -> None:
     worker = Worker(world.home.run)
-    by_hand.found = Measured(rows=1000, kept=1000, disagreements=950)
+    by_hand.found = Measured(rows=1000, kept=1000, disagreements=850)
     world.settle(worker)
     world.commands.start("m", 2, PLAN, world.act)
     world.settle(worker)
@@ -219,8 +219,11 @@ def test_the_sentence_says_how_many_rows_there_was_time_for_and_only_a_limit_tha
     world.commands.start("m", 2, {**PLAN, "guardrail": [{"name": "errors"}]}, world.act)
     event = measured_event(world.record, Measured(rows=640, kept=1000, disagreements=0))
     assert event.sentence == "On 640 of 1,000 reference rows of version 2 it disagrees with champion 1 in 0.0 %"
+    swapped = measured_event(replace(world.record, plan=parse(PLAN)), Measured(rows=442, kept=442, disagreements=442))
     same = replace(world.record, plan=parse({"guardrail": [{"name": "shadow_disagreement", "expect": "same"}]}))
     assert measured_event(same, Measured(rows=640, kept=640)).sentence.endswith("shadow_disagreement is 1 %")
+    assert "in 100.0 %, which is more than a limit can follow" in swapped.sentence
+    assert swapped.data["limit"] == 0.30
 
 
 def test_a_candidate_that_wants_other_rows_is_refused_at_the_start(world: World) -> None:
