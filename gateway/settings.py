@@ -28,7 +28,7 @@ class ShadowSettings:
     """Copies of requests for shadow versions."""
 
     waiting_rows: int = 4096  # rows that may wait for a shadow run; more are dropped and counted
-    busy_share: float = 0.02  # share of a busy worker's time that shadows may take
+    busy_share: float = 0.005  # share of a busy worker's time that shadow runs may take: evidence still trickles in
     busy_above: float = 0.85  # a worker is busy when its event loop works more than this share of the time
 
 
