@@ -29,7 +29,7 @@ class ShadowSettings:
 
     waiting_rows: int = 4096  # rows that may wait for a shadow run; more are dropped and counted
     busy_share: float = 0.005  # share of a busy worker's time that shadow runs may take: evidence still trickles in
-    busy_above: float = 0.85  # a worker is busy when its event loop works more than this share of the time
+    busy_above: float = 0.7  # a worker is busy when its event loop works more than this share of the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

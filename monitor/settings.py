@@ -10,7 +10,7 @@ class MonitorSettings:
     """How lanes are read, counted and judged."""
 
     enabled: bool = True  # false: nothing is logged to lanes and nothing is judged
-    tick_ms: int = 250  # pause between two looks at lanes and pages
+    tick_ms: int = 500  # pause between two looks at lanes and pages
     tile_s: int = 10  # seconds of records added up in one stored tile
     keep_tiles_h: int = 48  # hours that tiles are kept in the database
     latency_window_s: int = 60  # the champion's p99 is taken over closed windows of this length

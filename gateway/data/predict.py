@@ -245,7 +245,9 @@ class Predict:
                     self._lost(pending)
                     pending.future.set_exception(batch.error)
             return
-        finite = self._finite_rows(loaded, batch)
+        logged = loaded.outputs(batch.outputs, batch.rows) if self._tap is not None and loaded.schema else None
+        is_good = logged is not None and loaded.all_good(logged)
+        finite = None if is_good and loaded.good_is_finite else self._finite_rows(loaded, batch)
         first = 0
         shares: dict[Arm, tuple[list[Pending], list[int]]] = {}
         for pending in batch.waiters:
@@ -262,9 +264,18 @@ class Predict:
                 share[1].append(first)
             first += pending.rows
         for arm, (members, starts) in shares.items():
-            self._release(arm, members, starts, batch)
+            self._release(arm, members, starts, batch, logged, is_good=is_good)
 
-    def _release(self, arm: Arm, members: list[Pending], starts: list[int], batch: Batch[Pending]) -> None:
+    def _release(
+        self,
+        arm: Arm,
+        members: list[Pending],
+        starts: list[int],
+        batch: Batch[Pending],
+        logged: NDArray[Any] | None,
+        *,
+        is_good: bool,
+    ) -> None:
         loaded, started_ns, ended_ns = arm.loaded, batch.started_ns, batch.ended_ns
         counts = [pending.rows for pending in members]
         feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
@@ -272,17 +283,17 @@ class Predict:
         if not whole:
             kept = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
             feeds, outputs = [feed[kept] for feed in feeds], [output[kept] for output in outputs]
+            logged = None if logged is None else logged[kept]
             rows = len(kept)
             starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         bad: NDArray[np.bool_] | None = None
         hashes = [pending.hash for pending in members]
-        if self._tap is not None and loaded.schema is not None:
-            logged = loaded.outputs(outputs, rows)
+        if self._tap is not None and logged is not None:
             waits = [(started_ns - pending.decoded_ns) / 1000.0 for pending in members]
             infer_us = (ended_ns - started_ns) / 1000.0
             features = loaded.features(feeds, rows)
             self._tap.record(loaded, arm.role, arm.epoch, hashes, counts, features, logged, waits, infer_us)
-            if arm.segment is not None:
+            if arm.segment is not None and not is_good:
                 bad_rows = loaded.bad_rows(logged)
                 if bad_rows is not None:
                     bad = np.logical_or.reduceat(bad_rows, starts) if len(bad_rows) > len(starts) else bad_rows

@@ -41,6 +41,8 @@ class Loaded:
             self._inputs = Gatherer(self.schema.inputs, self.schema.by_rows, self.schema.input_dtype)
             self._outputs = Gatherer(self.schema.outputs, self.schema.by_rows, self.schema.output_dtype)
         self._low, self._high = self._bounds(limits)
+        # Whether outputs within their limits are finite, which then need not be looked at again.
+        self.good_is_finite = self._limits_cover_every_number()
 
     def _bounds(
         self, limits: Sequence[tuple[float, float] | None] | None
@@ -50,6 +52,19 @@ class Loaded:
         pairs = [(-np.inf, np.inf) if pair is None else pair for pair in limits]
         return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
 
+    def _limits_cover_every_number(self) -> bool:
+        if self._low is None or self._high is None or self.schema is None:
+            return False
+        finite = np.isfinite(self._low) & np.isfinite(self._high)
+        plain = {c.tensor for c, is_bound in zip(self.schema.outputs, finite, strict=True) if is_bound}
+        loose = {
+            column.tensor
+            for column, is_bound in zip(self.schema.outputs, finite, strict=True)
+            if not is_bound or column.kind == "summary" or column.name.endswith(".top")
+        }
+        servable = self.servable
+        return all(servable.output_names[index] in plain - loose for index in servable.float_outputs)
+
     def features(self, feeds: Sequence[Tensor], rows: int) -> NDArray[Any]:
         """The logged input columns, (rows, columns)."""
         return self._inputs(dict(zip(self.servable.input_names, feeds, strict=True)), rows)
@@ -57,6 +72,14 @@ class Loaded:
     def outputs(self, outputs: Sequence[Tensor], rows: int) -> NDArray[Any]:
         """The logged output columns, (rows, columns)."""
         return self._outputs(dict(zip(self.servable.output_names, outputs, strict=True)), rows)
+
+    def all_good(self, outputs: NDArray[Any]) -> bool:
+        """Whether surely no row is bad: the common case, for the price of a minimum and a maximum."""
+        if self._low is None or self._high is None or not outputs.size:
+            return False
+        if outputs.shape[1] == 1:  # NaN compares false
+            return bool(self._low[0] <= outputs.min() and outputs.max() <= self._high[0])
+        return bool((outputs.min(axis=0) >= self._low).all() and (outputs.max(axis=0) <= self._high).all())
 
     def bad_rows(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Rows with a missing or out-of-range output; None when the version has no profile to say so."""

@@ -322,15 +322,16 @@ def test_every_answered_row_is_in_its_lane_and_large_requests_are_sampled(tmp_pa
     with_worker(tmp_path / "run", body, settings)
 
 
-def test_a_number_that_is_not_finite_is_a_fault_of_the_model_unless_it_may(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [None, ((-10.0, 10.0),) * 3, ((-10.0, 10.0), None, (-10.0, 10.0))])
+def test_a_number_that_is_not_finite_is_a_fault_of_the_model_unless_it_may(tmp_path: Path, limits: Any) -> None:
     from onnx import TensorProto, helper
 
     ends = [models.value("x", TensorProto.FLOAT, ["N", 3])], [models.value("y", TensorProto.FLOAT, ["N", 3])]
     root = models.build(tmp_path / "log.onnx", [helper.make_node("Log", ["x"], ["y"])], *ends)
 
     async def body(bench: Bench) -> None:
-        await bench.route("strict", RouteEntry(champion=1, aspired={1: aspire(root)}))
-        good, bad = await asyncio.gather(bench.infer("strict", [[1, 1, 1]]), bench.infer("strict", [[-1, 1, 1]]))
+        await bench.route("strict", RouteEntry(champion=1, aspired={1: aspire(root, limits=limits)}))
+        good, bad = await asyncio.gather(bench.infer("strict", [[1, 1, 1]]), bench.infer("strict", [[1, -1, 1]]))
         assert good.status == 200
         assert (bad.status, bad.json["code"]) == (500, "inference_failed")
         assert bad.headers["x-driftgate-version"] == "1"
