@@ -1,6 +1,6 @@
 """The hot path against a bare app: throughput with everything on, paired and alternating.
 
-    python -m bench.hot_path [--pairs 7] [--seconds 4] [--connections 64]
+    python -m bench.hot_path [--pairs 15] [--seconds 2] [--connections 64]
 
 Three servers on one core: the gateway with a true 90/10 split, tap and monitor on (worker and controller both on that
 core); the same with the monitor off; and `bench.bare_app`. `wrk` on the other core asks each in turn. What counts is
@@ -161,11 +161,11 @@ def wait_for(url: str, seconds: float = 40.0) -> None:
     raise RuntimeError(f"{url} is not there after {seconds:g} s")
 
 
-def load(wrk: str, url: str, core: int, connections: int, seconds: float) -> Sample:
+def load(wrk: str, url: str, core: int, connections: int, seconds: int) -> Sample:
     """One run of wrk."""
     done = subprocess.run(
         [
-            "taskset", "-c", str(core), wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency",
+            "taskset", "-c", str(core), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--latency",
             "-s", str(ROOT / "bench/load.lua"), url,
         ],
         capture_output=True,
@@ -231,8 +231,8 @@ def _cpu() -> str:
 def main() -> int:
     """Run it, print the table, store the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--seconds", type=int, default=2, help="of one run; short runs are paired more closely")
     parser.add_argument("--connections", type=int, default=64)
     arguments = parser.parse_args()
     wrk = find_tool("wrk")
@@ -253,7 +253,7 @@ def main() -> int:
             urls = {kind: f"http://127.0.0.1:{g.port}/v2/models/{MODEL}/infer" for kind, g in gateways.items()}
             urls["bare"] = f"http://127.0.0.1:{port}/infer"
             for url in urls.values():
-                load(str(wrk), url, 1, arguments.connections, 1.0)  # warm
+                load(str(wrk), url, 1, arguments.connections, 1)  # warm
             before = gateways["on"].answered()
             for pair in range(arguments.pairs):
                 order = list(urls) if pair % 2 == 0 else list(urls)[::-1]

@@ -100,7 +100,7 @@ class DriftgateCollector(Collector):
         yield _counter("driftgate_controller_failures", "Ticks or rollout steps that failed.", health.failures)
 
     def _rollouts(self) -> Iterator[Metric]:
-        labels = ("model", "guardrail", "decision")
+        labels = ("model", "version", "guardrail", "decision")
         evidence = GaugeMetricFamily(
             "driftgate_guardrail_evidence_log10", "Evidence so far; it decides at its limit.", labels=labels
         )
@@ -127,8 +127,9 @@ class DriftgateCollector(Collector):
                 )
                 for decision, value, limit in pairs:
                     if value is not None and limit is not None:
-                        evidence.add_metric([model, report.name, decision], value)
-                        limits.add_metric([model, report.name, decision], limit)
+                        named = [model, str(record.candidate), report.name, decision]
+                        evidence.add_metric(named, value)
+                        limits.add_metric(named, limit)
         yield from (evidence, limits, step, state, rollbacks, promotions)
 
     def _records(self) -> list[tuple[str, RolloutRecord | None, dict[str, int], int]]:

@@ -97,7 +97,7 @@ def test_a_rollout_shows_its_weights_state_and_evidence(world: World) -> None:
     worker.answer("canary", 200, errors=40)
     world.tick()
     found = scrape(world)
-    labels = {"model": "m", "guardrail": "errors", "decision": "rollback"}
+    labels = {"model": "m", "version": "2", "guardrail": "errors", "decision": "rollback"}
     evidence = value(found, "driftgate_guardrail_evidence_log10", **labels)
     assert evidence >= value(found, "driftgate_guardrail_limit_log10", **labels)
     assert value(found, "driftgate_rollbacks_total", model="m", reason="errors") == 1
