@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import sys
 import weakref
@@ -16,6 +17,11 @@ import sqlalchemy as sa
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # tests.support, and the packages themselves where they are not installed
     sys.path.insert(0, str(ROOT))
+
+# A shell starts what it runs in the background with SIGINT ignored, and programs inherit that: tests that send a SIGINT
+# to a server of theirs would wait for ever. A handled signal is back to its default in the programs that we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PORTS_FROM, _PORTS_PER_WORKER, _PORT_WORKERS = 20_000, 1_000, 12  # below what Linux gives to outgoing connections
 
