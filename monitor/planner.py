@@ -199,7 +199,7 @@ def _detections(plan: Plan, assumed: Assumptions, random: Generator) -> tuple[De
     disagreement = plan.guardrail("shadow_disagreement")
     if disagreement is not None:
         limit = disagreement_limit(disagreement, assumed.measured_disagreement)
-        for share in (min(1.0, limit + 0.2), 1.0):
+        for share in sorted({min(1.0, limit + 0.2), 1.0}):
             fault = f"disagreeing in {share:.0%} of rows"
             found += _share_detection(plan, disagreement, limit, share, fault, random)
     labels = plan.guardrail("labels")
