@@ -71,7 +71,7 @@ class Call:
             raise MalformedRequest(f"{name} must be a time like 2026-01-31T12:00:00Z, got {text[:40]!r}") from None
         if moment.tzinfo is None:
             raise MalformedRequest(f"{name} needs a time zone, like 2026-01-31T12:00:00Z")
-        return min(int(moment.timestamp() * 1_000_000) * 1000, 2**63 - 1)  # the database's largest
+        return min(max(int(moment.timestamp() * 1_000_000) * 1000, 0), 2**63 - 1)  # what the database can hold
 
     def need(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
         """A field of the body. Raises MalformedRequest when it is missing or of another type."""
@@ -183,6 +183,9 @@ def _parse(raw: bytes) -> Mapping[str, Any]:
         return {}
     try:
         body = json.loads(raw)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text, and no database takes it
+    except UnicodeEncodeError:
+        raise MalformedRequest("the body has half of a surrogate pair, which is no Unicode text") from None
     except (ValueError, RecursionError) as fault:
         raise MalformedRequest(f"the body is not JSON: {fault}") from None
     if not isinstance(body, dict):
@@ -191,8 +194,8 @@ def _parse(raw: bytes) -> Mapping[str, Any]:
 
 
 def to_json(body: Any) -> str:
-    """JSON text; numbers that JSON has no word for become null."""
-    return json.dumps(_finite(body), allow_nan=False, ensure_ascii=False)
+    """JSON text in ASCII, so that any text can be sent; numbers that JSON has no word for become null."""
+    return json.dumps(_finite(body), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -223,6 +226,8 @@ def failed(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(wait_s)
     if problems.status_of(problem) == 401:
         headers["www-authenticate"] = "Bearer"
+    if problems.status_of(problem) == 500:
+        headers["connection"] = "close"  # the server drops the connection of a handler that raised
     body = to_json(problems.body_of(problem, identity))
     return Response(body, problems.status_of(problem), headers, "application/json")
 

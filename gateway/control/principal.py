@@ -133,7 +133,11 @@ class Doorkeeper:
             raise ForbiddenOrigin("a page of another site may not change state here", origin=(origin or "")[:100])
         if origin is None:
             return
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        try:
+            from_host = urlsplit(origin).netloc.lower()
+        except ValueError:  # half an IPv6 address
+            from_host = ""
+        if not from_host or from_host != headers.get("host", "").lower():
             raise ForbiddenOrigin(f"a page of {origin[:100]!r} may not change state here", origin=origin[:100])
 
 

@@ -120,6 +120,7 @@ def test_models_versions_and_aliases_are_listed_page_by_page(served: Port) -> No
     aliases = {row["alias"]: row for row in served.get("models/m/aliases").json()["items"]}
     assert aliases["stable"]["history"][0]["previous"] is None
     assert served.get("models/m/aliases?at=2020-01-01T00:00:00Z").json()["items"] == []
+    assert served.get("models/m/aliases?at=0001-01-01T00:00:00Z").json()["items"] == []
     assert len(served.get("models/m/aliases?at=2999-01-01T00:00:00%2B00:00").json()["items"]) == 2
     assert served.post("models/m/aliases/stable", {"version": None}).json() == {"alias": "stable", "version": None}
 
@@ -204,6 +205,21 @@ def test_a_bug_answers_500_in_the_same_shape(served: Port, monkeypatch: pytest.M
     monkeypatch.setattr(served.world.catalog, "models", lambda: 1 / 0)
     answer = served.get("models")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["connection"] == "close"
+
+
+def test_half_a_surrogate_pair_is_refused_and_one_that_is_stored_is_told(served: Port) -> None:
+    headers = {"content-type": "application/json"}
+    content = b'{"version": 2, "reason": "\\ud800"}'
+    answer = served.call("POST", "/api/v1/models/m/rollout", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    whole = served.call("POST", "/api/v1/models/m/rollout", content=content.replace(b"ud800", b"ud83d\\ude00"),
+                        headers=headers)  # fmt: skip
+    assert whole.status_code == 200
+    served.world.catalog.append_event("x", model="m", actor="t", data={"sentence": "\ud800"})
+    events = served.get("events?limit=1000")
+    assert events.status_code == 200
+    assert events.json()["items"][-1]["data"]["sentence"] == "\ud800"
 
 
 def test_labels_reach_the_monitor(served: Port) -> None:

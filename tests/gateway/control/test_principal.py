@@ -37,6 +37,7 @@ LOOPBACK = Doorkeeper(ControlSettings(allowed_hosts=("gate.example",)))
         ({**JSON, "origin": "http://evil.example"}, ForbiddenOrigin),
         ({**JSON, "origin": "http://127.0.0.1:3000"}, ForbiddenOrigin),  # another local program's page
         ({**JSON, "origin": "null"}, ForbiddenOrigin),
+        ({**JSON, "origin": "http://["}, ForbiddenOrigin),
         ({**JSON, "sec-fetch-site": "cross-site"}, ForbiddenOrigin),
         ({**JSON, "content-type": "text/plain"}, UnsupportedMedia),  # what a form can send
         ({"host": "127.0.0.1"}, UnsupportedMedia),
