@@ -237,7 +237,7 @@ def _codes(values: NDArray[Any]) -> NDArray[np.float64]:
         code = _CODES.get(value)
         if code is None:
             code = category_code(value if isinstance(value, str | bytes) else str(value))
-            if len(_CODES) < _CODES_LIMIT:
+            if len(_CODES) < _CODES_LIMIT and (not isinstance(value, str | bytes) or len(value) <= 256):
                 _CODES[value] = code
         out[i] = code
     return out.reshape(values.shape)

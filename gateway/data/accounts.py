@@ -169,6 +169,8 @@ class Accounts:
 
     def _watch_failures(self, arm: Arm, state: Evidence, errors: int, requests: int) -> None:
         if not arm.is_canary:
+            if errors:  # the champion fails too: whatever it is, it is not the canary
+                state.canary_failures_in_a_row = 0
             return
         state.canary_failures_in_a_row = state.canary_failures_in_a_row + requests if errors else 0
         if state.canary_failures_in_a_row >= BREAKER_FAILURES and not state.vetoed:

@@ -81,13 +81,21 @@ class Fleet:
         """Whether the route table names this model."""
         return self._snapshot is not None and model in self._snapshot.models
 
-    def key_table(self, traffic: Traffic) -> KeyTable:
-        """The table of routing keys of the running rollout, made at its first keyed request."""
+    def key_table(self, traffic: Traffic) -> KeyTable | None:
+        """The running rollout's table of routing keys, made at its first keyed request; None where it cannot be made.
+
+        A full disk costs evidence, which the page then says is incomplete, and never an answer.
+        """
         state = traffic.evidence
-        if state is None:
-            raise RuntimeError("keys are booked only during a rollout")
+        if state is None or state.keys_failed:
+            return None
         if state.keys is None:
-            state.keys = KeyTable(self._run, self._slot, traffic.model, state.rollout_id)
+            try:
+                state.keys = KeyTable(self._run, self._slot, traffic.model, state.rollout_id)
+            except OSError as error:
+                logger.error("keys of %s cannot be counted, its rollout will hold: %s", traffic.model, error)
+                state.keys_failed = True
+                self.page.count_no_room()
         return state.keys
 
     # ---- for questions
@@ -151,7 +159,9 @@ class Fleet:
                 task = self._loop.create_task(self._load(key, spec))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        self._follow_rollouts(snapshot)
+        if snapshot.trusted:  # an unreadable table says nothing about which rollouts have ended
+            self._follow_rollouts(snapshot)
+            self.page.make_room({*wanted, *self._leaving})
         self.page.acknowledge(snapshot.epoch)
 
     def _follow_rollouts(self, snapshot: RouteSnapshot) -> None:

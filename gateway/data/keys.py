@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = b"DGKEYS01"
+MAGIC = b"DGKEYS02"
 HEADER_BYTES = 4096
 CAPACITY = 32_768
 ERROR, SLOW, BAD_OUTPUT = 0, 1, 2  # kinds of event, the second axis of the event fields
@@ -29,6 +29,7 @@ ROW = np.dtype(
         ("assigned_ns", "i8"),
         ("assigned_weight", "f8"),
         ("assigned_canary", "i8"),
+        ("assigned_judged", "i8"),  # a latency threshold was known then
         ("event_ns", "i8", (3,)),
         ("event_weight", "f8", (3,)),
         ("event_canary", "i8", (3,)),
@@ -72,7 +73,7 @@ class KeyTable:
             self._mm[:8] = MAGIC
         self._index = {int(key): i for i, key in enumerate(self._rows["key"][: self._words[_COUNT]])}
 
-    def assigned(self, key: int, now_ns: int, weight: float, canary: bool) -> int | None:
+    def assigned(self, key: int, now_ns: int, weight: float, canary: bool, judged: bool) -> int | None:
         """The key's row, made at its first assignment; None when the table is full (which is recorded)."""
         row = self._index.get(key)
         if row is None:
@@ -80,7 +81,7 @@ class KeyTable:
             if row >= CAPACITY:
                 self._words[_FULL] = 1
                 return None
-            self._rows[row] = (key, now_ns, weight, int(canary), (0, 0, 0), (0.0, 0.0, 0.0), (0, 0, 0))
+            self._rows[row] = (key, now_ns, weight, int(canary), int(judged), (0, 0, 0), (0.0, 0.0, 0.0), (0, 0, 0))
             self._words[_COUNT] = row + 1
             self._index[key] = row
         return row

@@ -84,6 +84,9 @@ _HEADER_WORDS = 2048 // 8
 _PID, _STARTED, _BOOT0, _BOOT1, _HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _NO_ROOM, _SLOT = range(10)
 _DRAINING, _READY = 1, 2
 
+_NOBODY = "|0|"
+_SPARE_TOTALS = 64
+
 _LOAD_STATES = tuple(LoadState)
 
 
@@ -127,8 +130,19 @@ def page_path(run: Path, slot: int) -> Path:
 
 
 def _header_json() -> bytes:
-    layout = {"entries": _ENTRIES, "words": _WORDS, "latency_edges": len(LATENCY_EDGES_US), "stages": STAGES}
+    layout = {
+        "entries": _ENTRIES,
+        "words": _WORDS,
+        "latency_edges": len(LATENCY_EDGES_US),
+        "stages": STAGES,
+        "segment_key": 6,
+    }
     return json.dumps(stamped("page", layout)).encode()
+
+
+def _is_wanted(key: str, wanted: set[tuple[str, int]]) -> bool:
+    model, version, _ = key.split("|")
+    return version == "0" or (model, int(version)) in wanted
 
 
 class WorkerPage:
@@ -153,6 +167,7 @@ class WorkerPage:
             self._set(name, 0)
         for table in (_LOADS, _VETOES):
             self._release_where(table, lambda _key: True)
+        self._find(_TOTALS, _NOBODY)  # what finds the table full is counted here
         self._set(_STARTED, process_start(os.getpid()))
         self._set(_PID, os.getpid())
 
@@ -198,7 +213,7 @@ class WorkerPage:
         if index is None:
             text = key.encode()
             if not self._free[table] or len(text) > _KEY_BYTES:
-                self._set(_NO_ROOM, self.words[_HEADER_WORDS + _NO_ROOM] + 1)
+                self.count_no_room()
                 return None
             index = self._free[table].pop()
             at = self._entry(table, index)
@@ -208,6 +223,10 @@ class WorkerPage:
             self.words[at // 8] = len(text)
             self._known[table, key] = index
         return (self._entry(table, index) + 8 + _KEY_BYTES) // 8
+
+    def count_no_room(self) -> None:
+        """Something could not be counted: evidence from this worker is incomplete."""
+        self._set(_NO_ROOM, self.words[_HEADER_WORDS + _NO_ROOM] + 1)
 
     def _release_where(self, table: int, unwanted: Any) -> None:
         for (kind, key), index in list(self._known.items()):
@@ -220,18 +239,27 @@ class WorkerPage:
         """Index of the first word of these totals; the shared entry of no model when the table is full."""
         found = self._find(_TOTALS, f"{model}|{version}|{role}")
         if found is None:
-            found = self._find(_TOTALS, "|0|")
+            found = self._find(_TOTALS, _NOBODY)
             if found is None:
                 raise StateDamaged(f"{self.path} has no entry left for its own totals")
         return found
 
-    def segment(self, model: str, version: int, role: str, rollout_id: str, weight: float) -> int | None:
+    def make_room(self, wanted: set[tuple[str, int]]) -> None:
+        """When the table of totals is nearly full, forget versions that are not wanted any more.
+
+        Only while nothing can still be booked to them: their counters end, as after a version is removed.
+        """
+        if len(self._free[_TOTALS]) < _SPARE_TOTALS:
+            self._release_where(_TOTALS, lambda key: key != _NOBODY and not _is_wanted(key, wanted))
+
+    def segment(self, model: str, version: int, role: str, rollout_id: str, weight: float, judged: bool) -> int | None:
         """Index of the first word of this evidence segment; None when the table is full, which the reader sees.
 
+        judged: a latency threshold is known, so an answer that is not slow is one that was looked at.
         Keyed by effective weight, not by epoch: sums over epochs of one weight are valid, because given an event the
         arm's probability depends on the weight alone (delivery research, B.3).
         """
-        return self._find(_SEGMENTS, f"{model}|{version}|{role}|{rollout_id}|{weight!r}")
+        return self._find(_SEGMENTS, f"{model}|{version}|{role}|{rollout_id}|{weight!r}|{int(judged)}")
 
     def keep_segments(self, rollouts: set[str]) -> None:
         """Free the segments of every other rollout: their evidence has been decided on."""
@@ -304,6 +332,7 @@ class Segment:
     role: str
     rollout_id: str
     weight: float
+    judged: bool  # a latency threshold was known: `slow` says something about these requests
     requests: int
     errors: int
     slow: int
@@ -372,9 +401,9 @@ def read_page(path: Path) -> PageSnapshot | None:
         totals[model, int(version), role] = _read_totals(words[first : first + _TOTAL_WORDS])
     segments = []
     for key, first in _entries(data, words, _SEGMENTS):
-        model, version, role, rollout_id, weight = key.split("|")
+        model, version, role, rollout_id, weight, judged = key.split("|")
         counts = [int(word) for word in words[first : first + 4]]
-        segments.append(Segment(model, int(version), role, rollout_id, float(weight), *counts))
+        segments.append(Segment(model, int(version), role, rollout_id, float(weight), judged == "1", *counts))
     vetoes = {
         key: data[8 * (first + 1) : 8 * (first + 1) + int(words[first])].decode()
         for key, first in _entries(data, words, _VETOES)

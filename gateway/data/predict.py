@@ -8,6 +8,7 @@ and the socket. A change to this file comes with a paired measurement (`make ben
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
 from time import perf_counter_ns
@@ -41,6 +42,8 @@ from registry.errors import (
     ServingError,
     UnsupportedMedia,
 )
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -222,7 +225,10 @@ class Predict:
         if state.burn_in_left > 0:
             return _UNCOUNTED_KEY
         table = self._fleet.key_table(arm.traffic)
-        row = table.assigned(key_number(key), self._clock.host_ns(), arm.weight, arm.is_canary)
+        if table is None:
+            return _UNCOUNTED_KEY
+        judged = arm.traffic.entry.latency_threshold_us is not None
+        row = table.assigned(key_number(key), self._clock.host_ns(), arm.weight, arm.is_canary, judged)
         return _UNCOUNTED_KEY if row is None else row
 
     def _expire_after(self, pending: Pending, deadline_ms: int) -> asyncio.TimerHandle:
@@ -239,6 +245,16 @@ class Predict:
 
     def answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         """Record, encode, account and release the requests of one run; then offer copies to a shadow."""
+        try:
+            self._answer(loaded, batch)
+        except Exception as error:  # a bug of ours: it is seen, and everybody still gets an answer that is booked
+            logger.exception("an answer of %s could not be made", loaded.servable.model)
+            for pending in batch.waiters:
+                if not pending.future.done():
+                    self._lost(pending)
+                    pending.future.set_exception(InferenceFailed(f"the answer could not be made: {error}"))
+
+    def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
             for pending in batch.waiters:
                 if not pending.future.done():

@@ -86,6 +86,8 @@ class Servable:
         if not self.by_rows:
             return 1
         rows = len(feeds[0]) if feeds else 1
+        if rows == 0:
+            raise TensorMismatch("the request holds no rows")
         if len(feeds) == 1:
             return rows
         for slot, feed in zip(self.slots, feeds, strict=True):

@@ -71,7 +71,27 @@ class Tap:
         lane = self._lane(loaded, role, total)
         if lane is None:
             return
-        if counts.count(1) == total:  # every request is one row
+        try:
+            self._offer(lane, epoch, hashes, counts, features, outputs, queue_us, infer_us, flags)
+        except Exception:  # logging never harms an answer that was right
+            logger.exception("rows of %s:%d could not be logged", loaded.servable.model, loaded.servable.version)
+            servable = loaded.servable
+            self._accounts.lane_less(self._page.totals(servable.model, servable.version, role), total)
+
+    def _offer(
+        self,
+        lane: LaneWriter,
+        epoch: int,
+        hashes: Sequence[bytes],
+        counts: Sequence[int],
+        features: NDArray[Any],
+        outputs: NDArray[Any],
+        queue_us: Sequence[float],
+        infer_us: float,
+        flags: int,
+    ) -> None:
+        total = len(features)
+        if len(counts) == total:  # every request is one row
             row: int | NDArray[np.uint32] = 0  # one value for all rows costs the lane almost nothing
             rows: int | NDArray[np.uint32] = 1
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)

@@ -126,7 +126,8 @@ class Arm:
     def watch(self, page: WorkerPage, entry: RouteEntry) -> None:
         """Count this arm's outcomes as evidence for the running rollout."""
         servable = self.loaded.servable
-        self.segment = page.segment(servable.model, servable.version, self.role, entry.rollout_id, self.weight)
+        judged = entry.latency_threshold_us is not None
+        self.segment = page.segment(servable.model, servable.version, self.role, entry.rollout_id, self.weight, judged)
         if entry.latency_threshold_us is not None:
             factor = entry.slowdown if self.is_canary else 1.0
             self.slow_above_ns = entry.latency_threshold_us * factor * 1000.0
@@ -139,6 +140,7 @@ class Evidence:
     rollout_id: str
     burn_in_left: int
     keys: KeyTable | None = None
+    keys_failed: bool = False  # the table could not be made
     vetoed: bool = False
     canary_failures_in_a_row: int = 0
 

@@ -7,6 +7,7 @@ error and not infinity.
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ import numpy as np
 from gateway.data.servable import InputSlot, Tensor
 from registry.errors import PayloadTooLarge, TensorMismatch
 
-_INTEGER_LIMITS = {
-    np.dtype(name): (np.iinfo(name).min, np.iinfo(name).max)
-    for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_MOST_AXES = 32
+_NAMES = {bool: "true/false", str: "strings", float: "fractions", int: "integers", type(None): "null", dict: "objects"}
+_WANTED: dict[str, tuple[frozenset[type], str]] = {
+    "f": (frozenset((int, float)), "numbers"),
+    "i": (frozenset((int,)), "integers"),
+    "u": (frozenset((int,)), "integers"),
+    "b": (frozenset((bool,)), "true/false"),
 }
-_KIND_NAMES = {"b": "true/false", "U": "strings", "O": "mixed or null values", "f": "fractions", "i": "integers"}
 
 
 def from_json(slot: InputSlot, data: Any) -> Tensor:
@@ -26,35 +30,39 @@ def from_json(slot: InputSlot, data: Any) -> Tensor:
     dtype = slot.dtype
     if dtype.kind == "O":
         return _strings(slot, data)
+    wanted, name = _WANTED[dtype.kind]
+    # Types are looked at before numpy sees the values: one long string among numbers would make all of them that long.
+    others = set(map(type, _leaves(slot, data))) - wanted
+    if others:
+        got = ", ".join(sorted(_NAMES.get(kind, kind.__name__) for kind in others))
+        raise _mismatch(slot, f"got {got}, model wants {name} ({slot.spec.datatype})")
     try:
-        array = np.array(data)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise _mismatch(slot, f"the data is ragged or too deep: {error}") from None
-    kind = array.dtype.kind
-    if array.size == 0 and kind == "f":
-        return array.astype(dtype)
+        array = np.array(data, dtype=dtype)
+    except (ValueError, OverflowError) as error:
+        why = f"a number does not fit {slot.spec.datatype}" if isinstance(error, OverflowError) else f"ragged: {error}"
+        raise _mismatch(slot, why) from None
     if dtype.kind == "f":
-        if kind not in "fiu":
-            raise _mismatch(slot, f"got {_KIND_NAMES.get(kind, kind)}, model wants numbers")
-        array = array.astype(dtype)
         flat = array.ravel()
         # The square is finite unless a value is huge; only then is every value looked at.
         if not math.isfinite(float(np.dot(flat, flat))) and not np.isfinite(flat).all():
             raise _mismatch(slot, f"a number does not fit {slot.spec.datatype}")
-        return array
-    if dtype.kind == "b":
-        if kind != "b":
-            raise _mismatch(slot, f"got {_KIND_NAMES.get(kind, kind)}, model wants true/false")
-        return array
-    if kind not in "iu":
-        raise _mismatch(slot, f"got {_KIND_NAMES.get(kind, kind)}, model wants integers ({slot.spec.datatype})")
-    low, high = _INTEGER_LIMITS[dtype]
-    if array.dtype != dtype and array.size and (int(array.min()) < low or int(array.max()) > high):
-        raise _mismatch(slot, f"a number does not fit {slot.spec.datatype} ({low} to {high})")
-    return array.astype(dtype, copy=False)
+    return array
+
+
+def _leaves(slot: InputSlot, data: Any) -> list[Any]:
+    """The values of nested lists, flat. Raises TensorMismatch for lists beside values, or too many levels."""
+    level = data if type(data) is list else [data]
+    for _ in range(_MOST_AXES):
+        if not level or type(level[0]) is not list:
+            return level
+        if any(type(item) is not list for item in level):
+            raise _mismatch(slot, "the data is ragged: lists and values on one level")
+        level = list(chain.from_iterable(level))
+    raise _mismatch(slot, f"the data has more than {_MOST_AXES} levels of lists")
 
 
 def _strings(slot: InputSlot, data: Any) -> Tensor:
+    _leaves(slot, data)
     array = np.array(data, dtype=object)
     for value in array.flat:
         if type(value) is not str:
@@ -64,8 +72,8 @@ def _strings(slot: InputSlot, data: Any) -> Tensor:
 
 def with_shape(slot: InputSlot, array: Tensor, shape: Any, max_elements: int) -> Tensor:
     """The array in the shape that the request states. Raises TensorMismatch or PayloadTooLarge."""
-    if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
-        raise _mismatch(slot, '"shape" must be a list of non-negative integers')
+    if type(shape) is not list or len(shape) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in shape):
+        raise _mismatch(slot, '"shape" must be a list of at most 32 non-negative integers')
     count = math.prod(shape)
     if count > max_elements:
         raise PayloadTooLarge(f'input "{slot.spec.name}" has {count} elements, the limit is {max_elements}')

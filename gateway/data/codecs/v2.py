@@ -31,6 +31,7 @@ class Call:
         self.outputs = outputs  # indexes of the outputs wanted; None: all
 
 
+_NUMBERS = frozenset((int, float))
 PLAIN = Call(None, None)  # nothing beside its tensors, as most requests are
 
 
@@ -84,15 +85,14 @@ def _one_row_of_floats(tensor: Any, slot: InputSlot) -> Tensor | None:
     if tensor.get("name") != slot.spec.name or tensor.get("datatype") != "FP32" or shape != [1, slot.row_width]:
         return None
     data = tensor.get("data")
-    if type(data) is not list or len(data) != slot.row_width or type(data[0]) is list:
+    if type(data) is not list or len(data) != slot.row_width or type(shape[0]) is not int:
+        return None
+    if not set(map(type, data)) <= _NUMBERS:
         return None
     try:
-        array = np.array(data)
-    except (ValueError, OverflowError, RecursionError):
+        row = np.array(data, dtype=np.float32)
+    except OverflowError:
         return None
-    if array.dtype.char != "d" or array.ndim != 1 or type(shape[0]) is not int:
-        return None
-    row = array.astype(np.float32)
     # The square is finite unless a value is huge, and such a row is read the long way.
     return row.reshape(1, -1) if isfinite(np.dot(row, row)) else None
 
@@ -186,8 +186,8 @@ def to_json(output: Tensor) -> bytes:
         return orjson.dumps([_text(value) for value in output.ravel().tolist()])
     if output.size <= 64:  # below this a list is faster than orjson's own numpy reader
         return orjson.dumps(output.ravel().tolist())
-    if output.dtype == np.float16:
-        output = output.astype(np.float32)
+    if output.dtype.kind == "f":
+        output = output.astype(np.float64)  # the same digits as above, whatever the size: the exact value
     return orjson.dumps(np.ascontiguousarray(output).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
 
 

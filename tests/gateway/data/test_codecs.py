@@ -124,6 +124,34 @@ def test_values_keep_their_type_and_range_or_are_refused(datatype: str, data: An
                 from_json(slot(datatype), data)
 
 
+def test_a_number_is_written_alike_in_small_and_in_large_tensors() -> None:
+    small, large = (to_json(np.full((n, 2), 0.1, np.float32)) for n in (1, 100))
+    assert large[1:-1].split(b",")[:2] == small[1:-1].split(b",") == [b"0.10000000149011612"] * 2
+
+
+def test_large_unsigned_integers_are_not_taken_for_fractions() -> None:
+    assert from_json(slot("UINT64"), [1, 2**63]).tolist() == [1, 2**63]
+
+
+@pytest.mark.parametrize(
+    "data", [[1.0, "x" * 20_000, 2.0], [[1.0], 2.0], [[1.0], [2.0, 3.0]], 7 * [[]] + [[1]], [[[[]]], 1]]
+)
+def test_ragged_and_mixed_data_is_refused_before_numpy_sees_it(data: Any) -> None:
+    with pytest.raises(TensorMismatch, match='input "x"'):
+        from_json(slot("FP32"), data)
+
+
+def test_a_shape_of_very_many_axes_is_refused_at_once(servable: Servable) -> None:
+    body = {"inputs": [{"name": "x", "shape": [9] * 200_000, "datatype": "FP32", "data": [1, 2, 3]}]}
+    with pytest.raises(TensorMismatch, match="shape"):
+        v2.read(orjson.dumps(body), servable, 1000)
+    deep: Any = 1.0
+    for _ in range(40):
+        deep = [deep]
+    with pytest.raises(TensorMismatch, match="levels"):
+        from_json(slot("FP32"), deep)
+
+
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),

@@ -30,7 +30,7 @@ def test_a_reader_sees_what_the_worker_wrote(tmp_path: Path) -> None:
     mine.words[base + page.LATENCY + 5] += 2
     mine.words[base + page.LATENCY_SUM_NS] += 5_000
     mine.words[base + page.SHED] += 1
-    segment = mine.segment("m", 2, "canary", "r-1", 0.05)
+    segment = mine.segment("m", 2, "canary", "r-1", 0.05, True)
     assert segment is not None
     mine.words[segment + page.ERRORS] += 4
     mine.set_load("m", 2, LoadState.FAILED, "no such file: é")
@@ -70,7 +70,7 @@ def test_segments_of_ended_rollouts_are_freed_and_start_at_zero_when_used_again(
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
     for i in range(3000):  # more than the table holds
         mine.keep_segments({f"r{i}"})
-        segment = mine.segment("m", 1, "champion", f"r{i}", 0.5)
+        segment = mine.segment("m", 1, "champion", f"r{i}", 0.5, True)
         assert segment is not None
         assert mine.words[segment] == 0
         mine.words[segment] += 1
@@ -82,9 +82,12 @@ def test_segments_of_ended_rollouts_are_freed_and_start_at_zero_when_used_again(
 
 def test_a_full_table_is_counted_and_shares_one_entry_instead_of_failing(tmp_path: Path) -> None:
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
-    mine.totals("", 0, "")
     entries = {mine.totals(f"m{i}", 1, "champion") for i in range(400)}
     assert len(entries) == page._ENTRIES[0]
+    mine.make_room({("m0", 1), ("m5", 1)})
+    kept = read_page(mine.path)
+    assert kept is not None
+    assert set(kept.totals) == {("", 0, ""), ("m0", 1, "champion"), ("m5", 1, "champion")}
     seen = read_page(mine.path)
     assert seen is not None
     assert seen.no_room > 0

@@ -155,6 +155,61 @@ def test_bad_input_is_a_clear_4xx_with_a_stable_code(tmp_path: Path, body: Any, 
     with_worker(tmp_path / "run", check)
 
 
+def test_a_request_without_rows_is_refused_and_harms_nobody(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", one(tmp_path))
+        none = {"inputs": [{"name": "x", "shape": [0, 3], "datatype": "FP32", "data": []}]}
+        good, empty, other = await asyncio.gather(
+            bench.infer("m", [[1, 2, 3]]), bench.ask("/v2/models/m/infer", none), bench.infer("m", [[1, 2, 3]])
+        )
+        assert (good.status, other.status) == (200, 200)
+        assert (empty.status, empty.json["code"]) == (400, "tensor_mismatch")
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_full_disk_costs_keyed_evidence_and_never_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", two(tmp_path, 0.5))
+        monkeypatch.setattr("gateway.data.keys.os.posix_fallocate", full)
+        for user in range(6):
+            assert (await bench.infer("m", [[1, 2, 3]], headers={"x-routing-key": f"u{user}"})).status == 200
+        assert read_pages(tmp_path / "run")[0].no_room > 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_table_that_cannot_be_read_keeps_a_rollouts_evidence(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", two(tmp_path, 0.5))
+        for _ in range(20):
+            await bench.infer("m", [[1, 2, 3]])
+        epoch = bench.table.publish({})
+        (tmp_path / f"run/routes-{epoch}.json").write_bytes(b"")
+        bench.worker.beat.step()
+        assert sum(s.requests for s in read_pages(tmp_path / "run")[0].segments) == 20
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_failures_of_both_arms_do_not_veto_the_canary(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    ends = [models.value("x", TensorProto.FLOAT, ["N", 3])], [models.value("y", TensorProto.FLOAT, ["N", 3])]
+    broken = models.build(tmp_path / "log.onnx", [helper.make_node("Log", ["x"], ["y"])], *ends)
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", two(tmp_path, 0.5, aspired={1: aspire(broken), 2: aspire(broken)}))
+        for _ in range(120):
+            await bench.infer("m", [[-1, -2, -3]])
+        assert read_pages(tmp_path / "run")[0].vetoes == {}
+
+    with_worker(tmp_path / "run", body)
+
+
 def test_unknown_names_media_and_methods_are_refused(tmp_path: Path) -> None:
     async def body(bench: Bench) -> None:
         await bench.route("m", one(tmp_path))
