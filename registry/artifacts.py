@@ -252,6 +252,8 @@ def copy_file(source: Path, target: Path, progress: Callable[[float], None] | No
             return _copy(reader, writer, os.fstat(reader.fileno()).st_size, progress)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ArtifactRejected(f"{source} cannot be read: {error.strerror}") from None
+    except OSError as error:  # a name that is too long, a target that is there already, a full disk
+        raise ArtifactRejected(f"{str(source)[:300]} cannot be copied: {error.strerror or error}") from None
 
 
 def _copy(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry import golden, rows
+from registry.artifacts import checked_relative
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.graph import GraphFacts, read_graph
 from registry.manifest import spec_to_dict
@@ -78,7 +79,7 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     model = Path(job["model"])
     tell("reading the model", 0.0)
     facts = read_graph(model)
-    missing = [name for name in facts.external if name not in job["data"]]
+    missing = [name for name in facts.external if str(checked_relative(name)) not in job["data"]]
     if missing:
         return {"external": list(facts.external)}  # the parent lays the files beside the model, and asks again
     tell("loading the model", 0.0)

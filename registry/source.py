@@ -7,8 +7,10 @@ is registered cannot be probed as one thing and stored as another. Called by `re
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from registry.artifacts import checked_relative, copy_file, fetch, is_url
@@ -16,8 +18,9 @@ from registry.errors import ArtifactRejected
 from registry.manifest import FileDigest
 
 _MODEL_SUFFIXES = (".onnx", ".ort")
+_SHOWN = 300  # characters of a path in a refusal
 MODEL_NAME = "model.onnx"
-_OTHER_NAME = "driftgate-model.onnx"  # when external data has taken the first
+_OTHER_NAME = "driftgate-model{}.onnx"  # when external data has taken the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,11 @@ class Source:
 
 def find_source(path: str, scratch: Path) -> Source:
     """The model that a path or URL means; a URL is downloaded into scratch. Raises ArtifactRejected."""
-    local = fetch(path, scratch) if is_url(path) else Path(path).expanduser()
-    if not local.exists():
-        raise ArtifactRejected(f"{path} does not exist")
+    local = _local(path, scratch, "")
     if not local.is_dir():
         return Source(local)
-    models = sorted(file for file in local.iterdir() if file.suffix in _MODEL_SUFFIXES)
+    with _refusing(f"folder {path}"):
+        models = sorted(file for file in local.iterdir() if file.suffix in _MODEL_SUFFIXES)
     if len(models) != 1:
         names = ", ".join(file.name for file in models[:5])
         what = f"holds {len(models)} models ({names}): name one" if models else "holds no .onnx file"
@@ -59,38 +61,59 @@ def stage_data(
 
     Raises ArtifactRejected for data that is missing, or lies outside the model's folder, links included.
     """
-    if any(str(checked_relative(name)).split("/")[0] == MODEL_NAME for name in locations):
-        (folder / MODEL_NAME).rename(folder / _OTHER_NAME)
-        model = FileDigest(_OTHER_NAME, model.sha256, model.bytes)
+    names = sorted({str(checked_relative(location)) for location in locations})
+    taken = {name.split("/")[0] for name in names}
+    if model.path in taken:
+        other = next(name for n in count(1) if (name := _OTHER_NAME.format("" if n == 1 else f"-{n}")) not in taken)
+        (folder / model.path).rename(folder / other)
+        model = FileDigest(other, model.sha256, model.bytes)
     data = []
-    root = source.folder.resolve()
-    for location in locations:
-        name = str(checked_relative(location))
-        file = source.folder / name
-        if not file.exists():
-            raise ArtifactRejected(f"external data {location!r} is missing in {source.folder}", path=location)
-        if not file.resolve().is_relative_to(root):
-            raise ArtifactRejected(f"external data {location!r} leads out of the model's folder", path=location)
-        data.append(_stage(file, folder, name))
+    for name in names:
+        with _refusing(f"external data {name!r}"):
+            root, file = source.folder.resolve(), source.folder / name
+            if not file.exists():
+                raise ArtifactRejected(f"external data {name!r} is missing in {source.folder}", path=name)
+            if not file.resolve().is_relative_to(root):
+                raise ArtifactRejected(f"external data {name!r} leads out of the model's folder", path=name)
+            data.append(_stage(file, folder, name))
     return model, data
 
 
 def stage_golden(path: str, folder: Path, scratch: Path) -> Path:
     """Copy a golden set (a file, or a folder of tensors) into a staging folder → where it lies there."""
-    source = fetch(path, scratch) if is_url(path) else Path(path).expanduser()
-    if not source.exists():
-        raise ArtifactRejected(f"golden set {path} does not exist")
+    source = _local(path, scratch, "golden set ")
     target = folder / ("golden" if source.is_dir() else "golden.npz")
     if not source.is_dir():
-        copy_file(source, target)
+        _stage(source, folder, target.name)
         return target
     target.mkdir()
     for pattern in ("input_*.pb", "output_*.pb", "test_data_set_*/input_*.pb", "test_data_set_*/output_*.pb"):
         for file in sorted(source.glob(pattern)):
             name = file.relative_to(source)
-            (target / name).parent.mkdir(exist_ok=True)
-            copy_file(file, target / name)
+            _stage(file, target, str(name))
     return target
+
+
+def _local(path: str, scratch: Path, what: str) -> Path:
+    """Where a path or URL lies on this machine, and that it exists. Raises ArtifactRejected."""
+    if is_url(path):
+        return fetch(path, scratch)
+    with _refusing(f"{what}{path[:_SHOWN]}"):
+        local = Path(path).expanduser()
+        if not local.exists():
+            raise ArtifactRejected(f"{what}{path[:_SHOWN]} does not exist")
+    return local
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Say as a refusal what the file system says of a name that a user chose: too long, no home, links in a circle."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactRejected(f"{what[:_SHOWN]} cannot be used: {error.strerror or error}") from None
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactRejected(f"{what[:_SHOWN]} cannot be used: {error}") from None
 
 
 def _stage(file: Path, folder: Path, name: str, progress: Callable[[float], None] | None = None) -> FileDigest:

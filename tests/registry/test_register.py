@@ -32,6 +32,24 @@ def normal(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+def external_model(path: Path, locations: list[str]) -> None:
+    """y = x * w for each location, w in the data there; none of the data is written."""
+    from onnx import TensorProto, helper
+
+    weights, nodes, last = [], [], "x"
+    for at, location in enumerate(locations):
+        tensor = TensorProto(name=f"w{at}", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+        for key, text in {"location": location, "offset": "0", "length": "12"}.items():
+            tensor.external_data.add(key=key, value=text)
+        weights.append(tensor)
+        nodes.append(helper.make_node("Mul", [last, f"w{at}"], [f"y{at}"]))
+        last = f"y{at}"
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("x", last)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=weights)
+    imports = [helper.make_opsetid("", 17)]
+    path.write_bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+
+
 def save_golden(path: Path, **arrays: NDArray[Any]) -> str:
     np.savez(path, **{name.replace("_", ":", 1): array for name, array in arrays.items()})  # type: ignore[arg-type]
     return str(path)
@@ -173,6 +191,43 @@ def test_external_data_is_stored_with_the_model_and_found_beside_it(bench: Bench
     assert onnx.run(session, {"x": np.ones((1, 3), np.float32)})[0].tolist() == [[1, 2, 3]]
     with pytest.raises(ArtifactRejected, match="missing"):
         bench.register("m", tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("locations", "stored"),
+    [
+        (["./w.bin"], ["model.onnx", "w.bin"]),
+        (["./w.bin", "w.bin"], ["model.onnx", "w.bin"]),
+        (["model.onnx", "driftgate-model.onnx"], ["driftgate-model-2.onnx", "driftgate-model.onnx", "model.onnx"]),
+    ],
+)
+def test_external_data_may_be_named_in_any_way(
+    bench: Bench, tmp_path: Path, locations: list[str], stored: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "the-model.onnx"
+    for location in locations:
+        models.external(path, location)
+    external_model(path, locations)
+    manifest = bench.register("m", path).row.manifest
+    assert [item.path for item in manifest.files] == stored
+    session = onnx.open_session(bench.artifacts.materialise(manifest))
+    assert onnx.run(session, {"x": np.ones((1, 3), np.float32)})[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize("location", ["w" * 300, "m.onnx/w.bin", "w.bin/" * 900 + "w"])
+def test_external_data_with_an_impossible_name_is_refused(bench: Bench, tmp_path: Path, location: str) -> None:
+    external_model(tmp_path / "m.onnx", [location])
+    with pytest.raises(ArtifactRejected, match="external data"):
+        bench.register("m", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("path", ["x" * 3000, "y/" * 3000, "~nobody-of-that-name/m.onnx", "a\0b"])
+def test_a_path_that_the_file_system_refuses_is_a_refusal(bench: Bench, path: str) -> None:
+    with pytest.raises(ArtifactRejected):
+        bench.register("m", path)
+    with pytest.raises(ArtifactRejected):
+        bench.register("m", models.linear(bench.home / "m.onnx"), golden=path)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "link.bin"])
