@@ -347,10 +347,6 @@ class Controller:
         if record.is_serving:
             self._begin_watching(state, record)
             state.gathered = gather.gather(pages, keys, state.name, record.id)
-        threshold = state.window.threshold_us if state.window is not None else None
-        if threshold is not None and state.baseline.unjudged is None and record.is_serving:
-            state.baseline.unjudged = state.gathered.unjudged()
-            store.write_baseline(self.catalog, record.id, state.baseline)
         profiled = [self.prepared(state.name, version) for version in (record.champion, record.candidate)]
         return facts_of(
             state,

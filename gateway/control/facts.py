@@ -33,7 +33,7 @@ def facts_of(
     _note_answers(state, record, pages, now_s)
     veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
     return RolloutFacts(
-        segments=state.gathered.segments(state.baseline),
+        segments=state.gathered.segments(),
         shadow_requests=shadow,
         shadow_errors=seen.shadow_errors,
         pair_rows=seen.pair_rows,

@@ -103,7 +103,8 @@ class Worker:
         place = next(i for i, edge in enumerate(pages.LATENCY_EDGES_US) if latency_us <= edge)
         words[totals + pages.LATENCY + place] += count
         if entry.rollout_id and entry.weight > 0:
-            segment = self.page.segment("m", version, role, entry.rollout_id, entry.weight)
+            judged = entry.latency_threshold_us is not None
+            segment = self.page.segment("m", version, role, entry.rollout_id, entry.weight, judged)
             assert segment is not None
             words[segment + pages.REQUESTS] += count
             words[segment + pages.ERRORS] += errors
