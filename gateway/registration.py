@@ -125,6 +125,7 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
         new_version=request.new_version,
     )
     artifacts = ArtifactStore(settings.registry.artifacts_url or home.artifacts, cache=home.artifacts)
+    artifacts.sweep()  # what an interrupted registration left
     catalog = Catalog.open(settings.registry.database_url or home.database_url)
     try:
         return register(wanted, catalog, artifacts, limits, progress, fit=fit, read_reference=_read_reference)

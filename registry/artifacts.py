@@ -8,6 +8,7 @@ Workers never come here: they are given the path that `materialise` returns. Cal
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -156,16 +157,44 @@ class ArtifactStore:
     def staging(self) -> Iterator[Path]:
         """A fresh folder on the store's own disk, removed at the end: where hostile files are looked at first."""
         folder = self.root / "staging" / uuid.uuid4().hex
-        folder.mkdir(parents=True, mode=0o700)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(folder.parent, fcntl.LOCK_SH):  # between its making and its lock nobody sweeps
+            folder.mkdir(mode=0o700)
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_SH)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+
+    def sweep(self) -> int:
+        """Remove the staging folders of processes that died in the middle → how many. Those in use are locked."""
+        root, removed = self.root / "staging", 0
+        if not root.is_dir():
+            return 0
+        with _locked(root, fcntl.LOCK_EX):
+            for folder in root.iterdir():
+                with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
+        return removed
 
     def _blob(self, digest: str) -> Path:
         if not _SHA256.fullmatch(digest):
             raise StateDamaged(f"{digest!r} is no SHA-256")
         return self.root / "sha256" / digest[:2] / digest
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold a flock on a folder; it ends with the process at the latest."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 class _Remote:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -115,3 +117,26 @@ def test_a_url_is_downloaded_file_or_folder(tmp_path: Path) -> None:
     assert (folder / "data" / "w.bin").read_bytes() == b"weights"
     with pytest.raises(ArtifactRejected, match="nothing at"):
         fetch(f"memory://{tmp_path.name}/none", tmp_path / "a")
+
+
+_DIES_STAGING = """
+import os, sys
+from pathlib import Path
+from registry.artifacts import ArtifactStore
+with ArtifactStore(Path(sys.argv[1])).staging() as folder:
+    (folder / "file").write_bytes(bytes(1000))
+    os._exit(9)
+"""
+
+
+def test_what_a_process_left_in_staging_is_swept_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    assert store.sweep() == 0
+    assert subprocess.run([sys.executable, "-c", _DIES_STAGING, str(tmp_path)], check=False).returncode == 9
+    (left,) = (tmp_path / "staging").iterdir()
+    with store.staging() as folder:
+        (folder / "file").write_bytes(b"mine")
+        assert ArtifactStore(tmp_path).sweep() == 1
+        assert (folder / "file").read_bytes() == b"mine"
+        assert not left.exists()
+    assert list((tmp_path / "staging").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_a_golden_answer_that_the_model_does_not_give_refuses_it(bench: Bench, t
     with pytest.raises(ArtifactRejected, match="not a readable"):
         bench.register("m", path, golden=str(tmp_path / "broken.npz"))
     assert len(bench.catalog.versions("m")) == 1
+
+
+def test_a_golden_set_that_is_no_regular_file_is_refused_without_reading_it(bench: Bench, tmp_path: Path) -> None:
+    path = models.linear(tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "fifo.npz")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "input_0.pb")
+    for golden in (str(tmp_path / "fifo.npz"), "/dev/zero", str(tmp_path / "folder")):
+        with pytest.raises(ArtifactRejected, match="not a regular file"):
+            bench.register("m", path, golden=golden)
 
 
 def test_a_run_that_fails_refuses_given_rows_and_only_warns_of_made_up_ones(bench: Bench, tmp_path: Path) -> None:
