@@ -90,7 +90,7 @@ def _rate(
         by_excess = evidence.excess_below(weight, canary[0], canary[1], champion[0], champion[1], guardrail.max_excess)
         below = float(evidence.average(by_ratio, by_excess))
     report = _decide(plan, guardrail, facts, above, below, *tallies, age_s=facts.traffic_age_s)
-    if facts.key_table_full and plan.key != "request":
+    if facts.key_table_full:
         return _as_unknown(report, Cause.ERROR, "the table of routing keys is full, so events of a key may count twice")
     if report.cause in (Cause.ERROR, Cause.NO_TRAFFIC):
         return report
