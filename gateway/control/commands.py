@@ -78,7 +78,10 @@ class Commands:
                 reason=act.reason,
             )
             record = transition.record
-            baseline = Baseline(shadow_rows=gather.shadow_rows(pages, model, version))
+            baseline = Baseline(
+                shadow_rows=gather.shadow_rows(pages, model, version),
+                answers=gather.arm_answers(pages, model, champion, version),
+            )
             with controller.writing():
                 self._supersede(state, f"rollout {record.id}", act.actor)
                 store.save(self._catalog, record, transition.events, None, act.actor)

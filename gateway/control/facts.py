@@ -14,7 +14,6 @@ from gateway.control.watch import Watched
 from gateway.data.page import PageSnapshot
 from monitor.facts import RolloutFacts
 from monitor.rollout import RolloutRecord
-from registry.vocabulary import Role
 
 
 def facts_of(
@@ -30,10 +29,14 @@ def facts_of(
     """The facts of this moment; also notes in `state` when an arm last answered."""
     threshold = state.window.threshold_us if state.window is not None else None
     shadow = max(0, gather.shadow_rows(pages, state.name, record.candidate) - state.baseline.shadow_rows)
-    _note_answers(state, record, pages, now_s)
+    answers = gather.arm_answers(pages, state.name, record.champion, record.candidate)
+    _note_answers(state, sum(answers), now_s)
+    champion_answers, canary_answers = _in_rollout(state, answers)
     veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
     return RolloutFacts(
         segments=state.gathered.segments(),
+        champion_answers=champion_answers,
+        canary_answers=canary_answers,
         shadow_requests=shadow,
         shadow_errors=seen.shadow_errors,
         pair_rows=seen.pair_rows,
@@ -52,13 +55,17 @@ def facts_of(
     )
 
 
-def _note_answers(state: ModelState, record: RolloutRecord, pages: Sequence[PageSnapshot], now_s: float) -> None:
-    arms = (
-        gather.answered(pages, state.name, record.champion, Role.CHAMPION),
-        gather.answered(pages, state.name, record.candidate, Role.CANARY),
-    )
-    answers = sum(int(counts.sum()) for counts in arms if counts is not None)
+def _note_answers(state: ModelState, answers: int, now_s: float) -> None:
     if answers != state.answers:
         if state.answers >= 0:
             state.answered_s = now_s
         state.answers = answers
+
+
+def _in_rollout(state: ModelState, answers: tuple[int, int]) -> tuple[int | None, int | None]:
+    """The arms' answers since the rollout began, new keys or not; at least what counted as evidence."""
+    began = state.baseline.answers
+    if began is None:
+        return None, None
+    champion, canary = (max(now - then, 0) for now, then in zip(answers, began, strict=True))
+    return max(champion, state.gathered.requests(False)), max(canary, state.gathered.requests(True))

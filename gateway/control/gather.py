@@ -7,7 +7,7 @@ assignment and first event over all workers; the others one each. Called by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,15 +28,17 @@ class Baseline:
     """What a rollout found when it began; stored with it."""
 
     shadow_rows: int = 0
+    answers: tuple[int, int] | None = None  # the champion's and the canary's; None: an earlier release began it
 
     def to_json(self) -> dict[str, Any]:
         """As stored among the rollout's evidence."""
-        return {"shadow_rows": self.shadow_rows}
+        return {"shadow_rows": self.shadow_rows, "answers": self.answers}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Baseline:
         """The baseline that to_json wrote, now or with more fields in an earlier release."""
-        return cls(int(document["shadow_rows"]))
+        answers = document.get("answers")
+        return cls(int(document["shadow_rows"]), None if answers is None else (int(answers[0]), int(answers[1])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,16 @@ def shadow_rows(pages: Iterable[PageSnapshot], model: str, version: int) -> int:
     """Rows that a version has run as a shadow, ever."""
     key = (model, version, str(Role.SHADOW))
     return sum(page.totals[key].batch_rows_sum for page in pages if key in page.totals)
+
+
+def arm_answers(pages: Sequence[PageSnapshot], model: str, champion: int, candidate: int) -> tuple[int, int]:
+    """Answers that the two arms have ever given, those before this rollout too."""
+    arms = (
+        answered(pages, model, champion, Role.CHAMPION),
+        answered(pages, model, candidate, Role.CANARY),
+    )
+    of_champion, of_canary = (0 if counts is None else int(counts.sum()) for counts in arms)
+    return of_champion, of_canary
 
 
 def answered(pages: Iterable[PageSnapshot], model: str, version: int, role: Role) -> Any:

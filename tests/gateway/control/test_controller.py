@@ -160,6 +160,27 @@ def test_a_healthy_canary_is_promoted_and_the_old_champion_stays_loaded(world: W
     assert set(worker.entry().aspired) == {2}
 
 
+def test_a_steps_floor_counts_answers_and_not_new_keys(world: World, worker: Worker) -> None:
+    served(world, worker)
+    worker.answer("champion", 500)  # before the rollout
+    world.commands.start("m", 2, QUICK_PLAN, world.act)
+    world.settle(worker)
+    worker.shadow(50)
+    worker.answer("champion", 50)
+    world.tick(0.25, 3)
+    assert worker.entry().weight == 0.05
+    worker.answer("champion", 400, new=9)
+    worker.answer("canary", 9, new=1)
+    world.tick(0.25, 2)
+    assert worker.entry().weight == 0.05
+    worker.answer("canary", 1, new=0)
+    world.restart()
+    world.settle(worker)
+    assert worker.entry().weight == 0.5
+    assert (world.record.requests.champion, world.record.requests.canary) == (450, 10)
+    assert world.record.guardrails[0].canary.requests == 1
+
+
 def test_a_failing_canary_is_rolled_back_with_evidence_over_its_limit(world: World, worker: Worker) -> None:
     in_canary(world, worker)
     worker.answer("champion", 4000, errors=9)

@@ -93,8 +93,17 @@ class Worker:
                     self.page.clear_load(name, version)
         self.page.acknowledge(snapshot.epoch)
 
-    def answer(self, role: str, count: int, *, errors: int = 0, slow: int = 0, latency_us: float = 900.0) -> None:
-        """Answers of one arm under the present table, as evidence."""
+    def answer(
+        self,
+        role: str,
+        count: int,
+        *,
+        errors: int = 0,
+        slow: int = 0,
+        latency_us: float = 900.0,
+        new: int | None = None,
+    ) -> None:
+        """Answers of one arm under the present table, as evidence: all, or so many as come from a new key."""
         entry = self.entry()
         version = entry.champion if role == "champion" else entry.candidate
         assert version is not None
@@ -106,7 +115,7 @@ class Worker:
             judged = entry.latency_threshold_us is not None
             segment = self.page.segment("m", version, role, entry.rollout_id, entry.weight, judged)
             assert segment is not None
-            words[segment + pages.REQUESTS] += count
+            words[segment + pages.REQUESTS] += count if new is None else new
             words[segment + pages.ERRORS] += errors
             words[segment + pages.SLOW] += slow
 
