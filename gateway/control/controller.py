@@ -239,6 +239,8 @@ class Controller:
         if state.record is None and not state.unstored:
             return
         try:
+            if state.unstored:
+                self.publish(pages)
             while state.unstored:
                 self._write(state, *state.unstored[0])
                 state.unstored.pop(0)
@@ -405,8 +407,8 @@ class Controller:
             state.record = record
             if record.state is RolloutState.ROLLING_BACK:
                 state.routed = record.default_version
+            state.unstored.append((transition, actor))  # first: what follows may fail, and is tried again then
             self.publish(pages)
-            state.unstored.append((transition, actor))
             self._write(state, transition, actor)
             state.unstored.pop()
         else:

@@ -217,6 +217,25 @@ def test_a_rollback_is_in_the_route_table_before_it_is_written_down(
     assert world.told("rollout.rolled_back")
 
 
+def test_a_rollback_that_could_not_be_published_is_finished_by_the_next_tick(
+    world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_canary(world, worker)
+
+    def refuse(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.controller.table, "publish", refuse)
+        with pytest.raises(OSError, match="disk is full"):
+            world.commands.roll_back("m", world.act)
+    world.tick()
+    assert worker.entry().weight == 0.0
+    assert world.catalog.latest_rollout("m")["state"] == "rolled_back"  # type: ignore[index]
+    assert world.state.record is None
+    assert world.commands.start("m", 2, QUICK_PLAN, world.act)["state"] == "warming"
+
+
 def test_a_rollback_answers_with_its_epoch_and_what_was_in_flight(world: World, worker: Worker) -> None:
     in_canary(world, worker)
     worker.page.heartbeat(0, 7)
