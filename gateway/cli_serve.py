@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,6 +82,7 @@ def serve(
         say(f"ready: predictions at {serving.data_url}, control and metrics at {serving.control_url}")
 
     say(f"starting with state in {home.root}")
+    _sweep(home, loaded.settings.registry.artifacts_url)
     raise typer.Exit(serve_until_told(home, loaded.settings, say=say, on_ready=on_ready))
 
 
@@ -90,7 +93,7 @@ def settings(context: typer.Context, config: Config = None, as_json: AsJson = Fa
     rows = [
         {
             "name": name,
-            "value": _value(loaded.settings, name),
+            "value": _public(_value(loaded.settings, name)),
             "default": default,
             "origin": loaded.origins[name],
             "variable": variable_of(name),
@@ -160,10 +163,31 @@ def _found_home(shell: Shell) -> Home:
         return Home(root=root, run=root / "run")
 
 
+def _sweep(home: Home, artifacts_url: str) -> None:
+    """Remove what interrupted registrations left, where staging lies on this machine."""
+    from registry.artifacts import ArtifactStore, is_url
+
+    remote = is_url(artifacts_url) and not artifacts_url.startswith("file://")
+    with contextlib.suppress(OSError):  # then it stays until the next start
+        ArtifactStore(home.artifacts if remote or not artifacts_url else artifacts_url).sweep()
+
+
 def _value(settings: Any, name: str) -> Any:
     for part in name.split("."):
         settings = getattr(settings, part)
     return settings
+
+
+def _public(value: Any) -> Any:
+    """The same without the password of a URL: what is printed here ends in tickets and logs.
+
+    >>> _public("postgresql://ann:s3:c@ret@db/models?password=x&sslmode=require")
+    'postgresql://ann:***@db/models?password=***&sslmode=require'
+    """
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    value = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", value)
+    return re.sub(r"([?&;][^=&;]*(?:password|passwd|secret|token)[^=&;]*=)[^&;]*", r"\1***", value, flags=re.I)
 
 
 def _shown(value: Any) -> str:
