@@ -25,6 +25,7 @@ from gateway.cli_common import (
 )
 from gateway.client_control import name_in_path
 from registry.home import Home
+from registry.vocabulary import CHAMPION_ALIAS
 
 ACTOR = "local"  # who uses this machine's files; with a server, its principal for loopback has the same name
 _REGISTER_S = 900.0  # a large model is copied, probed and fitted meanwhile
@@ -212,11 +213,27 @@ def _set_alias(shell: Shell, home: Home, model: str, name: str, version: int, re
             path = f"models/{name_in_path(model)}/aliases/{name_in_path(name)}"
             answer: dict[str, Any] = server.post(path, {"version": version, "reason": reason}, timeout_s=120.0)
         return answer
-    from registry.catalog import ANY
-
     with _catalog(shell, home) as catalog:
-        row = catalog.set_alias(model, name, version, expected=ANY, actor=ACTOR, reason=reason)
+        row = _move_alias(catalog, model, name, version, reason)
     return {"alias": row.alias, "version": row.version, "since": row.since, "revision": row.revision}
+
+
+def _move_alias(catalog: Any, model: str, name: str, version: int, reason: str) -> Any:
+    """Move an alias without a server; of a champion that changes, the history tells as the controller would tell it."""
+    from gateway.control.store import note_takeover
+    from monitor.rollout_record import Moment
+    from registry.catalog import ANY
+    from registry.clock import SystemClock
+
+    if name != CHAMPION_ALIAS:
+        return catalog.set_alias(model, name, version, expected=ANY, actor=ACTOR, reason=reason)
+    with catalog.transaction():
+        found = catalog.aliases(model).get(name)
+        old = None if found is None else found.version
+        row = catalog.set_alias(model, name, version, expected=old, actor=ACTOR, reason=reason)
+        if old is not None and old != version:
+            note_takeover(catalog, model, old, version, Moment(SystemClock().wall_ns()), ACTOR)
+    return row
 
 
 def _all_models(shell: Shell, home: Home) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pytest
 
 from gateway.cli import home_first, run
 from gateway.serve_lock import hold_lock
+from registry.catalog import Catalog
 from registry.home import Home
 from tests.support import models as tiny
 
@@ -192,6 +193,18 @@ def test_settings_tell_value_and_origin(
     assert "9000" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("url", ["postgresql://ann:hush@db/x", "postgresql+psycopg://:hush@db", "p://db?PASSWORD=hush"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_settings_keep_the_password_of_the_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, more: list[str]
+) -> None:
+    monkeypatch.setenv("DRIFTGATE_REGISTRY__DATABASE_URL", url)
+    assert run(["settings", *more, "--home", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "***" in shown
+    assert "hush" not in shown
+
+
 def test_a_wrong_settings_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "driftgate.toml").write_text("[gateway]\nprot = 9000\n")
     assert run(["serve", "--home", str(tmp_path)]) == 1
@@ -243,6 +256,31 @@ def test_a_model_is_registered_listed_and_named_without_a_server(
     assert "team=x" in shown
     assert run(["models", "other", "--json", *home]) == 1
     assert answer_of(capsys)["code"] == "model_not_found"
+
+
+def test_a_champion_moved_without_a_server_is_a_rollout_in_the_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ["--home", str(tmp_path / "home")]
+
+    def rollouts() -> list[tuple[int, int, str]]:
+        catalog = Catalog.open(f"sqlite:///{tmp_path / 'home' / 'registry.db'}")
+        try:
+            found = [row for event in catalog.events() if (row := event.data.get("rollout")) is not None]
+            documents = [catalog.rollout(identity) for identity in found]
+        finally:
+            catalog.close()
+        return [(row["champion"], row["candidate"], row["state"]) for row in documents]
+
+    for seed in (1, 2):
+        path = tiny.linear(tmp_path / f"{seed}.onnx", seed=seed)
+        assert run(["register", "m", str(path), "--alias", "champion", *home]) == 0
+        assert rollouts() == [(1, 2, "succeeded")] * (seed - 1)
+    assert run(["alias", "m", "champion", "1", *home]) == 0
+    assert run(["alias", "m", "champion", "1", *home]) == 0
+    assert run(["alias", "m", "stable", "2", *home]) == 0
+    assert rollouts() == [(1, 2, "succeeded"), (2, 1, "succeeded")]
+    capsys.readouterr()
 
 
 def test_a_file_that_is_no_model_is_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
