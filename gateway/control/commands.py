@@ -8,6 +8,7 @@ and no call holds it while it waits.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from monitor.plan import Plan, parse
 from monitor.rollout import Readiness, RolloutRecord, Transition
 from registry.catalog import ANY, AliasRow, Expected, VersionRow
 from registry.errors import (
+    AliasMoved,
     IllegalTransition,
     LoadFailed,
     ModelNotFound,
@@ -211,16 +213,18 @@ class Commands:
         with controller.lock:
             state = self._state(model)
             self._check_no_rollout(state)
+            self._check_expected(state, expected)
             current = state.aliases.get(CHAMPION_ALIAS)
-            state.pending = version
+            state.pending[version] += 1
         try:
             if current is not None and current != version:
-                self._wait_for_load(model, version)
+                self._wait_for_load(state, version, expected)
             with controller.lock:
                 return self._move_champion(state, version, expected, act)
         finally:
             with controller.lock:
-                state.pending = None
+                state.pending[version] -= 1
+                state.pending += Counter()  # forgets what nobody waits for
             controller.poke.set()
 
     def _check_no_rollout(self, state: ModelState) -> None:
@@ -232,8 +236,23 @@ class Commands:
                 state=record.state.value,
             )
 
-    def _wait_for_load(self, model: str, version: int) -> None:
-        controller = self._controller
+    def _check_expected(self, state: ModelState, expected: Expected) -> None:
+        """Raise AliasMoved when the champion is another; what the last tick read may be old, so the catalog says it."""
+        if expected is ANY or expected == state.aliases.get(CHAMPION_ALIAS):
+            return
+        row = self._catalog.aliases(state.name).get(CHAMPION_ALIAS)
+        current = None if row is None else row.version
+        if current != expected:
+            names = ["nothing" if version is None else f"version {version}" for version in (current, expected)]
+            raise AliasMoved(
+                f"alias {CHAMPION_ALIAS!r} of {state.name!r} points to {names[0]}, not to {names[1]}",
+                alias=CHAMPION_ALIAS,
+                version=current,
+                expected=expected,
+            )
+
+    def _wait_for_load(self, state: ModelState, version: int, expected: Expected) -> None:
+        controller, model = self._controller, state.name
         controller.poke.set()
         until_s = controller.clock.now_s() + LOAD_WAIT_S
         while workers := controller.workers():
@@ -244,6 +263,8 @@ class Commands:
                 raise LoadFailed(f"version {version} of {model!r} cannot be loaded ({why}); nothing was changed")
             if controller.clock.now_s() > until_s:
                 raise LoadFailed(f"version {version} of {model!r} was not loaded in time ({why}); nothing was changed")
+            with controller.lock:
+                self._check_expected(state, expected)
             time.sleep(0.02)
 
     def _move_champion(self, state: ModelState, version: int, expected: Expected, act: Act) -> AliasRow | None:

@@ -257,7 +257,7 @@ class Controller:
     def _wanted(self, state: ModelState) -> list[int]:
         """Versions that ought to be loaded, the most needed first."""
         record = state.record.aspired if state.record is not None else ()
-        listed = (state.aliases.get(CHAMPION_ALIAS), state.routed, *record, *state.aliases.values(), state.pending)
+        listed = (state.aliases.get(CHAMPION_ALIAS), state.routed, *record, *state.aliases.values(), *state.pending)
         return list(dict.fromkeys(version for version in listed if version is not None))
 
     def _prepare(self, state: ModelState) -> None:

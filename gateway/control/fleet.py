@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.control.gather import Baseline, Gathered
@@ -20,7 +21,8 @@ class ModelState:
     aliases: dict[str, int] = field(default_factory=dict)
     profiles: dict[int, str | None] = field(default_factory=dict)  # version → its profile in use
     routed: int | None = None  # the champion that the route table names; follows the alias once it is loaded
-    pending: int | None = None  # a version that an operator wants to make champion: aspired, not routed
+    # Versions that operators want to make champion → how many calls wait: aspired, not routed.
+    pending: Counter[int] = field(default_factory=Counter)
     record: RolloutRecord | None = None  # a rollout that has not ended
     last_record: RolloutRecord | None = None  # the newest that has ended, for metrics
     stored_revision: int | None = None  # as the database has it

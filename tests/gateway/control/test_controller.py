@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from registry.errors import IllegalTransition, LoadFailed, RolloutActive
+from registry.errors import AliasMoved, IllegalTransition, LoadFailed, RolloutActive, ServingError
 from registry.vocabulary import LoadState, RolloutState
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
 
@@ -356,9 +358,6 @@ def test_starting_is_refused_with_the_reason(world: World, worker: Worker) -> No
 
 
 def test_an_operators_champion_waits_for_every_worker(world: World, worker: Worker) -> None:
-    import threading
-    import time
-
     served(world, worker)
     stop = threading.Event()
 
@@ -382,6 +381,37 @@ def test_an_operators_champion_waits_for_every_worker(world: World, worker: Work
     assert len(world.told("rollout.succeeded")) == 1
 
 
+def test_of_two_operators_who_expect_the_same_champion_the_second_is_told_at_once(world: World, worker: Worker) -> None:
+    served(world, worker)
+    world.add("three")
+    told: list[str] = []
+
+    def move(version: int) -> None:
+        try:
+            row = world.commands.set_alias("m", "champion", version, 1, world.act)
+            told.append(f"moved {row.version if row else None}")
+        except ServingError as error:
+            told.append(type(error).__name__)
+
+    movers = [threading.Thread(target=move, args=(version,)) for version in (2, 3)]
+    for mover in movers:
+        mover.start()
+    for _ in range(500):
+        if not any(mover.is_alive() for mover in movers):
+            break
+        if set(world.state.pending) == {2, 3} or told:
+            world.clock.advance(0.05)
+            world.controller.tick()
+            worker.obey()
+        time.sleep(0.01)
+    for mover in movers:
+        mover.join(10)
+    assert sorted(told) in (["AliasMoved", "moved 2"], ["AliasMoved", "moved 3"])
+    assert not world.state.pending
+    with pytest.raises(AliasMoved):
+        world.commands.set_alias("m", "champion", 1, 1, world.act)
+
+
 def test_an_operators_champion_that_fails_to_load_changes_nothing(world: World, worker: Worker) -> None:
     served(world, worker)
     worker.page.set_load("m", 2, LoadState.FAILED, "bad file")
@@ -402,8 +432,6 @@ def test_a_rollout_that_soaks_is_superseded_by_the_next(world: World, worker: Wo
 
 
 def test_an_idle_tick_is_cheap(world: World, worker: Worker) -> None:
-    import time
-
     served(world, worker)
     spent = []
     for _ in range(20):
