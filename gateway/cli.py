@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 from gateway import cli_drift, cli_models, cli_rollout, cli_serve
-from gateway.cli_common import Shell, report_error
-from registry.errors import ServingError
+from gateway.cli_common import Shell, UsageFault, report_error
+from registry.errors import InternalError, ServingError
 
 app = typer.Typer(
     name="driftgate",
@@ -72,10 +72,14 @@ def run(words: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ServingError as error:
         report_error(error, as_json="--json" in words)
-        return 1
+        return 2 if isinstance(error, UsageFault) else 1
     except BrokenPipeError:
         # The reader of our output went away (`driftgate models | head`): nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk, a folder of somebody else, a file where a folder should be
+        where = f"{error.filename}: " if error.filename else ""
+        report_error(InternalError(f"{where}{error.strerror or error}"), as_json="--json" in words)
         return 1
     return 0
 

@@ -21,13 +21,20 @@ from rich.table import Table
 
 from gateway.client_control import ControlClient, find_server, require_server
 from gateway.settings_load import Loaded, find_config, load
-from registry.errors import InvalidSetting, ServingError, VersionNotFound
+from registry.errors import MalformedRequest, ServingError
 from registry.home import Home, find_home
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
 
 _SHOWN_VERDICT = {"pass": "green", "breach": "red", "unknown": "yellow"}
+
+
+class UsageFault(MalformedRequest):
+    """A word of the command line that can mean nothing: exit code 2, and with --json still a document."""
+
+
+UsageFault.code = MalformedRequest.code  # for programs it is no code of its own
 
 
 @dataclass(slots=True)
@@ -130,7 +137,7 @@ def version_number(text: str) -> int:
     """
     digits = text.removeprefix("v")
     if not digits.isdecimal() or not 0 < int(digits) < 2**31:
-        raise VersionNotFound(f"{text!r} is not a version: versions are numbered 1, 2, 3 …")
+        raise UsageFault(f"{text!r} is not a version: versions are numbered 1, 2, 3 …")
     return int(digits)
 
 
@@ -140,6 +147,6 @@ def read_pairs(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InvalidSetting(f"--tag wants KEY=VALUE, got {pair!r}")
+            raise UsageFault(f"--tag wants KEY=VALUE, got {pair!r}")
         read[key] = value
     return read

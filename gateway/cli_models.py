@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,10 @@ def register(
         new_version=new_version,
         actor=ACTOR,
     )
+    if alias_name is not None:  # told before minutes are spent, and before a version is made
+        from registry.catalog import check_alias
+
+        check_alias(alias_name)
     answer = _register(shell, home, request, alias_name)
 
     def show(console: Console) -> None:
@@ -197,6 +202,9 @@ def _register(shell: Shell, home: Home, request: Any, alias_name: str | None) ->
         return answer
     from gateway.registration import registered_document, run_registration
 
+    if alias_name is not None:
+        with _catalog(shell, home) as catalog:
+            catalog.check_no_rollout(request.model, alias_name)
     with progress(f"{request.model}: registering") as advance:
         registered = run_registration(home, shell.settings(home.root).settings, request, advance)
     answer = registered_document(registered)
@@ -307,7 +315,11 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
 
 def _anywhere(path: str, cwd: Path) -> str:
     """A path that means the same in every process; URLs stay as they are."""
-    return path if "://" in path else str((cwd / Path(path).expanduser()).absolute())
+    if "://" in path:
+        return path
+    with contextlib.suppress(RuntimeError):  # ~somebody without a home: a name like any other
+        path = str(Path(path).expanduser())
+    return str((cwd / path).absolute())
 
 
 def _read_options(path: Path | None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ __all__ = [
     "ProfileRow",
     "TagChange",
     "VersionRow",
+    "check_alias",
 ]
 
 _FINAL = frozenset(str(state) for state in FINAL_STATES)
@@ -55,6 +56,16 @@ class _Any(enum.Enum):
 
 ANY: Final = _Any.ANY  # set_alias: whatever it points to now
 Expected = int | None | Literal[_Any.ANY]
+
+
+def check_alias(alias: str) -> None:
+    """Raises MalformedRequest for what cannot be an alias, IllegalTransition for one that only rollouts move."""
+    if not is_alias_name(alias):
+        raise MalformedRequest(
+            f"{alias!r} cannot be an alias: lower case letters, digits, '.', '_' and '-', not a number or 'latest'"
+        )
+    if alias == CANARY_ALIAS:
+        raise IllegalTransition("the alias 'canary' moves only by a rollout: driftgate rollout start", alias=alias)
 
 
 class Catalog(Journal):
@@ -270,10 +281,8 @@ class Catalog(Journal):
         it already points does nothing. Every move is told as `alias.moved`. Raises AliasMoved when it points elsewhere,
         RolloutActive, IllegalTransition, VersionNotFound, ModelNotFound, MalformedRequest.
         """
-        if not is_alias_name(alias):
-            raise MalformedRequest(
-                f"{alias!r} cannot be an alias: lower case letters, digits, '.', '_' and '-', not a number or 'latest'"
-            )
+        if alias != CANARY_ALIAS or rollout_id is None:
+            check_alias(alias)
         now = self._clock.wall_ns()
         where = (t.aliases.c.tenant == self._tenant) & (t.aliases.c.model == model) & (t.aliases.c.alias == alias)
         with self.transaction() as connection:
@@ -281,7 +290,7 @@ class Catalog(Journal):
             self._require_model(connection, model)
             if version is not None:
                 self._require_version(connection, model, version)
-            self._check_rollout(model, alias, rollout_id)
+            self.check_no_rollout(model, alias, rollout_id)
             row = connection.execute(sa.select(t.aliases).where(where)).first()
             current: int | None = row.version if row else None
             if expected is not ANY and current != expected:
@@ -315,9 +324,8 @@ class Catalog(Journal):
             self.append_event("alias.moved", model=model, version=version, actor=actor, data=data, time_ns=now)
             return None if version is None else AliasRow(alias, version, now, revision)
 
-    def _check_rollout(self, model: str, alias: str, rollout_id: str | None) -> None:
-        if alias == CANARY_ALIAS and rollout_id is None:
-            raise IllegalTransition("the alias 'canary' moves only by a rollout: driftgate rollout start", alias=alias)
+    def check_no_rollout(self, model: str, alias: str, rollout_id: str | None = None) -> None:
+        """Raises RolloutActive when a rollout, other than this one, holds the alias."""
         if alias in (CHAMPION_ALIAS, CANARY_ALIAS):
             for document in self.active_rollouts(model):
                 if document["id"] != rollout_id:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,13 @@ class Home:
         return self.root / "log"
 
     def create(self) -> None:
-        """Make the folders, readable by their owner only. Idempotent."""
+        """Make the folders, readable by their owner only. Idempotent. Raises InvalidSetting when that cannot be."""
         for folder in (self.root, self.artifacts, self.run, self.log):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                why = f"{str(folder)[:300]}: {error.strerror or error}"
+                raise InvalidSetting(f"the state folder cannot be made: {why}") from None
 
 
 def find_home(
@@ -57,7 +62,9 @@ def find_home(
     else:
         looked = [folder / ".driftgate" for folder in (cwd, *cwd.parents)]
         root = next((folder for folder in looked if folder.is_dir()), cwd / ".driftgate")
-    root = root.expanduser().absolute()
+    with contextlib.suppress(RuntimeError):  # ~somebody without a home: a name like any other
+        root = root.expanduser()
+    root = root.absolute()
     home = Home(root=root, run=(run_dir or root / "run").absolute())
     if create:
         home.create()

@@ -247,8 +247,8 @@ def test_a_model_is_registered_listed_and_named_without_a_server(
     assert answer_of(capsys)["version"] == 1
     assert run(["alias", "m", "canary", "1", "--json", *home]) == 1
     assert answer_of(capsys)["code"] == "illegal_transition"
-    assert run(["alias", "m", "stable", "two", "--json", *home]) == 1
-    assert answer_of(capsys)["code"] == "version_not_found"
+    assert run(["alias", "m", "stable", "two", "--json", *home]) == 2
+    assert "is not a version" in answer_of(capsys)["error"]
 
     assert run(["models", "m", *home]) == 0
     shown = capsys.readouterr().out
@@ -290,8 +290,50 @@ def test_a_file_that_is_no_model_is_refused_with_the_reason(tmp_path: Path, caps
 
 
 def test_a_tag_without_a_value_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["register", "m", "x.onnx", "--tag", "team", "--json", "--home", str(tmp_path)]) == 1
+    assert run(["register", "m", "x.onnx", "--tag", "team", "--json", "--home", str(tmp_path)]) == 2
     assert "KEY=VALUE" in answer_of(capsys)["error"]
+
+
+def test_an_alias_that_cannot_be_given_is_refused_before_a_version_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = ["--home", str(tmp_path / "home")]
+    path = str(tiny.linear(tmp_path / "m.onnx"))
+    for alias, code in (("canary", "illegal_transition"), ("Bad", "malformed_request"), ("7", "malformed_request")):
+        assert run(["register", "m", path, "--alias", alias, "--json", *home]) == 1
+        assert answer_of(capsys)["code"] == code
+    running = {"id": "r1", "state": "canary"}
+    monkeypatch.setattr(Catalog, "active_rollouts", lambda _self, _model=None: [running])
+    assert run(["register", "m", path, "--alias", "champion", "--json", *home]) == 1
+    assert answer_of(capsys)["code"] == "rollout_active"
+    monkeypatch.undo()
+    assert run(["models", "--json", *home]) == 0
+    assert answer_of(capsys)["items"] == []
+
+
+def test_what_the_system_refuses_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["register", "m", str(tiny.linear(tmp_path / "m.onnx")), "--json"]
+    assert run([*words, "--home", str(tmp_path / "file")]) == 1
+    found = answer_of(capsys)
+    assert found["code"] == "invalid_setting"
+    assert "File exists" in found["error"]
+    assert run([*words, "--home", "x" * 3000]) == 1
+    assert "File name too long" in answer_of(capsys)["error"]
+    assert run(["models", "--json", "--home", "x" * 3000]) == 1
+    assert answer_of(capsys)["error"]
+    assert run(["register", "m", "x" * 3000, "--json", "--home", str(tmp_path / "home")]) == 1
+    assert answer_of(capsys)["code"] == "artifact_rejected"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/disk")
+
+    monkeypatch.setattr("registry.register.find_source", full)
+    assert run([*words, "--home", str(tmp_path / "home")]) == 1
+    found = answer_of(capsys)
+    assert (found["code"], found["error"]) == ("internal_error", "/disk: No space left on device")
 
 
 # -- through a server --------------------------------------------------------------------------------------------------
