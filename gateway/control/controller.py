@@ -186,6 +186,8 @@ class Controller:
             if state is None:
                 state = self.models[row.model] = ModelState(row.model)
                 self._restore(state)
+                rollbacks, state.promotions = store.ended(self.catalog, row.model)
+                state.rollbacks.update(rollbacks)
             state.aliases = {alias: found.version for alias, found in self.catalog.aliases(row.model).items()}
             if state.record is None and row.model in documents:
                 self._resume(state, RolloutRecord.from_json(documents[row.model]))
@@ -468,8 +470,7 @@ class Controller:
     @staticmethod
     def _count(state: ModelState, record: RolloutRecord) -> None:
         if record.state is RolloutState.ROLLED_BACK:
-            breach = next((report.name for report in record.guardrails if report.rolls_back), None)
-            reason = breach or (record.cause.value if record.cause is not None else "operator")
+            reason = store.rollback_reason(record)
             state.rollbacks[reason] = state.rollbacks.get(reason, 0) + 1
         elif record.state is RolloutState.SOAK:
             state.promotions += 1

@@ -39,7 +39,7 @@ class ModelState:
     answered_s: float | None = None  # when that number last rose
     load_failure: str = ""  # the last one told as an event
     entry: RouteEntry | None = None  # as published
-    # Reason → since this process began. Zeros are shown too: an alert on an increase needs the value before it.
+    # Reason → since the registry was made. Zeros are shown too: an alert on an increase needs the value before it.
     rollbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*ROLLBACK_SHARES, "operator"), 0))
     promotions: int = 0
 

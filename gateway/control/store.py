@@ -19,11 +19,12 @@ from monitor.plan import Plan
 from monitor.rollout import Event, Moment, RolloutRecord
 from registry import schema
 from registry.catalog import ANY, Catalog
-from registry.errors import AliasMoved
+from registry.errors import AliasMoved, ServingError
 from registry.vocabulary import CANARY_ALIAS, CHAMPION_ALIAS, DEFAULT_TENANT, Cause, RolloutState
 
 _BASELINE = "controller"
 _MEASURED = "measured"
+_ALL = 2**31
 
 
 def new_rollout_id() -> str:
@@ -102,6 +103,29 @@ def note_takeover(catalog: Catalog, model: str, old: int, new: int, moment: Mome
     with catalog.transaction():
         save(catalog, record, (Event("rollout.succeeded", data, sentence),), None, actor)
     return record
+
+
+def ended(catalog: Catalog, model: str) -> tuple[dict[str, int], int]:
+    """Rollbacks of a model by reason, and promotions, since the registry was made."""
+    rollbacks: dict[str, int] = {}
+    promotions = 0
+    for document in catalog.rollouts(model, limit=_ALL):
+        try:
+            record = RolloutRecord.from_json(document)
+        except (ServingError, KeyError, TypeError, ValueError):
+            continue  # one that this release cannot read must not keep the others from going on
+        if record.state is RolloutState.ROLLED_BACK:
+            reason = rollback_reason(record)
+            rollbacks[reason] = rollbacks.get(reason, 0) + 1
+        # Promoted before it was rolled back, perhaps; an alias move is no promotion and has no history.
+        promotions += any(entry["state"] == RolloutState.SOAK for entry in record.history)
+    return rollbacks, promotions
+
+
+def rollback_reason(record: RolloutRecord) -> str:
+    """The guardrail that ended it, else its cause."""
+    breach = next((report.name for report in record.guardrails if report.rolls_back), None)
+    return breach or (record.cause.value if record.cause is not None else "operator")
 
 
 def read_baseline(catalog: Catalog, rollout_id: str) -> Baseline:

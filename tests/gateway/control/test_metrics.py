@@ -104,3 +104,18 @@ def test_a_rollout_shows_its_weights_state_and_evidence(world: World) -> None:
     assert value(found, "driftgate_rollout_state", model="m", state="rolled_back") == 1
     assert value(found, "driftgate_controller_lease_age_seconds") < 3
     assert value(found, "driftgate_promotions_total", model="m") == 0
+    world.commands.start("m", 2, QUICK_PLAN, world.act)
+    world.settle(worker)
+    world.commands.promote("m", world.act)
+    for _ in range(2):  # the second time after a restart
+        found = scrape(world)
+        assert value(found, "driftgate_rollbacks_total", model="m", reason="errors") == 1
+        assert value(found, "driftgate_promotions_total", model="m") == 1
+        world.restart()
+        world.settle(worker)
+    world.commands.roll_back("m", world.act)
+    world.restart()
+    world.settle(worker)
+    found = scrape(world)
+    assert value(found, "driftgate_rollbacks_total", model="m", reason="operator") == 1
+    assert value(found, "driftgate_promotions_total", model="m") == 1
