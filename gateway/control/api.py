@@ -70,14 +70,17 @@ def build(
         return Response(to_json(body), 200 if ready else 503, media_type="application/json")
 
     async def metrics(request: Request) -> Response:
+        door.admit_reader(request.headers)
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         text = await anyio.to_thread.run_sync(encode, registry)
         return Response(text, headers={"content-type": kind})
 
-    async def openapi_json(_: Request) -> Response:
+    async def openapi_json(request: Request) -> Response:
+        door.admit_reader(request.headers)
         return Response(description, media_type="application/json")
 
-    async def docs_html(_: Request) -> Response:
+    async def docs_html(request: Request) -> Response:
+        door.admit_reader(request.headers)
         return Response(docs, 200, _PAGE_HEADERS, _HTML)
 
     async def console(request: Request) -> Response:

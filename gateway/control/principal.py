@@ -81,6 +81,11 @@ class Doorkeeper:
                 raise UnsupportedMedia(f"this call needs Content-Type: application/json, got {kind or 'none'}")
         return principal
 
+    def admit_reader(self, headers: Mapping[str, str]) -> None:
+        """For pages that need no token: on loopback no foreign name may lead here. Raises MisdirectedRequest."""
+        if self._is_local:
+            self._check_host(headers.get("host", ""))
+
     def _identify(self, authorization: str) -> Principal:
         if not authorization:
             if self._is_local:

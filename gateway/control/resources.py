@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
-from gateway.control.operation import Call, Operation, page
+from gateway.control.operation import MOST_ITEMS, Call, Operation, page
 from gateway.registration import version_document
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow
 from registry.errors import MalformedRequest
@@ -135,12 +135,14 @@ class Resources:
     # --- what the monitor saw ------------------------------------------------------------------------------------
 
     def drift(self, call: Call) -> dict[str, Any]:
+        most = call.number("limit", MOST_ITEMS, 1, MOST_ITEMS) if "limit" in call.query else None
         self._catalog.aliases(call.model)
         with self._controller.watch_lock:
             items = self._controller.watch.drift(call.model, call.query.get("window"))
-        return {"items": items, "next": None}
+        return {"items": items[:most], "next": None}
 
     def shadow(self, call: Call) -> dict[str, Any]:
+        most = call.number("limit", MOST_ITEMS, 1, MOST_ITEMS) if "limit" in call.query else None
         self._catalog.aliases(call.model)
         with self._controller.lock:
             state = self._controller.models.get(call.model)
@@ -148,7 +150,7 @@ class Resources:
         with self._controller.watch_lock:
             items = self._controller.watch.shadow(call.model)
         reference = None if measured is None else measured.to_json()
-        return {"items": [{**item, "reference": reference} for item in items], "next": None}
+        return {"items": [{**item, "reference": reference} for item in items[:most]], "next": None}
 
     def feedback(self, call: Call) -> dict[str, int]:
         labels = call.need("labels", list, "a list of labels")
@@ -313,7 +315,7 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
             "drift",
             "What moved, by how much, against which limit.",
             r.drift,
-            query={"window": "5m, 1h, …"},
+            query={"window": "5m, 1h, …", "limit": "the worst so many, 1 to 1000; all without it"},
         ),
         Operation("GET", "/models/{model}/shadow", "shadow", "Champion and shadow on the same input.", r.shadow),
         Operation(

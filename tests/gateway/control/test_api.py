@@ -278,6 +278,21 @@ def test_the_pages_for_people_need_no_script_and_name_every_call(served: Port) -
         assert path in docs or path.endswith("/events")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/docs", "/openapi.json", "/", "/api/v1/models"])
+def test_a_foreign_name_for_this_machine_reads_nothing(served: Port, path: str) -> None:
+    assert served.call("GET", path).status_code == 200
+    assert served.call("GET", path, headers={"host": "evil.example"}).status_code == 421
+    assert served.call("GET", "/healthz", headers={"host": "evil.example"}).status_code == 200
+
+
+def test_drift_is_cut_to_its_limit(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.world.watch, "drift", lambda *_: [{"at": at} for at in range(5)])
+    assert len(served.get("models/m/drift").json()["items"]) == 5
+    assert served.get("models/m/drift?limit=2").json()["items"] == [{"at": 0}, {"at": 1}]
+    assert served.get("models/m/drift?limit=0").status_code == 400
+    assert served.get("models/m/shadow?limit=x").status_code == 400
+
+
 def test_roles_of_tokens_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("bo viewer fedcba9876543210\nana operator 0123456789abcdef\n")
