@@ -13,7 +13,7 @@ from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
 from gateway.registration import version_document
-from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow
+from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow, check_alias
 from registry.errors import MalformedRequest
 
 MOST_LABELS = 10_000
@@ -61,8 +61,10 @@ class Resources:
 
     def register(self, call: Call) -> dict[str, Any]:
         call.need("path", str, "a path or URL that this server can read")
-        answer = self._register(call.model, call.body, call.principal.name)
         alias = call.text("alias")
+        if alias:
+            check_alias(alias)  # before the work, which is not undone
+        answer = self._register(call.model, call.body, call.principal.name)
         if alias:
             self._commands.set_alias(call.model, alias, answer["version"], ANY, self._act(call))
         self._controller.poke.set()
