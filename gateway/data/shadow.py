@@ -105,7 +105,7 @@ class Shadows:
     def _done(self, copy: Copy, batches: list[Batch[Rows]] | None) -> None:
         self._scheduled = False
         copy.loaded.servable.leases -= 1
-        if batches is not None:
+        if batches:
             try:
                 self._record(copy, batches)
             except Exception:
@@ -134,6 +134,15 @@ class Shadows:
 
 
 def _run(copy: Copy) -> list[Batch[Rows]]:
+    """The copy's runs; none when they failed in a way that is a bug of ours, which must not end all later copies."""
+    try:
+        return _runs(copy)
+    except Exception:
+        logger.exception("a shadow run of %s failed", copy.loaded.servable.model)
+        return []
+
+
+def _runs(copy: Copy) -> list[Batch[Rows]]:
     """One run of all rows where the shadow version may be joined, else a run a request. Runs on any thread."""
     servable = copy.loaded.servable
     if servable.joinable or len(copy.counts) == 1:

@@ -361,6 +361,30 @@ def test_shadows_see_what_the_champion_answered_and_answer_nobody(tmp_path: Path
     with_worker(tmp_path / "run", body)
 
 
+def test_a_shadow_run_that_fails_by_a_bug_does_not_end_all_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.data import shadow
+
+    real, fails = shadow._runs, [True]
+
+    def sometimes(copy: shadow.Copy) -> Any:
+        if fails.pop() if fails else False:
+            raise KeyError("a bug")
+        return real(copy)
+
+    async def body(bench: Bench) -> None:
+        monkeypatch.setattr(shadow, "_runs", sometimes)
+        await bench.route("m", two(tmp_path, 0.0, shadow=True))
+        for _ in range(3):
+            assert (await bench.infer("m", [[1, 2, 3]])).status == 200
+            await asyncio.sleep(0.02)
+        rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*shadow*"))).read(10)
+        assert len(rows) == 2
+
+    with_worker(tmp_path / "run", body)
+
+
 def test_every_answered_row_is_in_its_lane_and_large_requests_are_sampled(tmp_path: Path) -> None:
     settings = Settings(lanes=LaneSettings(lane_rows_per_request=8))
 
