@@ -24,6 +24,7 @@ from gateway.cli_common import (
 )
 from gateway.client_control import ControlClient, name_in_path
 from registry.errors import InvalidPlan, ServingError
+from registry.vocabulary import FINAL_STATES, RolloutState
 
 Reason = Annotated[str, typer.Option(help="Kept with the event.")]
 
@@ -37,6 +38,8 @@ _SHOWN_STATE = {
     "hold": "yellow",
 }
 _RATE_WINDOW_S = 1.0
+_POLL_S = 0.5
+_DECIDED = {RolloutState.SOAK, *FINAL_STATES}
 
 rollout = typer.Typer(
     no_args_is_help=True,
@@ -99,13 +102,31 @@ def start(
     emit(as_json, {**document, "forecast": expected.to_json()}, lambda console: show_rollout(console, document))
 
 
-@rollout.command(epilog="Examples:  driftgate rollout status fraud  ·  driftgate rollout status fraud --json")
-def status(context: typer.Context, name: ModelArgument, as_json: AsJson = False) -> None:
+@rollout.command(epilog="Examples:  driftgate rollout status fraud  ·  driftgate rollout status fraud --wait 60 --json")
+def status(
+    context: typer.Context,
+    name: ModelArgument,
+    wait: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, max=86_400, help="First wait, at most so long, until it has decided."),
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
     """Show the running rollout, or the last one: state, weight, every guardrail's evidence against its limit."""
     shell: Shell = context.obj
     with shell.require_server() as server:
-        document = server.get(f"models/{name_in_path(name)}/rollout")
+        document = _decided(server, f"models/{name_in_path(name)}/rollout", time.monotonic() + wait)
     emit(as_json, document, lambda console: show_rollout(console, document))
+
+
+def _decided(server: ControlClient, path: str, until_s: float) -> dict[str, Any]:
+    """The rollout once it stepped aside or its candidate answers all, or as it is when the time is over."""
+    while True:
+        document: dict[str, Any] = server.get(path)
+        left_s = until_s - time.monotonic()
+        if document["state"] in _DECIDED or left_s <= 0:
+            return document
+        time.sleep(min(left_s, _POLL_S))
 
 
 def rollback(context: typer.Context, name: ModelArgument, reason: Reason = "", as_json: AsJson = False) -> None:

@@ -1,6 +1,7 @@
 """Sends single-row requests to a model, as an application would: python traffic.py MODEL REQUESTS [URL]
 
-Rows are drawn from reference.csv with a little noise. Prints how many answers each version and role gave.
+Rows are drawn from reference.csv with a little noise, at most 400 a second: a rollout takes its steps by evidence and
+time, and a burst would be over before the first. Prints how many answers each version and role gave.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import http.client
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,10 +23,13 @@ address = urlsplit(sys.argv[3]).netloc if len(sys.argv) > 3 else f"127.0.0.1:{po
 table = np.loadtxt(Path("reference.csv"), delimiter=",", skiprows=1)[:, :-1]
 spread = table.std(axis=0)
 chance = np.random.default_rng()
+RATE = 400.0
 
 connection = http.client.HTTPConnection(address)
 answers: collections.Counter[str] = collections.Counter()
-for _ in range(requests):
+began = time.monotonic()
+for sent in range(requests):
+    time.sleep(max(0.0, began + sent / RATE - time.monotonic()))
     row = chance.choice(table) + chance.normal(0, 0.05, len(spread)) * spread
     tensor = {"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": row.tolist()}
     body = json.dumps({"inputs": [tensor]})

@@ -418,6 +418,23 @@ def test_rollout_status_shows_each_guardrail_and_gives_the_contracts_object_as_j
     assert "not_enough" in shown
 
 
+def test_rollout_status_waits_until_the_rollout_has_decided_and_no_longer_than_told(
+    control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli_rollout._POLL_S", 0.01)
+    path = ("GET", "/api/v1/models/m/rollout")
+    control.answers[path] = (200, ROLLOUT)
+    command = ["rollout", "status", "m", "--json", "--home", str(tmp_path / "home"), "--wait"]
+    assert run([*command, "0.05"]) == 0
+    assert answer_of(capsys)["state"] == ROLLOUT["state"]
+    assert len(control.asked) > 1
+    later = threading.Timer(0.1, lambda: control.answers.update({path: (200, {**ROLLOUT, "state": "rolled_back"})}))
+    later.start()
+    assert run([*command, "60"]) == 0
+    assert answer_of(capsys)["state"] == "rolled_back"
+    later.join()
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "promote", "abort"])
 def test_an_operators_word_is_sent_with_its_reason(
     control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
