@@ -36,7 +36,9 @@ def code_word(protocol: str, status: int) -> int:
     return page.CODE + _PROTOCOLS[protocol] * len(page.CODES) + code
 
 
-_V2_OK, _V1_OK = code_word("v2", 200), code_word("v1", 200)
+_V2 = "v2"
+_OK = {protocol: code_word(protocol, 200) for protocol in page.PROTOCOLS}
+_V2_OK = _OK[_V2]
 
 
 class Accounts:
@@ -49,7 +51,7 @@ class Accounts:
     def answered(
         self,
         arm: Arm,
-        v1_calls: int,
+        protocols: Sequence[str],
         arrived_ns: Sequence[int],
         decoded_ns: Sequence[int],
         started_ns: int,
@@ -57,14 +59,17 @@ class Accounts:
         released_ns: int,
         rows: int,
     ) -> None:
-        """Requests of one arm that one run answered with 200; v1_calls of them came by V1, the others by V2.
+        """Requests of one arm that one run answered with 200.
 
         All times are of one monotonic clock, in ns.
         """
         words, base, count = self._page.words, arm.totals, len(arrived_ns)
-        words[base + _V2_OK] += count - v1_calls
-        if v1_calls:
-            words[base + _V1_OK] += v1_calls
+        plain = protocols.count(_V2)
+        words[base + _V2_OK] += plain
+        if plain < count:
+            for protocol in protocols:
+                if protocol != _V2:
+                    words[base + _OK[protocol]] += 1
         encode_ns = (released_ns - ended_ns) // count
         self._rows(base, rows)
         infer_ns = ended_ns - started_ns

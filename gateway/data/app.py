@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from gateway import problems
 from gateway.data.codecs import v1, v2
+from gateway.data.codecs.call import Door
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.predict import Predict, Receive, Scope, Send
@@ -39,7 +40,7 @@ _V2_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _V1_PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:predict")
 _REMEMBERED_PATHS, _REMEMBERED_LENGTH = 4096, 256  # callers choose paths, so the memory is bounded
 
-Target = tuple[str, str, str | None]
+Target = tuple[Door, str, str | None]
 
 
 class DataApp:
@@ -63,12 +64,12 @@ class DataApp:
 
     def _target(self, path: str) -> Target | None:
         match = _V2_INFER.fullmatch(path)
-        protocol = v2.PROTOCOL
+        door = v2.DOOR
         if match is None:
-            match, protocol = _V1_PREDICT.fullmatch(path), v1.PROTOCOL
+            match, door = _V1_PREDICT.fullmatch(path), v1.DOOR
         if match is None:
             return None
-        target = (protocol, match[1], match[2])
+        target = (door, match[1], match[2])
         if len(path) <= _REMEMBERED_LENGTH:
             if len(self._targets) >= _REMEMBERED_PATHS:
                 self._targets.clear()

@@ -1,8 +1,9 @@
 """The hot path, whole: what happens to a request from its body to its answer.
 
-`infer` takes it in (admit, read, route, decode, queue) and sends the answer; `_answer` handles one run of the model for
-everybody in it (record, encode, account, release, shadow). Plain ASGI; nothing here waits but for the body, the run
-and the socket. A change to this file comes with a paired measurement (`make bench`).
+`ask` routes, decodes and queues a request of any protocol and waits for its answer; `infer` does the HTTP around it,
+and the gRPC servicer its own; `_answer` handles one run of the model for everybody in it (record, encode, account,
+release, shadow). Nothing here waits but for the body, the run and the socket. A change to this file comes with a paired
+measurement (`make bench`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from gateway import problems
 from gateway.data.accounts import Accounts
 from gateway.data.batcher import Batch, Waiter
-from gateway.data.codecs import v1, v2
+from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
@@ -50,45 +51,28 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
+_JSON_ONLY = (_JSON,)
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
 
 
 class Pending(Waiter):
-    """A request on its way through a run."""
+    """A request on its way. `arm` is set when it is routed, `queued` when it waits for a run."""
 
-    __slots__ = ("arm", "arrived_ns", "call", "decoded_ns", "hash", "key_row")
+    __slots__ = ("arm", "arrived_ns", "call", "decoded_ns", "hash", "identity", "key_row", "protocol", "queued")
 
-    def __init__(
-        self,
-        feeds: Sequence[Tensor],
-        rows: int,
-        future: asyncio.Future[bytes],
-        arm: Arm,
-        call: v2.Call | None,
-        hashed: bytes,
-        key_row: int | None,
-        arrived_ns: int,
-    ) -> None:
-        self.feeds = feeds
-        self.rows = rows
-        self.future = future
-        self.arm = arm
-        self.call = call  # None: protocol V1
-        self.hash = hashed
-        self.key_row = key_row
+    arm: Arm
+    call: Call
+    hash: bytes
+    key_row: int | None
+    decoded_ns: int
+
+    def __init__(self, protocol: str, identity: bytes, arrived_ns: int) -> None:
+        self.protocol = protocol
+        self.identity = identity
         self.arrived_ns = arrived_ns
-        self.decoded_ns = perf_counter_ns()
-
-
-def _check_media(headers: dict[bytes, bytes]) -> None:
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
-    kind = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
-    # curl's default for -d is a form; Open Inference clients send octets with a plain JSON body.
-    if kind not in (b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded", b""):
-        raise UnsupportedMedia(f"content type {kind.decode('latin-1')!r} is not read; send application/json")
+        self.queued = False
 
 
 def _deadline_ms(text: bytes) -> int:
@@ -124,14 +108,13 @@ class Predict:
         self.running: Collection[object] = _UNKNOWN  # the server's requests of this turn; set by whoever owns it
 
     async def infer(
-        self, scope: Scope, receive: Receive, send: Send, protocol: str, model: str, version: str | None
+        self, scope: Scope, receive: Receive, send: Send, door: Door, model: str, version: str | None
     ) -> None:
-        """Answer one inference request. Never raises but for a caller that is gone."""
+        """Answer one inference request over HTTP. Never raises but for a caller that is gone, or a bug of ours."""
         arrived_ns = perf_counter_ns()
         headers = dict(scope["headers"])
-        identity = self._identify(headers.get(b"x-request-id"))
-        arm: Arm | None = None
-        pending: Pending | None = None
+        codec = door.json
+        pending = Pending(codec.protocol, self._identify(headers.get(b"x-request-id")), arrived_ns)
         self.inflight += 1
         try:
             message = await receive()
@@ -139,58 +122,80 @@ class Predict:
             if message.get("more_body"):
                 body = await self._rest(body, headers, receive)
             if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
-                _check_media(headers)
+                codec = self._codec(door, headers)  # UnsupportedMedia
+                pending.protocol = codec.protocol
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
-            arm, key = self._route(model, version, headers)  # ModelNotFound, VersionNotFound, NotReady
-            traffic = arm.traffic
-            if traffic.waiting >= self._limits.waiting_requests:
-                raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
-            servable = arm.loaded.servable
-            call: v2.Call | None = None
-            if protocol == v2.PROTOCOL:
-                feeds, call = v2.read(body, servable, self._limits.tensor_elements)  # MalformedRequest, TensorMismatch
-            else:
-                feeds = v1.read(body, servable, self._limits.tensor_elements)
-            rows = servable.rows_of(feeds)
-            key_row = None if key is None else self._book_key(arm, key)
-            future: asyncio.Future[bytes] = self._loop.create_future()
-            hashed = blake2b(identity, digest_size=16).digest()  # as monitor.record.request_hash
-            pending = Pending(feeds, rows, future, arm, call, hashed, key_row, arrived_ns)
-            timer = None if deadline_ms is None else self._expire_after(pending, deadline_ms)
-            traffic.waiting += 1
-            try:
-                arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
-                answer = await future  # InferenceFailed, DeadlineExceeded
-            finally:
-                traffic.waiting -= 1
-                if timer is not None:
-                    timer.cancel()
+            answer = await self.ask(pending, codec, body, headers, model, version, deadline_ms)
         except ServingError as error:
-            routed = None if pending is None else arm
-            await self._refuse(send, error, identity, protocol, model, routed, arrived_ns)
+            await self._refuse(send, error, pending, model)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             problem = InternalError(f"{type(error).__name__} while answering; the log has the trace")
-            await self._refuse(
-                send, problem, identity, protocol, model, arm if pending is not None else None, arrived_ns
-            )
+            await self._refuse(send, problem, pending, model)
             raise
         else:
+            body, told = answer if isinstance(answer, Answer) else (answer, _JSON_ONLY)
             start = {
                 "type": "http.response.start",
                 "status": 200,
                 "headers": [
-                    _JSON,
-                    (b"content-length", b"%d" % len(answer)),
-                    (b"x-request-id", identity),
-                    *arm.headers,
+                    *told,
+                    (b"content-length", b"%d" % len(body)),
+                    (b"x-request-id", pending.identity),
+                    *pending.arm.headers,
                 ],
             }
             await send(start)
-            await send({"type": "http.response.body", "body": answer})
+            await send({"type": "http.response.body", "body": body})
         finally:
             self.inflight -= 1
+
+    @staticmethod
+    def _codec(door: Door, headers: Headers) -> Codec:
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
+        return door.choose(headers)
+
+    async def ask(
+        self,
+        pending: Pending,
+        codec: Codec,
+        body: bytes,
+        headers: Headers,
+        model: str,
+        version: str | None,
+        deadline_ms: int | None,
+    ) -> bytes | Answer:
+        """Route, decode, queue and wait: the same for every protocol.
+
+        headers: names in lower case (gRPC: the call's metadata). On an error the caller books it: `refused`. Raises
+        ServingError (ModelNotFound, VersionNotFound, NotReady, Overloaded, MalformedRequest, TensorMismatch,
+        PayloadTooLarge, InferenceFailed, DeadlineExceeded).
+        """
+        arm, key = self._route(model, version, headers)
+        traffic = arm.traffic
+        if traffic.waiting >= self._limits.waiting_requests:
+            raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
+        servable = arm.loaded.servable
+        pending.arm = arm
+        pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
+        pending.rows = servable.rows_of(pending.feeds)
+        pending.key_row = None if key is None else self._book_key(arm, key)
+        future = pending.future = self._loop.create_future()
+        pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
+        pending.decoded_ns = perf_counter_ns()
+        pending.queued = True
+        timer = None if deadline_ms is None else self._expire_after(pending, deadline_ms)
+        traffic.waiting += 1
+        try:
+            arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
+            answer: bytes | Answer = await future  # InferenceFailed, DeadlineExceeded
+            return answer
+        finally:
+            traffic.waiting -= 1
+            if timer is not None:
+                timer.cancel()
 
     async def _rest(self, first: bytes, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._limits.body_bytes
@@ -209,7 +214,7 @@ class Predict:
             parts.append(part)
         return b"".join(parts)
 
-    def _route(self, model: str, version: str | None, headers: dict[bytes, bytes]) -> tuple[Arm, bytes | None]:
+    def _route(self, model: str, version: str | None, headers: Headers) -> tuple[Arm, bytes | None]:
         fleet = self._fleet
         traffic = fleet.traffic(model)
         if version is not None:
@@ -335,8 +340,8 @@ class Predict:
     ) -> None:
         arrived = [pending.arrived_ns for pending in members]
         decoded = [pending.decoded_ns for pending in members]
-        v1_calls = sum(1 for pending in members if pending.call is None)
-        self._accounts.answered(arm, v1_calls, arrived, decoded, started_ns, ended_ns, released_ns, rows)
+        protocols = [pending.protocol for pending in members]
+        self._accounts.answered(arm, protocols, arrived, decoded, started_ns, ended_ns, released_ns, rows)
         if arm.segment is not None:
             latencies = [released_ns - at for at in arrived]
             rows_of_keys = [pending.key_row for pending in members]
@@ -344,22 +349,21 @@ class Predict:
             self._accounts.evidence(arm, latencies, bad=bad, key_rows=keyed)
 
     @staticmethod
-    def _encode(loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]) -> list[bytes]:
-        servable, writer = loaded.servable, loaded.writer
-        if servable.by_rows:
-            calls = [call for p in members if p.rows == 1 and (call := p.call) is not None and call.outputs is None]
+    def _encode(
+        loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]
+    ) -> Sequence[bytes | Answer]:
+        writer = loaded.writer
+        if loaded.servable.by_rows:
+            calls = [pending.call for pending in members if pending.rows == 1 and pending.call.joint]
             single = writer.write_single_rows(outputs, calls) if len(calls) == len(members) else None
             if single is not None:
                 return single
-        bodies = []
-        alone = len(members) == 1
-        for pending, start in zip(members, starts, strict=True):
-            own = outputs if alone else [output[start : start + pending.rows] for output in outputs]
-            if pending.call is None:
-                bodies.append(v1.write(servable, own, pending.rows))
-            else:
-                bodies.append(writer.write(own, pending.call))
-        return bodies
+        if len(members) == 1:
+            return [members[0].call.write(writer, outputs, members[0].rows)]
+        return [
+            pending.call.write(writer, [output[start : start + pending.rows] for output in outputs], pending.rows)
+            for pending, start in zip(members, starts, strict=True)
+        ]
 
     @staticmethod
     def _finite_rows(loaded: Loaded, batch: Batch[Pending]) -> NDArray[np.bool_] | None:
@@ -386,29 +390,25 @@ class Predict:
         keyed = None if pending.key_row is None else [pending.key_row]
         self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
 
-    async def _refuse(
-        self,
-        send: Send,
-        error: ServingError,
-        identity: bytes,
-        protocol: str,
-        model: str,
-        arm: Arm | None,
-        arrived_ns: int,
-    ) -> None:
+    def refused(self, error: ServingError, pending: Pending, model: str) -> int:
+        """Book a request that got an error instead of an answer → its HTTP status."""
         status = problems.status_of(error)
-        headers = [_JSON, (b"x-request-id", identity)]
-        if arm is not None:
-            self._accounts.failed(arm, protocol, status, perf_counter_ns() - arrived_ns)
-            headers += arm.headers
+        if pending.queued:
+            self._accounts.failed(pending.arm, pending.protocol, status, perf_counter_ns() - pending.arrived_ns)
         else:
             known = model if self._fleet.knows(model) else ""
-            shed = _SHED.get(type(error))
-            self._accounts.refused(known, protocol, status, shed)
+            self._accounts.refused(known, pending.protocol, status, _SHED.get(type(error)))
+        return status
+
+    async def _refuse(self, send: Send, error: ServingError, pending: Pending, model: str) -> None:
+        status = self.refused(error, pending, model)
+        headers = [_JSON, (b"x-request-id", pending.identity)]
+        if pending.queued:
+            headers += pending.arm.headers
         retry_after_s = problems.retry_after_s(error)
         if retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % retry_after_s))
-        body = orjson.dumps(problems.body_of(error, identity.decode()))
+        body = orjson.dumps(problems.body_of(error, pending.identity.decode()))
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -12,14 +12,28 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.data.codecs.call import Call, Codec, Headers, only_json
 from gateway.data.codecs.tensors import from_json
+from gateway.data.codecs.v2 import Writer
 from gateway.data.servable import InputSlot, Servable, Tensor
+from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge, TensorMismatch
 
-PROTOCOL = "v1"
+
+class Rows(Call):
+    """A request in the row form."""
+
+    __slots__ = ()
+
+    def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes:
+        """The body of a 200. Non-finite numbers become null."""
+        return write(writer.servable, outputs, rows)
 
 
-def read(body: bytes, servable: Servable, max_elements: int) -> list[Tensor]:
+_ROWS = Rows()
+
+
+def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSettings) -> tuple[list[Tensor], Call]:
     """The tensors of a request in the order of the servable's slots. Raises MalformedRequest or TensorMismatch."""
     try:
         document = orjson.loads(body)
@@ -38,7 +52,8 @@ def read(body: bytes, servable: Servable, max_elements: int) -> list[Tensor]:
             for name in row:
                 if name not in known:
                     raise TensorMismatch(f"unknown input {name!r}; the model has {', '.join(known)}")
-    return [_fitted(slot, from_json(slot, column), max_elements) for slot, column in zip(slots, columns, strict=True)]
+    most = limits.tensor_elements
+    return [_fitted(s, from_json(s, column), most) for s, column in zip(slots, columns, strict=True)], _ROWS
 
 
 def _value(row: Any, name: str) -> Any:
@@ -79,3 +94,7 @@ def _listed(output: Tensor) -> Any:
         return output.tolist()
     texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in output.ravel().tolist()]
     return np.array(texts, dtype=object).reshape(output.shape).tolist()
+
+
+CODEC = Codec("v1", read)
+DOOR = only_json(CODEC)

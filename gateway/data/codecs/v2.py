@@ -13,29 +13,35 @@ from typing import Any
 import numpy as np
 import orjson
 
+from gateway.data.codecs import call
+from gateway.data.codecs.call import Codec, Headers, only_json
 from gateway.data.codecs.tensors import from_json, with_shape
 from gateway.data.servable import InputSlot, Servable, Tensor
+from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, TensorMismatch
 from registry.vocabulary import TensorSpec
 
-PROTOCOL = "v2"
 
+class Call(call.Call):
+    """A request that is answered in plain JSON."""
 
-class Call:
-    """What one request asks, beside its tensors."""
-
-    __slots__ = ("id", "outputs")
+    __slots__ = ("id", "joint", "outputs")
 
     def __init__(self, request_id: str | None, outputs: Sequence[int] | None) -> None:
         self.id = request_id
         self.outputs = outputs  # indexes of the outputs wanted; None: all
+        self.joint = outputs is None
+
+    def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes:
+        """As `Writer.write`."""
+        return writer.write(outputs, self)
 
 
 _NUMBERS = frozenset((int, float))
 PLAIN = Call(None, None)  # nothing beside its tensors, as most requests are
 
 
-def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tensor], Call]:
+def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSettings) -> tuple[list[Tensor], Call]:
     """The tensors of a request in the order of the servable's slots. Raises MalformedRequest or TensorMismatch."""
     try:
         document = orjson.loads(body)
@@ -69,7 +75,7 @@ def read(body: bytes, servable: Servable, max_elements: int) -> tuple[list[Tenso
             )
         if "data" not in tensor:
             raise MalformedRequest(f'input "{name}" has no "data"')
-        feeds[index] = with_shape(slot, from_json(slot, tensor["data"]), tensor.get("shape"), max_elements)
+        feeds[index] = with_shape(slot, from_json(slot, tensor["data"]), tensor.get("shape"), limits.tensor_elements)
     complete = [feed for feed in feeds if feed is not None]
     if len(complete) != len(slots):
         missing = [slot.spec.name for slot, feed in zip(slots, feeds, strict=True) if feed is None]
@@ -129,13 +135,14 @@ class Writer:
     """Answers of one servable, built from parts that never change. Made once, when the version loads."""
 
     def __init__(self, servable: Servable) -> None:
+        self.servable = servable
         self._head = b'{"model_name":' + orjson.dumps(servable.model) + b',"model_version":"%d"' % servable.version
         self._outputs = [
             b'{"name":' + orjson.dumps(name) + b',"datatype":"' + datatype.encode() + b'","shape":['
             for name, datatype in zip(servable.output_names, servable.output_datatypes, strict=True)
         ]
 
-    def write_single_rows(self, outputs: Sequence[Tensor], calls: Sequence[Call]) -> list[bytes] | None:
+    def write_single_rows(self, outputs: Sequence[Tensor], calls: Sequence[call.Call]) -> list[bytes] | None:
         """The bodies of requests of one row each, from their joined outputs; None when they must go one by one.
 
         One pass of the encoder for all of them: its text is cut at the commas, which numbers do not hold.
@@ -159,9 +166,9 @@ class Writer:
         plain = self._head + head
         return [
             b"%b%b]}]}" % (plain, tail)
-            if call.id is None
-            else b'%b,"id":%b%b%b]}]}' % (self._head, orjson.dumps(call.id), head, tail)
-            for call, tail in zip(calls, tails, strict=True)
+            if one.id is None
+            else b'%b,"id":%b%b%b]}]}' % (self._head, orjson.dumps(one.id), head, tail)
+            for one, tail in zip(calls, tails, strict=True)
         ]
 
     def write(self, outputs: Sequence[Tensor], call: Call) -> bytes:
@@ -211,3 +218,7 @@ def model_metadata(
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     shape = [-1] if spec.shape is None else [-1 if n is None else n for n in spec.shape]
     return {"name": spec.name, "datatype": spec.datatype, "shape": shape}
+
+
+CODEC = Codec("v2", read)
+DOOR = only_json(CODEC)

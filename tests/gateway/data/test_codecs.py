@@ -16,12 +16,15 @@ from gateway.data.codecs import v2
 from gateway.data.codecs.tensors import from_json
 from gateway.data.codecs.v2 import Call, Writer, to_json
 from gateway.data.servable import InputSlot, Servable
+from gateway.settings import LimitSettings
 from registry import onnx
 from registry.errors import TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 from tests.support import models
 from tests.support.serving import aspire
+
+LIMITS = LimitSettings(tensor_elements=1000)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +86,8 @@ def test_the_short_way_reads_the_same_bits_as_the_long_way(servable: Servable) -
     for row in rows:
         short = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": row.tolist()}]}
         long = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [row.tolist()]}]}
-        (one,), _ = v2.read(orjson.dumps(short), servable, 1000)
-        (other,), _ = v2.read(orjson.dumps(long), servable, 1000)
+        (one,), _ = v2.read(orjson.dumps(short), {}, servable, LIMITS)
+        (other,), _ = v2.read(orjson.dumps(long), {}, servable, LIMITS)
         assert one.tobytes() == other.tobytes() == row.astype(np.float32).tobytes()
 
 
@@ -144,7 +147,7 @@ def test_ragged_and_mixed_data_is_refused_before_numpy_sees_it(data: Any) -> Non
 def test_a_shape_of_very_many_axes_is_refused_at_once(servable: Servable) -> None:
     body = {"inputs": [{"name": "x", "shape": [9] * 200_000, "datatype": "FP32", "data": [1, 2, 3]}]}
     with pytest.raises(TensorMismatch, match="shape"):
-        v2.read(orjson.dumps(body), servable, 1000)
+        v2.read(orjson.dumps(body), {}, servable, LIMITS)
     deep: Any = 1.0
     for _ in range(40):
         deep = [deep]
