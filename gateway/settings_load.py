@@ -1,9 +1,10 @@
 """From a file, the environment and flags to one checked settings tree, with where each value came from.
 
-Defaults < TOML (`driftgate.toml`) < environment (`DRIFTGATE_GATEWAY__BATCH__MAX_ROWS`) < flags. Everything is checked
-once, at the start, and all faults are reported together, each with its origin and the nearest known name. Children of
-`driftgate serve` get the finished tree as JSON, so they read neither files nor variables. Called by the command line,
-by workers and by the controller: standard library only.
+Defaults < TOML (`driftgate.toml`) < environment (`DRIFTGATE_GATEWAY__BATCH__MAX_ROWS`) < flags. The variables of a
+hosting platform are other defaults (`platforms.py`). Everything is checked once, at the start, and all faults are
+reported together, each with its origin and the nearest known name. Children of `driftgate serve` get the finished tree
+as JSON, so they read neither files nor variables. Called by the command line, by workers and by the controller:
+standard library only.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from gateway.platforms import platform_defaults
 from gateway.settings import Settings
 from registry.errors import InvalidSetting
 
@@ -51,6 +54,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "lanes.lane_bytes": (64 * 1024, 2**40),
     "lanes.lane_rows_per_request": (1, 2**20),
 }
+_PATHS = frozenset(("gateway.predict_route", "gateway.health_route"))
+_PATH = re.compile(r"/[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,8 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
             return
         origins[name] = origin
 
+    for name, raw, variable in platform_defaults(environ):
+        put(name, raw, f"environment ({variable})", variable)
     if path is not None:
         for name, raw in _flat(read_toml(path), known):
             put(name, raw, str(path), name)
@@ -183,6 +190,8 @@ def _flat(document: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "
 
 def _checked(name: str, kind: Any, raw: Any, *, text: bool) -> Any:
     value = _converted(kind, raw, text=text)
+    if name in _PATHS and value and _PATH.fullmatch(value) is None:
+        raise ValueError(f"is {value!r}, wanted a path that begins with /")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     low, high = RANGES.get(name, (0, math.inf))

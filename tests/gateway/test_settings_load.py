@@ -102,3 +102,42 @@ def test_the_file_beside_the_state_is_found_before_the_one_in_the_working_folder
     (home / "driftgate.toml").touch()
     assert find_config(None, home, cwd) == home / "driftgate.toml"
     assert find_config(cwd / "other.toml", home, cwd) == cwd / "other.toml"
+
+
+def test_a_platforms_variables_are_defaults_that_everything_of_ours_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "driftgate.toml"
+    file.write_text("[gateway]\nhealth_route = '/mine'\n")
+    environ = {"AIP_HTTP_PORT": "7080", "AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p"}
+    loaded = load(file, {**environ, "DRIFTGATE_GATEWAY__PREDICT_ROUTE": "/q"}, {"gateway.host": "127.0.0.2"})
+    gateway = loaded.settings.gateway
+    assert (gateway.host, gateway.port) == ("127.0.0.2", 7080)
+    assert (gateway.health_route, gateway.predict_route) == ("/mine", "/q")
+    assert loaded.origins["gateway.port"] == "environment (AIP_HTTP_PORT)"
+    assert from_json(to_json(loaded.settings)) == loaded.settings
+
+
+@pytest.mark.parametrize(
+    ("environ", "host", "port", "control_port"),
+    [
+        ({"SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_SAFE_PORT_RANGE": "9000-9010"}, "0.0.0.0", 9000, 9001),
+        ({"SAGEMAKER_SAFE_PORT_RANGE": "21000-21999"}, "127.0.0.1", 8080, 21000),
+        ({"AZUREML_MODEL_DIR": "/var/azureml-app/models"}, "0.0.0.0", 5001, 8081),
+        ({"AIP_HTTP_PORT": "", "SAGEMAKER_BIND_TO_PORT": ""}, "127.0.0.1", 8080, 8081),
+        ({"HOME": "/root", "PORT": "1"}, "127.0.0.1", 8080, 8081),
+    ],
+)
+def test_each_platform_is_known_by_its_variables(
+    environ: dict[str, str], host: str, port: int, control_port: int
+) -> None:
+    settings = load(None, environ, {}).settings
+    assert (settings.gateway.host, settings.gateway.port, settings.control.port) == (host, port, control_port)
+
+
+def test_a_platforms_variable_that_means_nothing_is_told_by_its_own_name() -> None:
+    environ = {"AIP_HTTP_PORT": "http", "AIP_PREDICT_ROUTE": "predict", "SAGEMAKER_SAFE_PORT_RANGE": "9000"}
+    with pytest.raises(InvalidSetting) as caught:
+        load(None, environ, {})
+    told = caught.value.message
+    assert "AIP_HTTP_PORT is 'http', wanted a whole number" in told
+    assert "AIP_PREDICT_ROUTE is 'predict', wanted a path that begins with /" in told
+    assert len(caught.value.details["faults"]) == 2  # a range of one port is that port
