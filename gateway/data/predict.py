@@ -121,9 +121,12 @@ class Predict:
             body = message.get("body", b"")
             if message.get("more_body"):
                 body = await self._rest(body, headers, receive)
-            if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
+            kind = headers.get(b"content-type")
+            if kind != b"application/json" or b"content-encoding" in headers or b"ce-specversion" in headers:
                 codec = self._codec(door, headers)  # UnsupportedMedia
                 pending.protocol = codec.protocol
+                if codec.prepare is not None:
+                    codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             answer = await self.ask(pending, codec, body, headers, model, version, deadline_ms)
         except ServingError as error:
@@ -150,6 +153,11 @@ class Predict:
             await send({"type": "http.response.body", "body": body})
         finally:
             self.inflight -= 1
+
+    async def turn_away(self, scope: Scope, send: Send, error: ServingError, protocol: str) -> None:
+        """Answer and book a request that names no model, where nothing says which one is meant."""
+        identity = self._identify(dict(scope["headers"]).get(b"x-request-id"))
+        await self._refuse(send, error, Pending(protocol, identity, perf_counter_ns()), "")
 
     @staticmethod
     def _codec(door: Door, headers: Headers) -> Codec:

@@ -8,7 +8,7 @@ than its limits allow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,11 +51,14 @@ Reader = Callable[[bytes, Headers, Servable, LimitSettings], tuple[Sequence[Tens
 class Codec:
     """One way to write requests: `read` gives the tensors in the order of the servable's slots, and the call.
 
-    `read` raises MalformedRequest, TensorMismatch, UnsupportedMedia or PayloadTooLarge.
+    A body that is slow to parse whatever the model is parsed by `prepare`, away from the event loop and before the
+    request is routed; it gives the codec that reads on from there. Both raise MalformedRequest, TensorMismatch,
+    UnsupportedMedia or PayloadTooLarge. Plain JSON is never prepared.
     """
 
     protocol: str  # one of page.PROTOCOLS: the label in metrics
     read: Reader
+    prepare: Callable[[bytes, Headers, LimitSettings], Awaitable[Codec]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
