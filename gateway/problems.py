@@ -1,4 +1,4 @@
-"""Errors as HTTP sees them: the one table from error class to status, and the one body shape."""
+"""Errors as HTTP and gRPC see them: the one table from error class to status, and the one body shape."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ STATUS: dict[type[ServingError], int] = {
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.MethodNotAllowed: 405,
+    errors.Unimplemented: 501,
+    errors.Cancelled: 499,
     errors.ForbiddenOrigin: 403,
     errors.MisdirectedRequest: 421,
     errors.NotPermitted: 401,
@@ -28,10 +30,36 @@ STATUS: dict[type[ServingError], int] = {
     ServingError: 500,
 }
 
+# The names of gRPC's status codes. Two words of HTTP may be one of gRPC's; a status that is not here is INTERNAL.
+GRPC_STATUS: dict[int, str] = {
+    200: "OK",
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    409: "FAILED_PRECONDITION",
+    413: "RESOURCE_EXHAUSTED",
+    415: "INVALID_ARGUMENT",
+    421: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
 
 def status_of(error: ServingError) -> int:
     """The HTTP status of an error: that of the nearest class in its ancestry."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def grpc_status_of(error: ServingError) -> str:
+    """The name of an error's gRPC status."""
+    return GRPC_STATUS.get(status_of(error), "INTERNAL")
 
 
 def retry_after_s(error: ServingError) -> int | None:

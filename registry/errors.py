@@ -7,6 +7,8 @@ ServingError                     code: the class name in snake case; details: a 
 │   ├─ PayloadTooLarge
 │   ├─ UnsupportedMedia          a content type or encoding that no codec reads
 │   ├─ MethodNotAllowed
+│   ├─ Unimplemented             a part of the protocol that this server does not offer
+│   ├─ Cancelled                 the caller went away before the answer
 │   ├─ ForbiddenOrigin           a page of another site tried to change state
 │   ├─ MisdirectedRequest        a Host header that is not ours
 │   ├─ NotPermitted              no principal, or one without the right
@@ -83,6 +85,14 @@ class UnsupportedMedia(CallerError):
 
 class MethodNotAllowed(CallerError):
     """The path exists, the method does not."""
+
+
+class Unimplemented(CallerError):
+    """A part of the protocol that this server does not offer."""
+
+
+class Cancelled(CallerError):
+    """The caller went away before the answer."""
 
 
 class ForbiddenOrigin(CallerError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as release_of
 from typing import Any
@@ -35,6 +35,7 @@ from gateway.data.page import (
     Totals,
     read_pages,
 )
+from gateway.problems import GRPC_STATUS
 from monitor.rollout import RolloutRecord
 from registry.vocabulary import Role, RolloutState
 
@@ -159,7 +160,7 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
         "driftgate_request_duration_seconds", "From first byte to answer.", labels=("model", "version", "role")
     )
     for (model, version, role), total in merged.items():
-        for (protocol, code), count in sorted(total.codes.items()):
+        for (protocol, code), count in sorted(_told(total.codes).items()):
             requests.add_metric([model, str(version), role, protocol, code], count)
         if total.latency_counts.any():
             durations.add_metric(
@@ -186,6 +187,14 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
     yield dropped
     full = sum(page.no_room for page in pages)
     yield _counter("driftgate_page_full", "Entries that found a worker page full; evidence is then unknown.", full)
+
+
+def _told(codes: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Answers by protocol and the protocol's own word for the outcome: two of HTTP's may be one of gRPC's."""
+    told: dict[tuple[str, str], int] = defaultdict(int)
+    for (protocol, code), count in codes.items():
+        told[protocol, GRPC_STATUS.get(int(code), "INTERNAL") if protocol == "grpc" else code] += count
+    return told
 
 
 def _lane_less(pages: Sequence[PageSnapshot]) -> dict[tuple[str, int, str], tuple[int, int]]:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.control.metrics import DriftgateCollector
 from gateway.data import page as pages
+from gateway.problems import GRPC_STATUS, STATUS
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -72,6 +73,30 @@ def test_traffic_of_living_and_dead_workers_adds_up(world: World) -> None:
     assert value(found, "driftgate_shed_total", model="m", reason="overloaded") == 4
     assert value(found, "driftgate_inflight_requests") == 6
     assert value(found, "driftgate_workers", state="ready") == 2
+
+
+def test_answers_over_grpc_are_told_by_grpcs_words(world: World) -> None:
+    world.add("one")
+    world.champion(1)
+    worker = Worker(world.home.run, 0)
+    world.settle(worker)
+    totals = worker.page.totals("m", 1, "champion")
+    first = totals + pages.CODE + pages.PROTOCOLS.index("grpc") * len(pages.CODES)
+    for code, count in (("200", 5), ("413", 2), ("429", 3), ("503", 1)):
+        worker.page.words[first + pages.CODES.index(code)] += count
+    found = scrape(world)
+    who = {"model": "m", "version": "1", "role": "champion", "protocol": "grpc"}
+    told = {
+        dict(labels)["code"]: n
+        for (name, labels), n in found.items()
+        if name == "driftgate_requests_total" and who.items() <= dict(labels).items()
+    }
+    assert told == {"OK": 5, "RESOURCE_EXHAUSTED": 5, "UNAVAILABLE": 1}
+
+
+def test_every_status_of_ours_has_a_word_of_grpc() -> None:
+    assert {int(code) for code in pages.CODES} == set(GRPC_STATUS)
+    assert set(STATUS.values()) <= set(GRPC_STATUS)
 
 
 def test_a_rollout_shows_its_weights_state_and_evidence(world: World) -> None:
