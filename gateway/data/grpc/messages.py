@@ -46,7 +46,7 @@ class _File:
         self.proto = FileDescriptorProto(name=name, package=package, syntax="proto3")
         self.proto.dependency.extend(each.proto.name for each in imports)
         self._messages: dict[str, DescriptorProto] = {}
-        self.enums = {path for each in imports for path in each.enums}
+        self.enums: set[str] = {path for each in imports for path in each.enums}
         lines = [line.partition(":") for line in table.strip().splitlines()]
         enums = {head.removeprefix("enum "): body for head, _, body in lines if head.startswith("enum ")}
         messages = {head: body for head, _, body in lines if not head.startswith("enum ")}
