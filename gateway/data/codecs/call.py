@@ -35,6 +35,7 @@ class Call:
     __slots__ = ()
     id: str | None = None  # echoed where the protocol echoes one
     joint: bool = False  # plain V2 JSON with all outputs: written with its batch-mates by `Writer`
+    timeout_us: int | None = None  # the time that the body itself gives, from arrival
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes | Answer:
         """The body of a success, bytes for plain JSON. outputs: this request's own rows, all outputs of the version.

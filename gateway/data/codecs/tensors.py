@@ -1,7 +1,7 @@
 """JSON values to tensors, for every JSON protocol: checked types, checked counts, no silent conversions.
 
-A string is never a number, a fraction never an integer, null never NaN, and a number too large for its type is an
-error and not infinity.
+A string is never a number, a fraction never an integer, and a number too large for its type is an error and not
+infinity. null, NaN and Infinity are numbers only for versions whose options allow them (`nan`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gateway.data.codecs.json_numbers import Numbers, narrow
 from gateway.data.servable import InputSlot, Tensor
 from registry.errors import PayloadTooLarge, TensorMismatch
 
@@ -19,34 +20,58 @@ _MOST_AXES = 32
 _NAMES = {bool: "true/false", str: "strings", float: "fractions", int: "integers", type(None): "null", dict: "objects"}
 _WANTED: dict[str, tuple[frozenset[type], str]] = {
     "f": (frozenset((int, float)), "numbers"),
+    "V": (frozenset((int, float)), "numbers"),  # bfloat16
     "i": (frozenset((int,)), "integers"),
     "u": (frozenset((int,)), "integers"),
     "b": (frozenset((bool,)), "true/false"),
 }
 
 
-def from_json(slot: InputSlot, data: Any) -> Tensor:
-    """An array of the slot's dtype from nested or flat JSON lists (or one value). Raises TensorMismatch."""
+def from_json(slot: InputSlot, data: Any, *, nan: bool = False) -> Tensor:
+    """An array of the slot's dtype from nested or flat JSON lists (or one value).
+
+    data: `Numbers` too. nan: null is NaN, and values that are not finite stay. Raises TensorMismatch.
+    """
     dtype = slot.dtype
+    if type(data) is Numbers:
+        array = data.array(dtype)
+        if array is not None:
+            return array
+        data = data.values()
     if dtype.kind == "O":
         return _strings(slot, data)
     wanted, name = _WANTED[dtype.kind]
+    is_float = dtype.kind in "fV"
     # Types are looked at before numpy sees the values: one long string among numbers would make all of them that long.
     others = set(map(type, _leaves(slot, data))) - wanted
-    if others:
+    if others and not (nan and is_float and others == {type(None)}):
         got = ", ".join(sorted(_NAMES.get(kind, kind.__name__) for kind in others))
         raise _mismatch(slot, f"got {got}, model wants {name} ({slot.spec.datatype})")
     try:
-        array = np.array(data, dtype=dtype)
+        if dtype.kind == "V":
+            with np.errstate(over="ignore"):
+                array = narrow(np.array(data, dtype=np.float64), dtype)
+        else:
+            array = np.array(data, dtype=dtype)
     except (ValueError, OverflowError) as error:
         why = f"a number does not fit {slot.spec.datatype}" if isinstance(error, OverflowError) else f"ragged: {error}"
         raise _mismatch(slot, why) from None
-    if dtype.kind == "f":
-        flat = array.ravel()
-        # The square is finite unless a value is huge; only then is every value looked at.
-        if not math.isfinite(float(np.dot(flat, flat))) and not np.isfinite(flat).all():
-            raise _mismatch(slot, f"a number does not fit {slot.spec.datatype}")
+    if is_float and not _all_finite(array) and not (nan and _finite_as_given(array, data)):
+        raise _mismatch(slot, f"a number does not fit {slot.spec.datatype}")
     return array
+
+
+def _all_finite(array: Tensor) -> bool:
+    if array.dtype.kind == "V":
+        return bool(np.isfinite(array).all())
+    flat = array.ravel()
+    # The square is finite unless a value is huge; only then is every value looked at.
+    return math.isfinite(float(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
+
+
+def _finite_as_given(array: Tensor, data: Any) -> bool:
+    """Whether only what was given as null, NaN or Infinity is not finite: a number too large is no infinity."""
+    return np.array_equal(np.isfinite(array), np.isfinite(np.array(data, dtype=np.float64)))
 
 
 def _leaves(slot: InputSlot, data: Any) -> list[Any]:
@@ -70,16 +95,25 @@ def _strings(slot: InputSlot, data: Any) -> Tensor:
     return array
 
 
-def with_shape(slot: InputSlot, array: Tensor, shape: Any, max_elements: int) -> Tensor:
-    """The array in the shape that the request states. Raises TensorMismatch or PayloadTooLarge."""
+def check_shape(slot: InputSlot, shape: Any, max_elements: int) -> int:
+    """How many elements a tensor of the shape that a request states has, before its data is looked at.
+
+    Raises TensorMismatch or PayloadTooLarge.
+    """
     if type(shape) is not list or len(shape) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in shape):
         raise _mismatch(slot, '"shape" must be a list of at most 32 non-negative integers')
     count = math.prod(shape)
     if count > max_elements:
         raise PayloadTooLarge(f'input "{slot.spec.name}" has {count} elements, the limit is {max_elements}')
+    slot.check_shape(shape)
+    return count
+
+
+def with_shape(slot: InputSlot, array: Tensor, shape: Any, max_elements: int) -> Tensor:
+    """The array in the shape that the request states. Raises TensorMismatch or PayloadTooLarge."""
+    count = check_shape(slot, shape, max_elements)
     if count != array.size:
         raise _mismatch(slot, f"shape {shape} has {count} elements, the data has {array.size}")
-    slot.check_shape(shape)
     return array.reshape(shape)
 
 
