@@ -52,6 +52,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
 _JSON_ONLY = (_JSON,)
+_JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
@@ -122,7 +123,12 @@ class Predict:
             if message.get("more_body"):
                 body = await self._rest(body, headers, receive)
             kind = headers.get(b"content-type")
-            if kind != b"application/json" or b"content-encoding" in headers or b"ce-specversion" in headers:
+            if (
+                kind != b"application/json"
+                or headers.get(b"accept", b"*/*") not in _JSON_ACCEPTED
+                or b"content-encoding" in headers
+                or b"ce-specversion" in headers
+            ):
                 codec = self._codec(door, headers)  # UnsupportedMedia
                 pending.protocol = codec.protocol
                 if codec.prepare is not None:
