@@ -7,9 +7,9 @@ from typing import Any
 
 from registry.errors import FormatTooNew, StateDamaged
 
-# The newest version of each kind that this release reads, and the one that it writes.
+# The newest version of each kind that this release reads, and the one that it writes where nothing else is said.
 VERSIONS = {
-    "manifest": 1,
+    "manifest": 2,  # 1 for all that release 0.1 can serve: `manifest.py`
     "profile": 1,
     "tile": 1,
     "plan": 1,
@@ -21,13 +21,13 @@ VERSIONS = {
 }
 
 
-def stamped(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A document of this kind, its stamp first.
+def stamped(kind: str, body: Mapping[str, Any], version: int | None = None) -> dict[str, Any]:
+    """A document of this kind, its stamp first; a version lower than the newest lets older releases read it.
 
     >>> stamped("plan", {"key": "request"})
     {'format': 'driftgate.plan', 'v': 1, 'key': 'request'}
     """
-    return {"format": f"driftgate.{kind}", "v": VERSIONS[kind], **body}
+    return {"format": f"driftgate.{kind}", "v": version or VERSIONS[kind], **body}
 
 
 def check_stamp(kind: str, document: Mapping[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 Two forms: an .npz with arrays `in:<input>` and optional `out:<output>`, or a folder of ONNX test data (`input_0.pb`,
 `output_0.pb`, or several such folders `test_data_set_0` …). Numbers are equal within rtol 1e-3 and atol 1e-5;
-strings, integers and booleans when they are the same.
+strings, integers and booleans when they are the same; bfloat16, which has 8 bits of precision, within rtol 1e-2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import ArtifactRejected
-from registry.onnx import NUMPY_DTYPES
+from registry.maps import matrix
+from registry.onnx import FLOATS, NUMPY_DTYPES, is_bfloat16
 from registry.vocabulary import TensorSpec
 
 RTOL, ATOL = 1e-3, 1e-5
+BFLOAT16_RTOL = 1e-2
 _MOST_CASES = 100
 
 
@@ -33,19 +35,38 @@ class GoldenCase:
 
 
 def read_golden(
-    path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], every_output: Sequence[str]
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    every_output: Sequence[str],
+    constants: Sequence[str] = (),
 ) -> list[GoldenCase]:
     """Every case of a golden set, in the model's dtypes.
 
-    `every_output` names all the model's outputs in order; only those in `outputs` are kept. Raises ArtifactRejected.
+    `every_output` names all the model's outputs in order; only those in `outputs` are kept. `constants` are inputs that
+    the model has a value for, which are not served. Raises ArtifactRejected.
     """
     if path.is_dir():
         folders = sorted(folder for folder in path.glob("test_data_set_*") if folder.is_dir()) or [path]
-        cases = [_read_folder(folder, inputs, every_output) for folder in folders[:_MOST_CASES]]
+        taken = [*(spec.name for spec in inputs), *constants]
+        zipped = frozenset(spec.name for spec in outputs if spec.classes is not None)
+        cases = [_read_folder(folder, taken, every_output, zipped) for folder in folders[:_MOST_CASES]]
     else:
         cases = [_read_npz(path)]
-    served = {spec.name for spec in outputs}
-    return [_fitted(case, inputs, every_output, served) for case in cases]
+    return [_fitted(case, inputs, every_output, outputs, constants) for case in cases]
+
+
+def refuse_non_finite(cases: Sequence[GoldenCase]) -> None:
+    """Raise ArtifactRejected for a golden set with NaN or infinity, which a version must allow to be asked or told."""
+    for case in cases:
+        for kind, tensors in (("input", case.inputs), ("output", case.outputs)):
+            for name, array in tensors.items():
+                if (array.dtype.kind == "f" or is_bfloat16(array)) and not np.isfinite(array).all():
+                    raise ArtifactRejected(
+                        f"golden set: {kind} {name!r} of {case.name} holds numbers that are not finite, which this "
+                        'version would neither take in JSON nor answer: say nan = "allow" in --options',
+                        tensor=name,
+                    )
 
 
 def _read_npz(path: Path) -> GoldenCase:
@@ -64,23 +85,28 @@ def _read_npz(path: Path) -> GoldenCase:
     return GoldenCase(path.name, given["in"], given["out"])
 
 
-def _read_folder(folder: Path, inputs: Sequence[TensorSpec], every_output: Sequence[str]) -> GoldenCase:
-    taken = _read_protos(folder, "input", [spec.name for spec in inputs])
-    if not taken and inputs:
+def _read_folder(
+    folder: Path, every_input: Sequence[str], every_output: Sequence[str], zipped: Container[str]
+) -> GoldenCase:
+    taken = _read_protos(folder, "input", every_input)
+    if not taken and every_input:
         raise ArtifactRejected(f"golden set: {folder.name} holds no input_0.pb")
-    return GoldenCase(folder.name, taken, _read_protos(folder, "output", every_output))
+    return GoldenCase(folder.name, taken, _read_protos(folder, "output", every_output, zipped))
 
 
-def _read_protos(folder: Path, side: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _read_protos(folder: Path, side: str, names: Sequence[str], zipped: Container[str] = ()) -> dict[str, NDArray[Any]]:
     import onnx
     from onnx import numpy_helper
 
     found: list[tuple[str, NDArray[Any]]] = []
     while (file := folder / f"{side}_{len(found)}.pb").exists():
-        tensor = onnx.TensorProto()
         try:
-            tensor.ParseFromString(file.read_bytes())
-            found.append((tensor.name, numpy_helper.to_array(tensor)))
+            content = file.read_bytes()
+            if len(found) < len(names) and names[len(found)] in zipped:
+                found.append(_read_maps(content))
+            else:
+                tensor = onnx.TensorProto.FromString(content)
+                found.append((tensor.name, numpy_helper.to_array(tensor)))
         except Exception as error:  # protobuf's errors differ by its implementation
             raise ArtifactRejected(f"golden set: {file.name} is not a readable tensor: {error}") from None
     if len(found) > len(names):
@@ -90,10 +116,30 @@ def _read_protos(folder: Path, side: str, names: Sequence[str]) -> dict[str, NDA
     return {names[number]: array for number, (_, array) in enumerate(found)}  # by order, as ONNX's own runner
 
 
+def _read_maps(content: bytes) -> tuple[str, NDArray[Any]]:
+    """A stored sequence of maps as a matrix, its columns in the order of the keys."""
+    from onnx import SequenceProto, numpy_helper
+
+    sequence = SequenceProto.FromString(content)
+    rows = [numpy_helper.to_dict(one) for one in sequence.map_values]
+    keys = sorted(rows[0]) if rows else []
+    return sequence.name, matrix([{key: float(value) for key, value in row.items()} for row in rows], keys)
+
+
 def _fitted(
-    case: GoldenCase, inputs: Sequence[TensorSpec], every_output: Sequence[str], served: set[str]
+    case: GoldenCase,
+    inputs: Sequence[TensorSpec],
+    every_output: Sequence[str],
+    outputs: Sequence[TensorSpec],
+    constants: Sequence[str],
 ) -> GoldenCase:
     wanted = {spec.name: spec for spec in inputs}
+    served = {spec.name: spec.datatype for spec in outputs}
+    fixed = [name for name in case.inputs if name in constants]
+    if fixed:
+        raise ArtifactRejected(
+            f"golden set: input {fixed[0]!r} has a value in the model itself, so it is a constant and not an input here"
+        )
     for kind, given, known in (("input", case.inputs, list(wanted)), ("output", case.outputs, list(every_output))):
         unknown = [name for name in given if name not in known]
         if unknown:
@@ -104,19 +150,24 @@ def _fitted(
     return GoldenCase(
         case.name,
         {name: _cast(name, case.inputs[name], spec.datatype) for name, spec in wanted.items()},
-        {name: _text(array) for name, array in case.outputs.items() if name in served},
+        {name: _bits(_text(array), served[name]) for name, array in case.outputs.items() if name in served},
     )
 
 
 def _cast(name: str, array: NDArray[Any], datatype: str) -> NDArray[Any]:
-    array, dtype = _text(array), NUMPY_DTYPES[datatype]
+    array, dtype = _bits(_text(array), datatype), NUMPY_DTYPES[datatype]
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         fits = array.dtype.kind != "O" and dtype.kind != "O" and np.can_cast(array.dtype, dtype, "same_kind")
-        if fits and (dtype.kind == "f" or np.array_equal(array.astype(dtype), array)):
+        if fits and (datatype in FLOATS or np.array_equal(array.astype(dtype), array)):
             return array.astype(dtype)
     raise ArtifactRejected(f"golden set: input {name!r} is {array.dtype}, the model wants {datatype}")
+
+
+def _bits(array: NDArray[Any], datatype: str) -> NDArray[Any]:
+    """bfloat16 as it is; numpy's files give it back as two bytes of nothing in particular."""
+    return array.view(NUMPY_DTYPES["BF16"]) if datatype == "BF16" and array.dtype.str == "|V2" else array
 
 
 def _text(array: NDArray[Any]) -> NDArray[Any]:
@@ -150,7 +201,8 @@ def _fault(want: NDArray[Any], got: NDArray[Any]) -> str:
     if want.dtype.kind in "iub" and got.dtype.kind in "iub":
         close = want == got  # a label that is one off is another label
     else:
-        close = np.isclose(got.astype(np.float64), want.astype(np.float64), rtol=RTOL, atol=ATOL, equal_nan=True)
+        rtol = BFLOAT16_RTOL if is_bfloat16(got) else RTOL
+        close = np.isclose(got.astype(np.float64), want.astype(np.float64), rtol=rtol, atol=ATOL, equal_nan=True)
     if close.all():
         return ""
     first = int(np.flatnonzero(~close.ravel())[0])

@@ -41,6 +41,7 @@ class GraphFacts:
     external: tuple[str, ...]  # locations of external data, as written in the file
     shapeless: frozenset[str]  # inputs and outputs without a declared rank
     foreign: tuple[str, ...]  # domains of custom operators
+    zipped: dict[str, tuple[str, ...]]  # outputs that end in ZipMap → their classes, in the model's own order
 
 
 def read_graph(path: Path) -> GraphFacts:
@@ -48,7 +49,7 @@ def read_graph(path: Path) -> GraphFacts:
     if path.stat().st_size == 0:
         raise ArtifactRejected("the model file is empty")
     if is_ort_format(path):
-        return GraphFacts({}, (), frozenset(), ())
+        return GraphFacts({}, (), frozenset(), (), {})
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors differ by its implementation
@@ -67,7 +68,19 @@ def read_graph(path: Path) -> GraphFacts:
             if end.type.WhichOneof("value") == "tensor_type" and not end.type.tensor_type.HasField("shape")
         ),
         foreign=tuple(sorted(used - local - _OWN_DOMAINS)),
+        zipped={
+            node.output[0]: _classes(node) for node in model.graph.node if node.op_type == "ZipMap" and node.output
+        },
     )
+
+
+def _classes(node: Any) -> tuple[str, ...]:
+    for attribute in node.attribute:
+        if attribute.name == "classlabels_strings" and attribute.strings:
+            return tuple(item.decode("utf-8", "replace") for item in attribute.strings)
+        if attribute.name == "classlabels_int64s" and attribute.ints:
+            return tuple(str(item) for item in attribute.ints)
+    return ()
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

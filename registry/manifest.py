@@ -211,6 +211,7 @@ class Manifest:
                     "log_schema": self.log_schema,
                     "reference_rows": self.reference_rows,
                 },
+                2 if any(_is_new(spec) for spec in (*self.inputs, *self.outputs)) else 1,
             )
         )
 
@@ -249,16 +250,29 @@ class Manifest:
         return manifest
 
 
+def _is_new(spec: TensorSpec) -> bool:
+    """Whether a tensor is one that format 1 did not have: an older release must refuse it, not serve it wrongly."""
+    return spec.classes is not None or spec.datatype == "BF16"
+
+
 def spec_to_dict(spec: TensorSpec) -> dict[str, Any]:
-    """A tensor spec as JSON; None stands for a free dimension or an unknown rank."""
-    return {
+    """A tensor spec as JSON; None stands for a free dimension or an unknown rank. Classes only where there are some."""
+    document: dict[str, Any] = {
         "name": spec.name,
         "datatype": spec.datatype,
         "shape": None if spec.shape is None else list(spec.shape),
     }
+    if spec.classes is not None:
+        document["classes"] = list(spec.classes)
+    return document
 
 
 def spec_from_dict(document: Mapping[str, Any]) -> TensorSpec:
     """The reverse of spec_to_dict."""
-    shape = document["shape"]
-    return TensorSpec(document["name"], document["datatype"], None if shape is None else tuple(shape))
+    shape, classes = document["shape"], document.get("classes")
+    return TensorSpec(
+        document["name"],
+        document["datatype"],
+        None if shape is None else tuple(shape),
+        None if classes is None else tuple(str(name) for name in classes),
+    )

@@ -8,18 +8,20 @@ until a session is opened. Thread-safe: a session may be run from several thread
 
 from __future__ import annotations
 
+import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from registry import maps
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.vocabulary import TensorSpec
 
-# onnxruntime's type → Open Inference datatype. Types that are not here have no numpy type, or are no tensors.
+# onnxruntime's type → Open Inference datatype. Types that are not here cannot be carried, or are no tensors.
 DATATYPES: dict[str, str] = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -31,26 +33,42 @@ DATATYPES: dict[str, str] = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-# Open Inference datatype → numpy dtype. BYTES are object arrays of str.
-NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
+FLOATS = frozenset(("FP16", "BF16", "FP32", "FP64"))  # the datatypes that have NaN and infinity
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class _Dtypes(dict[str, np.dtype[Any]]):
+    """A dict that finds "BF16" when it is first asked for: ml_dtypes takes 20 ms, which few workers need."""
+
+    def __missing__(self, datatype: str) -> np.dtype[Any]:
+        if datatype != "BF16":
+            raise KeyError(datatype)
+        import ml_dtypes
+
+        return self.setdefault(datatype, np.dtype(ml_dtypes.bfloat16))
+
+
+# Open Inference datatype → numpy dtype. BYTES are object arrays of str; "BF16" is listed after its first use.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = _Dtypes(
+    BOOL=np.dtype(np.bool_),
+    UINT8=np.dtype(np.uint8),
+    UINT16=np.dtype(np.uint16),
+    UINT32=np.dtype(np.uint32),
+    UINT64=np.dtype(np.uint64),
+    INT8=np.dtype(np.int8),
+    INT16=np.dtype(np.int16),
+    INT32=np.dtype(np.int32),
+    INT64=np.dtype(np.int64),
+    FP16=np.dtype(np.float16),
+    FP32=np.dtype(np.float32),
+    FP64=np.dtype(np.float64),
+    BYTES=np.dtype(np.object_),
+)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 # "/onnxruntime_src/…/model.cc:47 void onnxruntime::f(const T&, int)::<lambda()> " before the message itself
@@ -66,7 +84,12 @@ class Session(Protocol):
 
     def get_inputs(self) -> Sequence[Any]: ...
     def get_outputs(self) -> Sequence[Any]: ...
+    def get_overridable_initializers(self) -> Sequence[Any]: ...
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]: ...
+    def run_with_ort_values(self, output_names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]: ...
+
+
+Runner = Callable[[Mapping[str, Any]], list[NDArray[Any]]]  # feeds by input name → outputs in a fixed order
 
 
 def runtime_version() -> str:
@@ -115,7 +138,7 @@ def is_ort_format(path: Path) -> bool:
 
 
 def run(session: Session, feeds: Mapping[str, Any], names: Sequence[str] | None = None) -> list[NDArray[Any]]:
-    """Run a session once: feeds by input name → outputs in the order of `names` (None: all, as declared).
+    """Run a session of plain tensors once: feeds by input name → outputs in the order of `names` (None: all).
 
     Raises InferenceFailed with onnxruntime's reason; `details["kind"]` is the name of its error class.
     """
@@ -129,6 +152,73 @@ def run(session: Session, feeds: Mapping[str, Any], names: Sequence[str] | None 
     return outputs
 
 
+def runner(session: Session, outputs: Sequence[TensorSpec]) -> Runner:
+    """How these outputs of a session are computed. Made once, when a version loads; raises as `run` does.
+
+    Plain tensors go through `run`. bfloat16, for which numpy has no type, goes through onnxruntime's own buffers.
+    Sequences of maps come back as one matrix each, a column for each class of the spec.
+    """
+    names = [spec.name for spec in outputs]
+    types = {node.name: node.type for node in session.get_outputs()}
+    if any(spec.datatype == "BF16" for spec in outputs):
+        return lambda feeds: _run_buffers(session, feeds, names)
+    keys = {
+        place: maps.keys_of(types[spec.name], spec.classes)
+        for place, spec in enumerate(outputs)
+        if spec.classes is not None
+    }
+    has_bfloat16 = any(node.type == "tensor(bfloat16)" for node in session.get_inputs())
+    if not keys and not has_bfloat16:
+        return lambda feeds: run(session, feeds, names)
+
+    def run_converted(feeds: Mapping[str, Any]) -> list[NDArray[Any]]:
+        results = run_untouched(session, feeds, names)
+        return [maps.matrix(one, keys[place]) if place in keys else one for place, one in enumerate(results)]
+
+    return run_converted
+
+
+def run_untouched(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """As `run`, but takes bfloat16 feeds, and gives sequences of maps as lists of dicts."""
+    try:
+        results: list[Any] = session.run(
+            names, {name: _buffer(array) if is_bfloat16(array) else array for name, array in feeds.items()}
+        )
+    except Exception as error:  # as above
+        raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
+    return results
+
+
+def _run_buffers(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[Any]]:
+    try:
+        values = session.run_with_ort_values(names, {name: _buffer(array) for name, array in feeds.items()})
+        return [_bfloat16(value) if value.data_type() == "tensor(bfloat16)" else value.numpy() for value in values]
+    except Exception as error:  # as above
+        raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
+
+
+def _buffer(array: NDArray[Any]) -> Any:
+    """An array as onnxruntime's own value. It shares the memory, and reads it as if it had no strides."""
+    from onnxruntime import OrtValue
+
+    array = np.asarray(array, order="C")
+    if is_bfloat16(array):
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+    return OrtValue.ortvalue_from_numpy(array)
+
+
+def _bfloat16(value: Any) -> NDArray[Any]:
+    """A copy of a bfloat16 value, which onnxruntime itself does not give to numpy."""
+    array = np.empty(value.shape(), NUMPY_DTYPES["BF16"])
+    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+    return array
+
+
+def is_bfloat16(array: NDArray[Any]) -> bool:
+    """Whether an array holds bfloat16, which numpy knows by name only."""
+    return array.dtype.name == "bfloat16"
+
+
 def input_specs(session: Session) -> tuple[TensorSpec, ...]:
     """What the model wants. Raises ArtifactRejected for a type that cannot be served."""
     return tuple(_spec("input", node) for node in session.get_inputs())
@@ -137,27 +227,49 @@ def input_specs(session: Session) -> tuple[TensorSpec, ...]:
 def output_specs(session: Session, names: Sequence[str] | None = None) -> tuple[TensorSpec, ...]:
     """What the model says that it returns, for the outputs named (None: all). Declared shapes may lie.
 
-    Raises ArtifactRejected for a type that cannot be served, or a name that is no output.
+    A sequence of maps is shown as the matrix that it becomes; its classes are empty until they are known. Raises
+    ArtifactRejected for a type that cannot be served, or a name that is no output.
     """
     nodes = {node.name: node for node in session.get_outputs()}
     unknown = [name for name in names or () if name not in nodes]
     if unknown:
         raise ArtifactRejected(f"the model has no output {unknown[0]!r} (it has {', '.join(map(repr, nodes))})")
-    return tuple(_spec("output", nodes[name]) for name in (nodes if names is None else names))
+    specs = tuple(_spec("output", nodes[name]) for name in (nodes if names is None else names))
+    brains = [spec.name for spec in specs if spec.datatype == "BF16"]
+    texts = [node.name for node in session.get_inputs() if node.type == "tensor(string)"]
+    zipped = [spec.name for spec in specs if spec.classes is not None]
+    if brains and (texts or zipped):
+        other = f"text input {texts[0]!r}" if texts else f"output {zipped[0]!r} of maps"
+        raise ArtifactRejected(
+            f"output {brains[0]!r} is of type tensor(bfloat16), which onnxruntime's Python cannot give beside {other}",
+            tensor=brains[0],
+            type="tensor(bfloat16)",
+        )
+    return specs
+
+
+# Why types that are no plain tensors cannot be served, by the start of their names.
+_NO_TENSORS = {
+    "seq(": "a request or answer of Open Inference holds tensors, not sequences of them",
+    "optional(": "a request or answer of Open Inference holds tensors, none of which may be absent",
+    "map(": "a request or answer of Open Inference holds tensors, not maps",
+    "sparse_tensor(": "a request or answer of Open Inference holds dense tensors only",
+}
 
 
 def _spec(kind: str, node: Any) -> TensorSpec:
+    if kind == "output" and node.type in maps.TYPES:
+        return TensorSpec(node.name, "FP32", (None, None), classes=())
     datatype = DATATYPES.get(node.type)
     if datatype is None:
-        hint = ""
-        if "map" in node.type:
-            hint = ' (export it again without ZipMap, or serve the other outputs: outputs = ["…"] in --options)'
-        elif not node.type.startswith("tensor("):
-            hint = " (only tensors are served)"
-        else:
-            hint = " (numpy has no such type)"
+        hint = next(
+            (why for start, why in _NO_TENSORS.items() if node.type.startswith(start)),
+            "Open Inference has no such datatype",
+        )
+        if kind == "output":
+            hint += '; other outputs may be served alone: outputs = ["…"] in --options'
         raise ArtifactRejected(
-            f"{kind} {node.name!r} is of type {node.type}, which cannot be served{hint}",
+            f"{kind} {node.name!r} is of type {node.type}, which cannot be served ({hint})",
             tensor=node.name,
             type=node.type,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from registry.artifacts import checked_relative
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.graph import GraphFacts, read_graph
 from registry.manifest import spec_to_dict
+from registry.maps import classes_of
 from registry.onnx import (
+    FLOATS,
     NUMPY_DTYPES,
     Session,
     input_specs,
+    is_bfloat16,
     open_session,
     output_specs,
-    run,
+    run_untouched,
+    runner,
     runtime_version,
 )
 from registry.probe_child import is_value_independent
@@ -54,12 +59,47 @@ class _Probe:
         self.outputs = _with_ranks(output_specs(session, names), facts)
         self.every_output = [node.name for node in session.get_outputs()]
         self.names = [spec.name for spec in self.outputs]
+        self.constants = [node.name for node in session.get_overridable_initializers()]
+        self._runner = runner(session, self.outputs)
+        self._are_classes_known = all(spec.classes is None for spec in self.outputs)
         self.warnings: list[str] = []
         self.non_finite = [0, 0]  # given runs, and how many of them had a non-finite output
         self.examples: Tensors = {}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        return run(self.session, feeds, self.names)
+        if not self._are_classes_known:
+            self._find_classes(feeds)
+        return self._runner(feeds)
+
+    def _find_classes(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """The names in the maps of a first run; in the model's own order, where the file tells it."""
+        names = [spec.name for spec in self.outputs if spec.classes is not None]
+        found = dict(zip(names, run_untouched(self.session, feeds, names), strict=True))
+        self.outputs = tuple(
+            self._with_classes(spec, classes_of(found[spec.name])) if spec.name in found else spec
+            for spec in self.outputs
+        )
+        self._are_classes_known = all(found.values())  # a run of no rows names none
+        self._runner = runner(self.session, self.outputs)
+
+    def _with_classes(self, spec: TensorSpec, seen: tuple[str, ...]) -> TensorSpec:
+        stated = self.facts.zipped.get(spec.name, ())
+        classes = stated if stated and (not seen or sorted(stated) == sorted(seen)) else seen
+        return replace(spec, shape=(None, len(classes)), classes=classes)
+
+    def name_classes(self) -> None:
+        """Take from the file what no run has told. Raises ArtifactRejected where the file does not tell it either."""
+        if not self._are_classes_known:
+            self.outputs = tuple(
+                self._with_classes(spec, spec.classes) if spec.classes is not None else spec for spec in self.outputs
+            )
+        for spec in self.outputs:
+            if spec.classes == ():
+                raise ArtifactRejected(
+                    f"the names of the classes of output {spec.name!r} are not known, as the model was never seen to "
+                    "run on a row: give --golden or --reference rows",
+                    tensor=spec.name,
+                )
 
     def run_given(self, feeds: Mapping[str, NDArray[Any]], what: str) -> list[NDArray[Any]]:
         """A run on rows that the user gave: a failure refuses the version."""
@@ -69,7 +109,7 @@ class _Probe:
             raise ArtifactRejected(f"{what}: {error.message}", kind=error.details.get("kind")) from None
         self.examples = dict(zip(self.names, outputs, strict=True))
         self.non_finite[0] += 1
-        self.non_finite[1] += any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in outputs)
+        self.non_finite[1] += any((a.dtype.kind == "f" or is_bfloat16(a)) and not np.isfinite(a).all() for a in outputs)
         return outputs
 
 
@@ -97,6 +137,8 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     elif not job["golden"] and not job["later"]:
         tell("running made-up inputs", 0.0)
         proven, reason, finding = _run_made_up(probe)
+    if not job["later"]:
+        probe.name_classes()
     if probe.examples:
         _compare_declared(probe, finding)
         save_tensors(work / "examples.tensors", probe.examples)
@@ -144,11 +186,20 @@ def _with_ranks(specs: Sequence[TensorSpec], facts: GraphFacts) -> tuple[TensorS
 
 
 def _run_golden(job: Mapping[str, Any], probe: _Probe, work: Path, seconds: float) -> rows.RowsFinding:
-    cases = golden.read_golden(Path(job["golden"]), probe.inputs, probe.outputs, probe.every_output)
+    cases = golden.read_golden(Path(job["golden"]), probe.inputs, probe.outputs, probe.every_output, probe.constants)
+    if job["nan"] == "refuse":
+        golden.refuse_non_finite(cases)
     stored: Tensors = {}
     for number, case in enumerate(cases):
         outputs = probe.run_given(case.inputs, f"the golden set's {case.name} fails")
-        golden.compare(case, dict(zip(probe.names, outputs, strict=True)))
+        try:
+            golden.compare(case, dict(zip(probe.names, outputs, strict=True)))
+        except ArtifactRejected as error:
+            if all(map(rows.same_bits, outputs, probe.run(case.inputs))):
+                raise
+            raise ArtifactRejected(
+                f"{error.message} (it returns something else each time that it is run on this input)", **error.details
+            ) from None
         stored.update({f"{number}:in:{name}": array for name, array in case.inputs.items()})
         stored.update({f"{number}:out:{name}": array for name, array in case.outputs.items()})
     save_tensors(work / "golden.tensors", stored)
@@ -269,7 +320,7 @@ def _save_ragged(path: Path, probe: _Probe, names: Sequence[str], parts: list[li
         saved.update({f"{row}:{name}": part[number] for row, part in enumerate(parts)})
         sizes = list(zip(*shapes, strict=True)) if len({len(shape) for shape in shapes}) == 1 else None
         free = None if sizes is None else tuple(axis[0] if len(set(axis)) == 1 else None for axis in sizes)
-        specs[number] = TensorSpec(name, specs[number].datatype, free)
+        specs[number] = replace(specs[number], shape=free)
     save_tensors(path, saved)
     probe.outputs = tuple(specs)
 
@@ -327,7 +378,7 @@ def _made_up(probe: _Probe, size: int) -> Tensors | None:
         dtype = NUMPY_DTYPES[spec.datatype]
         if dtype.kind == "O":
             array: NDArray[Any] = np.full(shape, "a", dtype=object)
-        elif dtype.kind == "f":
+        elif spec.datatype in FLOATS:
             array = rng.random(shape).astype(dtype)
         else:
             array = rng.integers(0, 2, shape).astype(dtype)
@@ -349,11 +400,11 @@ def _compare_declared(probe: _Probe, finding: rows.RowsFinding | None) -> None:
                 true = (None, *true[1:])
         elif spec.shape is not None:
             true = (None, *got[1:]) if by_rows else None
-        if true != spec.shape:
+        if true != spec.shape and spec.classes is None:  # of maps no shape is declared
             probe.warnings.append(
                 f"output {spec.name!r} declares shape {_shown(spec.shape)}, which is not what it returns"
             )
-        specs.append(TensorSpec(spec.name, spec.datatype, true))
+        specs.append(replace(spec, shape=true))
     probe.outputs = tuple(specs)
 
 

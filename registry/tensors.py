@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import StateDamaged
+from registry.onnx import NUMPY_DTYPES, is_bfloat16
 
+_BFLOAT16 = "bfloat16"  # stored as the 16 bits that it is: numpy's files know no such type
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own beginning of time: no clock in the bytes
 
 
 def save_tensors(path: Path | IO[bytes], tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write named tensors; object arrays hold str."""
-    names = [[name, "strings" if array.dtype == object else "array"] for name, array in tensors.items()]
+    names = [[name, _kind(array)] for name, array in tensors.items()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         archive.writestr(zipfile.ZipInfo("names.json", _EPOCH), json.dumps(names))
         for number, array in enumerate(tensors.values()):
@@ -33,7 +35,13 @@ def save_tensors(path: Path | IO[bytes], tensors: Mapping[str, NDArray[Any]]) ->
                     file.write(json.dumps(document).encode())
                 else:
                     # not ascontiguousarray, which turns a scalar into a vector
-                    np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+                    array = np.asarray(array, order="C")
+                    bits = array.view(np.uint16) if _kind(array) == _BFLOAT16 else array
+                    np.lib.format.write_array(file, bits, allow_pickle=False)
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return "strings" if array.dtype == object else _BFLOAT16 if is_bfloat16(array) else "array"
 
 
 def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -49,7 +57,8 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
                     flat[:] = document["values"]
                     tensors[name] = flat.reshape(document["shape"])
                 else:
-                    tensors[name] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+                    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+                    tensors[name] = array.view(NUMPY_DTYPES["BF16"]) if kind == _BFLOAT16 else array
             return tensors
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise StateDamaged(f"{path.name} holds no tensors: {error}") from None

@@ -90,12 +90,14 @@ class TensorSpec:
     """One declared input or output of a model.
 
     `datatype` is the Open Inference name (FP32, INT64, BYTES …). A dimension of None is free; a rank of None
-    (`shape is None`) is unknown. Declared output shapes may lie, so nothing is ever split by them.
+    (`shape is None`) is unknown. Declared output shapes may lie, so nothing is ever split by them. `classes` names the
+    columns of an output that the model itself gives as a sequence of maps.
     """
 
     name: str
     datatype: str
     shape: tuple[int | None, ...] | None
+    classes: tuple[str, ...] | None = None
 
 
 def is_model_name(text: str) -> bool:

@@ -26,7 +26,7 @@ from monitor.record import Gatherer, LogSchema
 from registry.artifacts import ArtifactStore
 from registry.errors import InferenceFailed, LoadFailed, ServingError
 from registry.manifest import Manifest
-from registry.onnx import open_session, run
+from registry.onnx import open_session, runner
 from registry.probe_child import limit_process
 from registry.rows import common_rows, one, take
 from registry.tensors import load_tensors
@@ -56,9 +56,10 @@ class _Version:
         self._outputs = [spec.name for spec in manifest.outputs]
         options = manifest.options
         try:
-            self._session = open_session(artifacts.materialise(manifest), options.threads or threads, options.provider)
+            session = open_session(artifacts.materialise(manifest), options.threads or threads, options.provider)
         except LoadFailed as error:
             raise NotCompared(f"{name} cannot be loaded: {error.message}") from None
+        self._run = runner(session, manifest.outputs)
 
     @property
     def joined(self) -> int:
@@ -71,8 +72,7 @@ class _Version:
         for start in range(0, len(rows), self.joined):
             part = rows[start : start + self.joined]
             feed = take(feeds, part) if self.joined > 1 else one(feeds, self.manifest.inputs, int(part[0]))
-            outputs = run(self._session, feed, self._outputs)
-            said = self._gather(dict(zip(self._outputs, outputs, strict=True)), len(part))
+            said = self._gather(dict(zip(self._outputs, self._run(feed), strict=True)), len(part))
             parts.append(self.answers.reduce(said))
         return np.concatenate(parts)
 

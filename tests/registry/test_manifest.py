@@ -23,6 +23,17 @@ def test_a_manifest_survives_being_stored() -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_only_a_manifest_that_an_older_release_would_misread_is_stamped_as_newer() -> None:
+    spec = TensorSpec("p", "FP32", (None, 2), classes=("größe 1/ü", "数"))
+    manifest = manifest_of("a", outputs=(spec,))
+    assert Manifest.from_json(manifest.to_json()).outputs == (spec,)
+    stamps = [
+        json.loads(one.to_json())["v"]
+        for one in (manifest_of("a"), manifest, manifest_of("a", inputs=(TensorSpec("x", "BF16", (3,)),)))
+    ]
+    assert stamps == [1, 2, 2]
+
+
 def test_the_digest_is_of_what_was_given_not_of_what_was_found() -> None:
     one = manifest_of("a")
     assert manifest_of("a", inputs=(), log_schema={"x": 1}, reference_rows="c" * 64).digest == one.digest
@@ -65,7 +76,7 @@ def test_a_manifest_of_the_first_release_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"v": 2}, FormatTooNew),
+        ({"v": 3}, FormatTooNew),
         ({"format": "driftgate.plan"}, StateDamaged),
         ({"digest": "0" * 64}, StateDamaged),
         ({"files": [{"path": "m", "sha256": "x"}]}, StateDamaged),

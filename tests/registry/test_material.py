@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from registry.errors import ArtifactRejected
+from registry.vocabulary import TensorSpec
 from tests.support.registering import Bench
 
 _FOLDER = os.environ.get("DRIFTGATE_TEST_MATERIAL", "")
@@ -40,14 +41,27 @@ def bench(tmp_path: Path) -> Bench:
         ("broken/opset_999.onnx", "999"),
         ("broken/external_missing", "'weights.bin' is missing"),
         ("awkward/go_example_needs_extensions.onnx", "custom operators (ai.onnx.contrib)"),
-        ("awkward/go_sklearn_randomforest.onnx", "without ZipMap"),
-        ("awkward/logreg_iris.onnx", "without ZipMap"),
     ],
 )
 def test_a_broken_or_foreign_model_is_refused_with_the_reason(bench: Bench, name: str, reason: str) -> None:
     with pytest.raises(ArtifactRejected) as caught:
         bench.register("m", MODELS / name)
     assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "classes"),
+    [
+        ("go_sklearn_randomforest", "output_probability", ("0", "1", "2")),
+        ("logreg_iris", "probabilities", ("0", "1", "2")),
+    ],
+)
+def test_an_output_of_maps_becomes_a_matrix_with_named_classes(
+    bench: Bench, name: str, output: str, classes: tuple[str, ...]
+) -> None:
+    manifest = bench.register("m", MODELS / "awkward" / f"{name}.onnx").row.manifest
+    assert manifest.outputs[1] == TensorSpec(output, "FP32", (None, 3), classes)
+    assert manifest.probe.run == "proven"
 
 
 @pytest.mark.parametrize(

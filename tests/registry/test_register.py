@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from registry import onnx
 from registry.catalog import Catalog
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import ServingOptions
 from registry.tensors import load_tensors
-from tests.support import models
+from tests.support import models, typed_models
 from tests.support.registering import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def normal(*shape: int) -> NDArray[np.float32]:
 
 def external_model(path: Path, locations: list[str]) -> None:
     """y = x * w for each location, w in the data there; none of the data is written."""
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     weights, nodes, last = [], [], "x"
     for at, location in enumerate(locations):
@@ -172,7 +173,9 @@ def test_a_run_that_fails_refuses_given_rows_and_only_warns_of_made_up_ones(benc
 def test_what_can_never_be_served_is_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
     cases = {
         "custom operators (com.example)": models.custom_operator(tmp_path / "a.onnx"),
-        "tensor(bfloat16), which cannot be served": models.bfloat16(tmp_path / "b.onnx"),
+        "tensor(float8e5m2), which cannot be served": typed_models.casts(
+            tmp_path / "b.onnx", TensorProto.FLOAT, TensorProto.FLOAT8E5M2
+        ),
         "does not exist": tmp_path / "none.onnx",
         "holds no .onnx file": ROOT / "registry",
         "not a regular file": Path("/dev/zero"),

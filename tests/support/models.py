@@ -173,12 +173,6 @@ def custom_operator(path: Path) -> Path:
     return build(path, nodes, *ends, opsets=[("", 17), ("com.example", 1)])
 
 
-def bfloat16(path: Path) -> Path:
-    """x [N] FP32 → y [N] BFLOAT16, which numpy does not have."""
-    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)]
-    return build(path, nodes, [value("x", TensorProto.FLOAT, ["N"])], [value("y", TensorProto.BFLOAT16, ["N"])])
-
-
 def index_of_made_up(path: Path) -> Path:
     """i [N] INT64 → y = table[i + 100]: any input in reach of made-up values is out of range, 0 - 100 is not."""
     nodes = [helper.make_node("Add", ["i", "offset"], ["k"]), helper.make_node("Gather", ["table", "k"], ["y"])]
