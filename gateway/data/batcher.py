@@ -126,10 +126,10 @@ class Batcher(Generic[W]):
         if not servable.joinable:
             return [[waiter] for waiter in waiters]
         groups: list[list[W]] = []
-        rows, shapes = 0, None
+        rows, shapes = 0, None  # of the last group; a request of no rows runs alone
         for waiter in waiters:
             own = None if servable.fixed_row_shape else [feed.shape[1:] for feed in waiter.feeds]
-            if groups and rows + waiter.rows <= servable.max_rows and own == shapes:
+            if groups and rows + waiter.rows <= servable.max_rows and own == shapes and rows and waiter.rows:
                 groups[-1].append(waiter)
                 rows += waiter.rows
             else:
