@@ -58,13 +58,13 @@ class Servable:
         self.model = model
         self.version = version
         self.manifest = manifest
-        self._session = session
         self.slots = tuple(_slot(spec) for spec in manifest.inputs)
         self.slot_index: Mapping[str, int] = {slot.spec.name: i for i, slot in enumerate(self.slots)}
         self.input_names = [slot.spec.name for slot in self.slots]
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
-        self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in ("FP16", "FP32", "FP64")]
+        self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
+        self._run = onnx.runner(session, manifest.outputs)
         self.by_rows = manifest.probe.by_rows
         # Only what the probe has seen equal, bitwise, may be joined.
         self.joinable = manifest.probe.batch == "exact" and manifest.probe.run == "proven" and self.by_rows
@@ -79,15 +79,13 @@ class Servable:
 
     def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
         """Run once. Feeds are in the order of `slots`. Raises InferenceFailed."""
-        return onnx.run(self._session, dict(zip(self.input_names, feeds, strict=True)), self.output_names)
+        return self._run(dict(zip(self.input_names, feeds, strict=True)))
 
     def rows_of(self, feeds: Sequence[Tensor]) -> int:
-        """How many rows one request's feeds hold. Raises TensorMismatch when its inputs disagree."""
+        """How many rows one request's feeds hold; may be none. Raises TensorMismatch when its inputs disagree."""
         if not self.by_rows:
             return 1
         rows = len(feeds[0]) if feeds else 1
-        if rows == 0:
-            raise TensorMismatch("the request holds no rows")
         if len(feeds) == 1:
             return rows
         for slot, feed in zip(self.slots, feeds, strict=True):
