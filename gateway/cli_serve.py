@@ -43,6 +43,12 @@ def serve(
     context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address of the data port.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Data port; 0 takes a free one.", show_default="8080")] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Insist on gRPC on this port; 0 takes a free one.", show_default="8082, where the extra is installed"
+        ),
+    ] = None,
     control_host: Annotated[
         str | None, typer.Option(help="Address of the control port.", show_default="127.0.0.1")
     ] = None,
@@ -66,6 +72,8 @@ def serve(
     flags = {
         "gateway.host": host,
         "gateway.port": port,
+        "gateway.grpc_port": grpc_port,
+        "gateway.grpc": None if grpc_port is None else "on",
         "gateway.workers": workers,
         "control.host": control_host,
         "control.port": control_port,
@@ -79,7 +87,8 @@ def serve(
         if as_json:
             sys.stdout.write(json.dumps(dataclasses.asdict(serving)) + "\n")
             sys.stdout.flush()
-        say(f"ready: predictions at {serving.data_url}, control and metrics at {serving.control_url}")
+        over_grpc = f", over gRPC at {serving.grpc_url}" if serving.grpc_url else ""
+        say(f"ready: predictions at {serving.data_url}{over_grpc}, control and metrics at {serving.control_url}")
 
     say(f"starting with state in {home.root}")
     _sweep(home, loaded.settings.registry.artifacts_url)

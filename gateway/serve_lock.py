@@ -37,6 +37,7 @@ class Serving:
     data_url: str
     run_dir: str
     boot_id: str
+    grpc_url: str = ""  # host:port; empty when this server speaks no gRPC
 
 
 def read_lock(home: Home) -> Serving | None:

@@ -45,6 +45,8 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"  # address of the data port
     port: int = 8080  # 0: any free port
+    grpc: str = "auto"  # on, off, or auto: on where the grpc extra is installed and the port is free
+    grpc_port: int = 8082  # 0: any free port; the flag --grpc-port also says grpc = "on"
     workers: int = 1  # worker processes that share the data port
     drain_s: float = 5.0  # after SIGTERM: still accepting, answers say Connection: close
     grace_s: float = 25.0  # then: not accepting, still answering on open connections

@@ -29,6 +29,7 @@ CONFIG_NAME = "driftgate.toml"
 # What each number may be, both ends included. A number that is not here may be anything that is not negative.
 RANGES: dict[str, tuple[float, float]] = {
     "gateway.port": (0, 65535),
+    "gateway.grpc_port": (0, 65535),
     "gateway.workers": (1, 256),
     "gateway.lease_s": (1.0, 60.0),
     "gateway.threads": (1, 1024),
@@ -54,6 +55,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "lanes.lane_bytes": (64 * 1024, 2**40),
     "lanes.lane_rows_per_request": (1, 2**20),
 }
+# Settings that are one of a few words.
+CHOICES: dict[str, tuple[str, ...]] = {"gateway.grpc": ("auto", "on", "off")}
 _PATHS = frozenset(("gateway.predict_route", "gateway.health_route"))
 _PATH = re.compile(r"/[!-~]*")
 
@@ -190,6 +193,8 @@ def _flat(document: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "
 
 def _checked(name: str, kind: Any, raw: Any, *, text: bool) -> Any:
     value = _converted(kind, raw, text=text)
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"is {value!r}, wanted {', '.join(CHOICES[name][:-1])} or {CHOICES[name][-1]}")
     if name in _PATHS and value and _PATH.fullmatch(value) is None:
         raise ValueError(f"is {value!r}, wanted a path that begins with /")
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.grpc_port import take_grpc_port
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, SUPERVISOR_FD
 from gateway.serve_lock import AlreadyServing, PortTaken, Serving, hold_lock, read_lock, take_port, write_lock
 from gateway.settings import Settings
@@ -99,9 +100,18 @@ class Supervisor:
             control_port = stack.enter_context(
                 take_port(control.host, control.port, flag="--control-port", wait_s=wait_s)
             )
+            grpc_holder = take_grpc_port(gateway, self._say, wait_s)
+            if grpc_holder is not None:
+                stack.enter_context(grpc_holder)
+            gateway = dataclasses.replace(
+                gateway,
+                port=data_port.getsockname()[1],
+                grpc="off" if grpc_holder is None else "on",
+                grpc_port=gateway.grpc_port if grpc_holder is None else grpc_holder.getsockname()[1],
+            )
             self._settings = dataclasses.replace(
                 self._settings,
-                gateway=dataclasses.replace(gateway, port=data_port.getsockname()[1]),
+                gateway=gateway,
                 control=dataclasses.replace(control, port=control_port.getsockname()[1]),
             )
             serving = Serving(
@@ -110,6 +120,7 @@ class Supervisor:
                 data_url=_url(gateway.host, self._settings.gateway.port),
                 run_dir=str(self._home.run),
                 boot_id=self._boot_id,
+                grpc_url="" if grpc_holder is None else _address(gateway.host, gateway.grpc_port),
             )
             write_lock(lock, json.dumps(dataclasses.asdict(serving)).encode())
             code = self._keep_alive(serving)
@@ -277,9 +288,13 @@ def serve(
 
 
 def _url(host: str, port: int) -> str:
+    return f"http://{_address(host, port)}"
+
+
+def _address(host: str, port: int) -> str:
     """An address that a client on this machine can use."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _answers(url: str) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
@@ -26,6 +26,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, *, drain_s: float, grace_s: float, on_drain: Callable[[], None]) -> None:
         super().__init__(config)
+        self.stop_beside: Callable[[float], Awaitable[None]] | None = None  # another front; given the grace left
         self._drain_s = drain_s
         self._grace_s = grace_s
         self._on_drain = on_drain
@@ -60,7 +61,11 @@ class DrainingServer(uvicorn.Server):
             server.close()
         for sock in sockets or []:
             sock.close()
-        await self._until(loop.time() + self._grace_s, lambda: not self.server_state.connections)
+        beside = None if self.stop_beside is None else asyncio.ensure_future(self.stop_beside(self._grace_s))
+        await self._until(
+            loop.time() + self._grace_s,
+            lambda: not self.server_state.connections and (beside is None or beside.done()),
+        )
         left = len(self.server_state.connections)
         if left:
             logger.info("closing %d connections that were still open after the grace time", left)
@@ -69,6 +74,9 @@ class DrainingServer(uvicorn.Server):
         for task in list(self.server_state.tasks):
             task.cancel()
         await asyncio.sleep(0)
+        if beside is not None and self.stop_beside is not None:
+            await self.stop_beside(0.0)
+            await beside
 
     async def _until(self, deadline_s: float, is_done: Callable[[], bool]) -> None:
         """Wait; cut short when the supervisor goes meanwhile, which leaves less time."""

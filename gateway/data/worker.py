@@ -99,6 +99,7 @@ class Worker:
     shadows: Shadows
     predict: Predict
     beat: Heartbeat
+    health: Health
     app: DataApp
     pool: ThreadPoolExecutor
 
@@ -135,8 +136,9 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     fleet.on_batch = predict.answer
     fleet.on_gone = tap.forget
     beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
-    app = DataApp(predict, others(Health(fleet, beat.is_alive, lambda: beat.draining, _release())))
-    return Worker(page, fleet, tap, shadows, predict, beat, app, pool)
+    health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
+    app = DataApp(predict, others(health))
+    return Worker(page, fleet, tap, shadows, predict, beat, health, app, pool)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
@@ -167,6 +169,12 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     try:
         await _first_table(worker.fleet, server)
         if not server.is_draining:
+            if gateway.grpc == "on":  # the supervisor's word: it holds the port
+                from gateway.data.grpc.front import Front  # grpc and protobuf: 150 ms and 30 MB that HTTP alone spares
+
+                front = Front(worker.predict, worker.health, gateway.limits)
+                await front.start(gateway.host, gateway.grpc_port)
+                server.stop_beside = front.stop
             await server.serve(sockets=[listen(gateway.host, gateway.port)])
     finally:
         beating.cancel()
