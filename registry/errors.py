@@ -5,6 +5,8 @@ ServingError                     code: the class name in snake case; details: a 
 │   ├─ MalformedRequest          the body, a header or a parameter cannot be read
 │   ├─ TensorMismatch            a tensor differs from what the model wants
 │   ├─ PayloadTooLarge
+│   ├─ HeadersTooLarge           the request line and headers, or their number
+│   ├─ SlowRequest               the head or the body took too long to arrive
 │   ├─ UnsupportedMedia          a content type or encoding that no codec reads
 │   ├─ MethodNotAllowed
 │   ├─ Unimplemented             a part of the protocol that this server does not offer
@@ -77,6 +79,14 @@ class TensorMismatch(CallerError):
 
 class PayloadTooLarge(CallerError):
     """More bytes, elements or rows than the limit."""
+
+
+class HeadersTooLarge(CallerError):
+    """More bytes in the request line and headers, or more headers, than the limit."""
+
+
+class SlowRequest(CallerError):
+    """The request's head or body did not arrive in time."""
 
 
 class UnsupportedMedia(CallerError):

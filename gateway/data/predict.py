@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from gateway import problems
 from gateway.data.accounts import Accounts
 from gateway.data.batcher import Batch, Waiter
+from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
+from gateway.data.connections import SLOW
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
@@ -41,7 +43,7 @@ from registry.errors import (
     Overloaded,
     PayloadTooLarge,
     ServingError,
-    UnsupportedMedia,
+    SlowRequest,
 )
 
 logger = logging.getLogger(__name__)
@@ -120,8 +122,8 @@ class Predict:
         try:
             message = await receive()
             body = message.get("body", b"")
-            if message.get("more_body"):
-                body = await self._rest(body, headers, receive)
+            if not body or message.get("more_body"):
+                body = await self._rest(message, scope, headers, receive)
             kind = headers.get(b"content-type")
             if (
                 kind != b"application/json"
@@ -129,7 +131,9 @@ class Predict:
                 or b"content-encoding" in headers
                 or b"ce-specversion" in headers
             ):
-                codec = self._codec(door, headers)  # UnsupportedMedia
+                if b"content-encoding" in headers:
+                    body = await compression.decoded(body, headers, self._limits)  # UnsupportedMedia
+                codec = door.choose(headers)  # UnsupportedMedia
                 pending.protocol = codec.protocol
                 if codec.prepare is not None:
                     codec = await codec.prepare(body, headers, self._limits)
@@ -145,6 +149,8 @@ class Predict:
             raise
         else:
             body, told = answer if isinstance(answer, Answer) else (answer, _JSON_ONLY)
+            if len(body) >= self._limits.compress_from_bytes and b"accept-encoding" in headers:
+                body, told = await compression.encoded(body, told, headers[b"accept-encoding"], self._limits)
             start = {
                 "type": "http.response.start",
                 "status": 200,
@@ -165,12 +171,6 @@ class Predict:
         identity = self._identify(dict(scope["headers"]).get(b"x-request-id"))
         await self._refuse(send, error, Pending(protocol, identity, perf_counter_ns()), "")
 
-    @staticmethod
-    def _codec(door: Door, headers: Headers) -> Codec:
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
-        return door.choose(headers)
-
     async def ask(
         self,
         pending: Pending,
@@ -179,7 +179,7 @@ class Predict:
         headers: Headers,
         model: str,
         version: str | None,
-        deadline_ms: int | None,
+        deadline_ms: float | None,
     ) -> bytes | Answer:
         """Route, decode, queue and wait: the same for every protocol.
 
@@ -200,6 +200,9 @@ class Predict:
         pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
         pending.decoded_ns = perf_counter_ns()
         pending.queued = True
+        timeout_us = pending.call.timeout_us
+        if timeout_us is not None:
+            deadline_ms = min(timeout_us / 1000, deadline_ms or timeout_us / 1000)
         timer = None if deadline_ms is None else self._expire_after(pending, deadline_ms)
         traffic.waiting += 1
         try:
@@ -211,22 +214,28 @@ class Predict:
             if timer is not None:
                 timer.cancel()
 
-    async def _rest(self, first: bytes, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _rest(
+        self, message: MutableMapping[str, Any], scope: Scope, headers: Headers, receive: Receive
+    ) -> bytes:
+        """The whole of a body that did not come whole, or that is empty. A connection may give up on it."""
         limit = self._limits.body_bytes
         length = int(headers.get(b"content-length", b"0"))
         if length > limit:
             raise PayloadTooLarge(f"the body has {length} bytes, the limit is {limit}", limit_bytes=limit)
-        parts, size, more = [first], len(first), True
-        while more:
-            message = await receive()
+        parts, size = [], 0
+        while True:
             if message["type"] == "http.disconnect":
+                if SLOW in scope:
+                    raise SlowRequest(f"the body did not arrive within {scope[SLOW]:g} s")
                 raise MalformedRequest("the caller left before the body was complete")
-            part, more = message.get("body", b""), message.get("more_body", False)
+            part = message.get("body", b"")
             size += len(part)
             if size > limit:
                 raise PayloadTooLarge(f"the body has more than {limit} bytes, which is the limit", limit_bytes=limit)
             parts.append(part)
-        return b"".join(parts)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await receive()
 
     def _route(self, model: str, version: str | None, headers: Headers) -> tuple[Arm, bytes | None]:
         fleet = self._fleet
@@ -250,15 +259,16 @@ class Predict:
         row = table.assigned(key_number(key), self._clock.host_ns(), arm.weight, arm.is_canary, judged)
         return _UNCOUNTED_KEY if row is None else row
 
-    def _expire_after(self, pending: Pending, deadline_ms: int) -> asyncio.TimerHandle:
+    def _expire_after(self, pending: Pending, deadline_ms: float) -> asyncio.TimerHandle:
         left_s = deadline_ms / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9
         return self._loop.call_later(max(0.0, left_s), self._expire, pending, deadline_ms)
 
-    def _expire(self, pending: Pending, deadline_ms: int) -> None:
+    def _expire(self, pending: Pending, deadline_ms: float) -> None:
         if pending.future.done():
             return
         self._lost(pending)
-        pending.future.set_exception(DeadlineExceeded(f"not answered within {deadline_ms} ms", deadline_ms=deadline_ms))
+        late = DeadlineExceeded(f"not answered within {deadline_ms:g} ms", deadline_ms=deadline_ms)
+        pending.future.set_exception(late)
 
     # ---- one run of the model, for everybody in it
 
@@ -288,7 +298,7 @@ class Predict:
         for pending in batch.waiters:
             if pending.future.done():
                 pass  # cancelled or expired while it ran: its batch-mates do not notice
-            elif finite is not None and not finite[first : first + pending.rows].all():
+            elif finite is not None and not finite[first : first + max(1, pending.rows)].all():
                 self._lost(pending)
                 pending.future.set_exception(InferenceFailed("the model returned a number that is not finite"))
             else:
@@ -323,8 +333,10 @@ class Predict:
             starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         bad: NDArray[np.bool_] | None = None
         hashes = [pending.hash for pending in members]
+        arrived = np.array([pending.arrived_ns for pending in members], np.int64)
+        decoded = np.array([pending.decoded_ns for pending in members], np.int64)
         if self._tap is not None and logged is not None:
-            waits = [(started_ns - pending.decoded_ns) / 1000.0 for pending in members]
+            waits = (started_ns - decoded) * 1e-3
             infer_us = (ended_ns - started_ns) / 1000.0
             features = loaded.features(feeds, rows)
             self._tap.record(loaded, arm.role, arm.epoch, hashes, counts, features, logged, waits, infer_us)
@@ -334,33 +346,18 @@ class Predict:
                     bad = np.logical_or.reduceat(bad_rows, starts) if len(bad_rows) > len(starts) else bad_rows
         bodies = self._encode(loaded, members, starts, outputs)
         released_ns = perf_counter_ns()
-        self._account(arm, members, started_ns, ended_ns, released_ns, rows, bad)
-        for pending, body in zip(members, bodies, strict=True):
-            pending.future.set_result(body)
-        traffic = arm.traffic
-        if traffic.shadow is not None and arm is traffic.champion:
-            ordered = [feeds[position] for position in traffic.shadow_order]
-            self._shadows.offer(Copy(traffic.shadow, arm.epoch, ordered, hashes, counts, rows))
-
-    def _account(
-        self,
-        arm: Arm,
-        members: list[Pending],
-        started_ns: int,
-        ended_ns: int,
-        released_ns: int,
-        rows: int,
-        bad: NDArray[np.bool_] | None,
-    ) -> None:
-        arrived = [pending.arrived_ns for pending in members]
-        decoded = [pending.decoded_ns for pending in members]
         protocols = [pending.protocol for pending in members]
         self._accounts.answered(arm, protocols, arrived, decoded, started_ns, ended_ns, released_ns, rows)
         if arm.segment is not None:
-            latencies = [released_ns - at for at in arrived]
-            rows_of_keys = [pending.key_row for pending in members]
-            keyed = rows_of_keys if any(row is not None for row in rows_of_keys) else None
-            self._accounts.evidence(arm, latencies, bad=bad, key_rows=keyed)
+            key_rows = [pending.key_row for pending in members]
+            keyed = None if key_rows.count(None) == len(key_rows) else key_rows
+            self._accounts.evidence(arm, released_ns - arrived, bad=bad, key_rows=keyed)
+        for pending, body in zip(members, bodies, strict=True):
+            pending.future.set_result(body)
+        traffic = arm.traffic
+        if traffic.shadow is not None and arm is traffic.champion and rows:
+            ordered = [feeds[position] for position in traffic.shadow_order]
+            self._shadows.offer(Copy(traffic.shadow, arm.epoch, ordered, hashes, counts, rows))
 
     @staticmethod
     def _encode(
@@ -390,7 +387,7 @@ class Predict:
             finite = np.isfinite(batch.outputs[index])
             if not finite.all():
                 by_row = len(batch.waiters) > 1 or (servable.by_rows and finite.ndim > 0 and len(finite) == batch.rows)
-                own = np.all(finite.reshape(batch.rows, -1), axis=1) if by_row else np.full(batch.rows, False)
+                own = np.all(finite.reshape(batch.rows, -1), axis=1) if by_row else np.full(max(1, batch.rows), False)
                 rows = own if rows is None else np.logical_and(rows, own)
         return rows
 
@@ -402,7 +399,8 @@ class Predict:
         if self._tap is not None:
             self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
         keyed = None if pending.key_row is None else [pending.key_row]
-        self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
+        latency = np.array([perf_counter_ns() - pending.arrived_ns])
+        self._accounts.evidence(arm, latency, errors=1, key_rows=keyed)
 
     def refused(self, error: ServingError, pending: Pending, model: str) -> int:
         """Book a request that got an error instead of an answer → its HTTP status."""
@@ -422,6 +420,8 @@ class Predict:
         retry_after_s = problems.retry_after_s(error)
         if retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % retry_after_s))
+        if "accept_encoding" in error.details:
+            headers.append((b"accept-encoding", error.details["accept_encoding"].encode()))
         body = orjson.dumps(problems.body_of(error, pending.identity.decode()))
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})

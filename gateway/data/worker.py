@@ -27,6 +27,7 @@ import numpy as np
 import uvicorn
 import uvloop
 
+from gateway.data import connections
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
 from gateway.data.drain import DrainingServer
@@ -147,7 +148,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     worker = compose(slot, run, boot_id, settings, SystemClock())
     config = uvicorn.Config(
         worker.app,
-        http="httptools",
+        http=connections.bounded(gateway.limits),
         loop="uvloop",
         ws="none",
         lifespan="off",
@@ -165,7 +166,9 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     watch_supervisor(lambda: server.drain(drain_s=0.0, grace_s=ORPHAN_GRACE_S), environ)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     beating = asyncio.get_running_loop().create_task(worker.beat.run())
-    beating.add_done_callback(lambda task: _died(task, server))
+    watching = asyncio.get_running_loop().create_task(connections.watch(server.server_state.connections))
+    for task in (beating, watching):
+        task.add_done_callback(lambda task: _died(task, server))
     try:
         await _first_table(worker.fleet, server)
         if not server.is_draining:
@@ -177,9 +180,10 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
                 server.stop_beside = front.stop
             await server.serve(sockets=[listen(gateway.host, gateway.port)])
     finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
+        for task in (beating, watching):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         worker.close()
     return 0
 
@@ -196,7 +200,7 @@ async def _first_table(fleet: Fleet, server: DrainingServer) -> None:
 def _died(task: asyncio.Task[None], server: DrainingServer) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.error(
-            "the heartbeat died; draining, so that the supervisor starts this worker anew", exc_info=task.exception()
+            "the heartbeat or the watch died; draining, so that this worker is started anew", exc_info=task.exception()
         )
         server.drain()
 

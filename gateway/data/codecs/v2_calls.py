@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.data.codecs import call
 from gateway.data.servable import Servable, Tensor
-from registry.errors import MalformedRequest, TensorMismatch
+from registry.errors import MalformedRequest, TensorMismatch, Unimplemented
 
 if TYPE_CHECKING:
     from gateway.data.codecs.v2 import Writer
@@ -62,7 +62,7 @@ PLAIN = Call(None, None)  # nothing beside its tensors, as most requests are
 
 
 def call_of(document: Mapping[str, Any], servable: Servable) -> Call:
-    """What the request asks. Raises MalformedRequest, or TensorMismatch for an output that the model has not."""
+    """What the request asks. Raises MalformedRequest, Unimplemented, or TensorMismatch for an unknown output."""
     request_id = document.get("id")
     if request_id is not None and type(request_id) is not str:
         raise MalformedRequest('"id" must be a string')
@@ -103,10 +103,10 @@ def scalars(parameters: Any, of: str) -> Mapping[str, Any]:
 
 
 def no_shared_memory(parameters: Mapping[str, Any], of: str) -> None:
-    """Raise MalformedRequest for a tensor that lies in shared memory."""
+    """Raise Unimplemented for a tensor that lies in shared memory."""
     for name in _SHARED_MEMORY:
         if name in parameters:
-            raise MalformedRequest(f"{of}: shared memory is not implemented here; send the tensor in the body")
+            raise Unimplemented(f"{of}: shared memory is not implemented here; send the tensor in the body")
 
 
 def shown(value: Any) -> str:
@@ -134,7 +134,7 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
 def _refuse_reserved(parameters: Mapping[str, Any]) -> None:
     for name in parameters.keys() & _SEQUENCE:
         if parameters[name]:  # clients that keep no sequence send 0, false or an empty string
-            raise MalformedRequest(f"parameter {name!r}: sequences are not kept here; send the state as a tensor")
+            raise Unimplemented(f"parameter {name!r}: sequences are not kept here; send the state as a tensor")
     for name in parameters:
         if name == "headers" or name.startswith("triton_"):
             raise MalformedRequest(f"parameter {shown(name)} is reserved")
@@ -157,7 +157,7 @@ def _outputs(wanted: list[Any], servable: Servable, all_binary: bool) -> tuple[l
         parameters = {} if given is None else scalars(given, f"output {name!r}")
         no_shared_memory(parameters, f"output {name!r}")
         if parameters.get("classification"):
-            raise MalformedRequest(f"output {name!r}: classification is not implemented here")
+            raise Unimplemented(f"output {name!r}: classification is not implemented here")
         if _flag(parameters, "binary_data", default=all_binary):
             binary.append(index)
     return indexes, frozenset(binary)
