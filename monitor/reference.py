@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from monitor.reference_columns import Wanted, wanted_columns
 from registry.errors import ArtifactRejected
+from registry.onnx import FLOATS, NUMPY_DTYPES
 from registry.vocabulary import TensorSpec
 
 MOST_ROWS = 200_000  # far more change no bin share by more than .3 %
@@ -29,7 +30,6 @@ _CHUNK_VALUES = 5_000_000
 _SEED = 20_13
 _NULLS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "null", "NULL", "None", "<NA>"]
 
-_FLOATS: dict[str, Any] = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 _INTEGERS: dict[str, Any] = {
     "INT8": np.int8,
     "INT16": np.int16,
@@ -209,9 +209,9 @@ def convert(values: pd.Series[Any], item: Wanted, first_row: int) -> NDArray[Any
     if item.spec.datatype == "BYTES":
         return _texts(values, item)
     numbers = _numbers(values, item, first_row)
-    if item.spec.datatype in _FLOATS:
+    if item.spec.datatype in FLOATS:
         with np.errstate(over="ignore"):  # beyond the dtype is infinity, as it is for a caller
-            return numbers.astype(_FLOATS[item.spec.datatype])
+            return numbers.astype(NUMPY_DTYPES[item.spec.datatype])
     what, low, high = f"{item.spec.datatype} input", 0.0, 1.0
     if item.spec.datatype != "BOOL":
         low, high = _RANGES[item.spec.datatype]

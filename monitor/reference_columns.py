@@ -14,7 +14,8 @@ from registry.errors import ArtifactRejected
 from registry.vocabulary import TensorSpec
 
 DATATYPES = frozenset(
-    {"BOOL", "BYTES", "FP16", "FP32", "FP64"} | {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+    {"BOOL", "BYTES", "FP16", "BF16", "FP32", "FP64"}
+    | {f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry import onnx
-from registry.errors import TensorMismatch
+from registry.errors import PayloadTooLarge, TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 
 Tensor = NDArray[Any]
+MOST_EMPTY_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,17 @@ class InputSlot:
     row_width: int | None = None  # the number of values a row, for a FP32 matrix with a free number of rows
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Raise TensorMismatch unless a tensor of this shape fits the declaration."""
+        """Raise TensorMismatch unless a tensor of this shape fits the declaration.
+
+        Raises PayloadTooLarge for one without elements whose other axes are long: rows that cost the caller no byte
+        would cost us memory.
+        """
+        if 0 in shape and prod(size for size in shape if size) > MOST_EMPTY_ROWS:
+            raise PayloadTooLarge(
+                f'input "{self.spec.name}": a tensor without elements may hold {MOST_EMPTY_ROWS} empty rows, '
+                f"got shape {_shape_text(shape)}",
+                limit_rows=MOST_EMPTY_ROWS,
+            )
         wanted = self.spec.shape
         if wanted is None:
             return
@@ -85,15 +97,18 @@ class Servable:
         """How many rows one request's feeds hold; may be none. Raises TensorMismatch when its inputs disagree."""
         if not self.by_rows:
             return 1
-        rows = len(feeds[0]) if feeds else 1
-        if len(feeds) == 1:
-            return rows
-        for slot, feed in zip(self.slots, feeds, strict=True):
-            if len(feed) != rows:
-                raise TensorMismatch(
-                    f'input "{slot.spec.name}" has {len(feed)} rows, "{self.slots[0].spec.name}" has {rows}',
-                    input=slot.spec.name,
-                )
+        try:
+            rows = len(feeds[0])
+            if len(feeds) == 1:
+                return rows
+            for slot, feed in zip(self.slots, feeds, strict=True):
+                if len(feed) != rows:
+                    raise TensorMismatch(
+                        f'input "{slot.spec.name}" has {len(feed)} rows, "{self.slots[0].spec.name}" has {rows}',
+                        input=slot.spec.name,
+                    )
+        except TypeError:  # an input of no declared rank, and a request that sends it without axes
+            raise TensorMismatch("the model takes rows: an input without axes holds none") from None
         return rows
 
 
