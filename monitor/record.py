@@ -41,7 +41,7 @@ TOP = len(SUMMARY)  # a summarised output also keeps the index of its largest el
 
 Kind = Literal["number", "category", "summary"]
 
-_NARROW = {"FP32", "FP16", "BOOL", "INT8", "UINT8", "INT16", "UINT16"}  # exact in a float32
+_NARROW = {"FP32", "FP16", "BF16", "BOOL", "INT8", "UINT8", "INT16", "UINT16"}  # exact in a float32
 _INTEGERS = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
 _SCORE_WORDS = ("prob", "logit", "score", "softmax")
 
@@ -143,7 +143,9 @@ def make_log_schema(
             width = _width(spec.shape, by_rows)
         else:
             width = _width(tuple(example.shape), by_rows)
-        _extend(outs, spec, width, None, is_output=True)
+        classes = spec.classes or ()
+        named = [f"{spec.name}[{name}]" for name in classes] if len(classes) == width else None
+        _extend(outs, spec, width, named, is_output=True)
         if width is not None and 2 <= width <= MAX_ELEMENTS and _is_scores(spec, example):
             scores.append(spec.name)
     return LogSchema(
@@ -185,7 +187,7 @@ def _extend(
 
 
 def _is_scores(spec: TensorSpec, example: NDArray[Any] | None) -> bool:
-    if spec.datatype not in ("FP16", "FP32", "FP64"):
+    if spec.datatype not in ("FP16", "BF16", "FP32", "FP64"):
         return False
     if example is not None and example.size and np.all(np.isfinite(example)):
         flat = example.reshape(example.shape[0], -1).astype(np.float64)
@@ -262,6 +264,7 @@ class Gatherer:
 
     def __init__(self, columns: Sequence[Column], by_rows: bool, dtype: str) -> None:
         self.columns = tuple(columns)
+        self._width = len(self.columns)
         self._by_rows = by_rows
         self._dtype = np.dtype(dtype)
         self._parts: list[tuple[str, int, int, bool, bool]] = []  # tensor, start, width, is summary, is hashed
@@ -276,10 +279,14 @@ class Gatherer:
         plain = len(self._parts) == 1 and not self._parts[0][3] and not self._parts[0][4]
         self._only = self._parts[0][0] if plain else None
 
+    def is_block(self, only: NDArray[Any], rows: int) -> bool:
+        """Whether the one tensor of a side is its block of rows already."""
+        return self._only is not None and only.dtype == self._dtype and only.shape == (rows, self._width)
+
     def __call__(self, tensors: Mapping[str, NDArray[Any]], rows: int) -> NDArray[Any]:
         if self._only is not None:
             only = tensors.get(self._only)
-            if only is not None and only.dtype == self._dtype and only.shape == (rows, len(self.columns)):
+            if only is not None and self.is_block(only, rows):
                 return only
         block = np.full((rows, len(self.columns)), np.nan, self._dtype)
         for name, start, width, is_summary, hashed in self._parts:

@@ -290,7 +290,8 @@ class Predict:
                     self._lost(pending)
                     pending.future.set_exception(batch.error)
             return
-        logged = loaded.outputs(batch.outputs, batch.rows) if self._tap is not None and loaded.schema else None
+        is_logged = self._tap is not None and loaded.schema is not None and batch.rows > 0
+        logged = loaded.outputs(batch.outputs, batch.rows) if is_logged else None
         is_good = logged is not None and loaded.all_good(logged)
         finite = None if is_good and loaded.good_is_finite else self._finite_rows(loaded, batch)
         first = 0
