@@ -208,15 +208,21 @@ class Counter:
         self.bins = bins
         self._dtype = np.dtype(dtype)
         top = np.finfo(self._dtype).max
-        self._numbers: list[tuple[int, NDArray[Any]]] = []
-        self._categories: list[tuple[int, NDArray[Any]]] = []
-        for at, column in enumerate(bins.columns):
-            if column.kind == "number":
-                # Values below each mark are counted: below -max lie the -infinities, below NaN all but missing.
-                ends = np.array([-top, np.inf, np.nan], self._dtype)
-                self._numbers.append((at, np.insert(ends, 1, _round_up(column.edges, self._dtype))))
-            else:
-                self._categories.append((at, np.array(column.values, np.float64)))
+        numbers = [at for at, column in enumerate(bins.columns) if column.kind == "number"]
+        self._numbers = np.array(numbers, np.intp)
+        most = max((len(bins.columns[at].edges) for at in numbers), default=0)
+        # Values below each mark are counted: below -max lie the -infinities, below NaN all but the missing ones, and so
+        # below what fills up the rows of columns with fewer edges.
+        self._marks = np.full((len(numbers), most + 3), np.nan, self._dtype)
+        self._marks[:, 0], self._marks[:, -2] = -top, np.inf
+        for row, at in enumerate(numbers):
+            edges = _round_up(bins.columns[at].edges, self._dtype)
+            self._marks[row, 1 : len(edges) + 1] = edges
+        self._categories = [
+            (at, np.array(column.values, np.float64))
+            for at, column in enumerate(bins.columns)
+            if column.kind == "category"
+        ]
         self._nan = np.array([np.nan], self._dtype)
 
     def add(self, into: Counts, block: NDArray[Any]) -> None:
@@ -229,24 +235,25 @@ class Counter:
         part.rows = n
         self._moments(part, columns)
         columns.sort(axis=1)  # NaN sorts last
-        for at, marks in self._numbers:
-            below = columns[at].searchsorted(marks)
-            valid = below[-1]
-            part.missing[at] = n - valid
-            part.infinite[at] = below[0] + valid - below[-2]
-            bins = part.counts[at]
-            last = len(marks) - 3
-            bins[:last] = below[1:-2]
-            bins[last] = valid
-            bins[1 : last + 1] -= below[1:-2]
+        if len(self._numbers):
+            below = np.empty(self._marks.shape, np.int64)
+            for row, at in enumerate(self._numbers.tolist()):
+                below[row] = columns[at].searchsorted(self._marks[row])
+            valid = below[:, -1]
+            part.missing[self._numbers] = n - valid
+            part.infinite[self._numbers] = below[:, 0] + valid - below[:, -2]
+            ends = below[:, 1:-1]  # where each bin ends; the last one's end, +inf's mark, is that of all values
+            ends[:, -1] = valid
+            ends[:, 1:] -= ends[:, :-1].copy()
+            part.counts[self._numbers, : ends.shape[1]] = ends
         for at, values in self._categories:
             column = columns[at]
-            valid = int(column.searchsorted(self._nan)[0])
+            present = int(column.searchsorted(self._nan)[0])
             known = column.searchsorted(values, "right") - column.searchsorted(values, "left")
-            part.missing[at] = n - valid
-            part.infinite[at] = int(np.isinf(column[:valid]).sum())
+            part.missing[at] = n - present
+            part.infinite[at] = int(np.isinf(column[:present]).sum())
             part.counts[at, : len(values)] = known
-            part.counts[at, len(values)] = valid - known.sum()
+            part.counts[at, len(values)] = present - known.sum()
         into.merge(part)
 
     @staticmethod

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from monitor.lane_file import (
     DROPPED,
@@ -40,7 +41,7 @@ from monitor.lane_file import (
     lock,
     read_header,
 )
-from monitor.record import ROLE_CODES, LogSchema, row_dtype
+from monitor.record import HEAD_BYTES, ROLE_CODES, LogSchema, row_dtype
 from registry.errors import StateDamaged
 from registry.vocabulary import Role
 
@@ -48,6 +49,8 @@ __all__ = ["LaneReader", "LaneStatistics", "LaneWriter", "generation_of", "lane_
 
 TRIES = 8  # reads of a block with a bad sum before its rows are given up as torn
 _MASK = 2**64 - 1
+Column = float | NDArray[Any]  # of an offer: one value for all its rows, or one a row
+_HEAD_AT = 16  # of a row: what comes before is written by `_seal`
 _STAGE_ROWS = 256  # rows written at once; a larger offer is several blocks, published together
 
 
@@ -65,12 +68,17 @@ class LaneWriter(LaneFile):
         # Views of the stage by field, made once: a lookup by name in a structured array costs more than the copy.
         self._hashes = self._stage_bytes[:, 24:40].view("<u8")
         stage = self._stage
-        # In the order of `offer`'s arguments, with the value that now stands in every row of the stage, if one does.
+        # In the order of `offer`'s arguments. What is one value for all rows is set in one row's head, which is then
+        # copied to all of them.
         self._targets = (
             *(stage["row"], stage["rows"], stage["wall_ns"], stage["epoch"]),
             *(stage["flags"], stage["queue_us"], stage["infer_us"]),
         )
-        self._same: list[object] = [None] * len(self._targets)
+        self._heads = self._stage_bytes[:, _HEAD_AT:HEAD_BYTES].view("<u8")
+        text: Any = memoryview(bytearray(self._stage_bytes[0, _HEAD_AT:HEAD_BYTES].tobytes()))
+        self._head = np.frombuffer(text, "<u8")
+        places = (("I", 48), ("I", 52), ("q", 16), ("Q", 40), ("B", 65), ("f", 56), ("f", 60))
+        self._values = [(text.cast(form), (at - _HEAD_AT) // struct.calcsize(form)) for form, at in places]
         self._features = self._stage["features"]
         self._outputs = self._stage["outputs"]
         self._ring_view = self.ring.reshape(-1).data
@@ -178,13 +186,13 @@ class LaneWriter(LaneFile):
     def offer(
         self,
         hashes: NDArray[np.uint64],
-        row: ArrayLike,
-        rows: ArrayLike,
-        wall_ns: ArrayLike,
-        epoch: ArrayLike,
-        flags: ArrayLike,
-        queue_us: ArrayLike,
-        infer_us: ArrayLike,
+        row: Column,
+        rows: Column,
+        wall_ns: Column,
+        epoch: Column,
+        flags: Column,
+        queue_us: Column,
+        infer_us: Column,
         features: NDArray[Any] | None,
         outputs: NDArray[Any] | None,
     ) -> int:
@@ -226,19 +234,20 @@ class LaneWriter(LaneFile):
         at: int,
         n: int,
         hashes: NDArray[np.uint64],
-        columns: tuple[ArrayLike, ...],
+        columns: tuple[Column, ...],
         features: NDArray[Any] | None,
         outputs: NDArray[Any] | None,
     ) -> None:
-        self._hashes[:n] = hashes
-        for i, value in enumerate(columns):
-            if type(value) in (int, float):
-                if value != self._same[i]:  # one value for all rows stays in the stage: most never change
-                    self._targets[i].fill(value)
-                    self._same[i] = value
+        arrays = []
+        for target, value, (view, place) in zip(self._targets, columns, self._values, strict=True):
+            if isinstance(value, np.ndarray):
+                arrays.append((target, value))
             else:
-                self._targets[i][:n] = value
-                self._same[i] = None
+                view[place] = value
+        self._heads[:n] = self._head
+        self._hashes[:n] = hashes
+        for target, value in arrays:
+            target[:n] = value
         self._features[:n] = np.nan if features is None else features
         self._outputs[:n] = np.nan if outputs is None else outputs
         start = at % self.capacity

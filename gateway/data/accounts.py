@@ -52,8 +52,8 @@ class Accounts:
         self,
         arm: Arm,
         protocols: Sequence[str],
-        arrived_ns: Sequence[int],
-        decoded_ns: Sequence[int],
+        arrived_ns: NDArray[np.int64],
+        decoded_ns: NDArray[np.int64],
         started_ns: int,
         ended_ns: int,
         released_ns: int,
@@ -76,7 +76,7 @@ class Accounts:
         self._stage(base, _INFER, infer_ns, count)
         self._stage(base, _ENCODE, encode_ns, count)
         if count < _FEW:
-            for arrived, decoded in zip(arrived_ns, decoded_ns, strict=True):
+            for arrived, decoded in zip(arrived_ns.tolist(), decoded_ns.tolist(), strict=True):
                 latency = released_ns - arrived
                 words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency)] += 1
                 words[base + page.LATENCY_SUM_NS] += latency
@@ -84,12 +84,10 @@ class Accounts:
                 self._stage(base, _QUEUE, started_ns - decoded, 1)
             return
         array = self._page.array
-        arrived_array = np.array(arrived_ns, dtype=np.int64)
-        decoded_array = np.array(decoded_ns, dtype=np.int64)
-        latencies = released_ns - arrived_array
+        latencies = released_ns - arrived_ns
         _count(array, base + page.LATENCY, _LATENCY_ARRAY, latencies)
         words[base + page.LATENCY_SUM_NS] += int(latencies.sum())
-        for stage, spent in ((_DECODE, decoded_array - arrived_array), (_QUEUE, started_ns - decoded_array)):
+        for stage, spent in ((_DECODE, decoded_ns - arrived_ns), (_QUEUE, started_ns - decoded_ns)):
             _count(array, base + page.STAGE + stage * page.STAGE_WIDTH, _STAGE_ARRAY, spent)
             words[base + page.STAGE_SUM_NS + stage] += int(spent.sum())
 
@@ -125,7 +123,7 @@ class Accounts:
     def evidence(
         self,
         arm: Arm,
-        latencies_ns: Sequence[int],
+        latencies_ns: NDArray[np.int64],
         *,
         errors: int = 0,
         bad: NDArray[np.bool_] | None = None,
@@ -150,7 +148,7 @@ class Accounts:
             words[arm.segment + page.REQUESTS] += len(latencies_ns)
             if errors:
                 words[arm.segment + page.ERRORS] += errors
-            slow = sum(1 for latency in latencies_ns if latency > slow_above)
+            slow = int(np.count_nonzero(latencies_ns > slow_above))
             if slow:
                 words[arm.segment + page.SLOW] += slow
             if bad is not None and bad.any():

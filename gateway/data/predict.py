@@ -214,9 +214,7 @@ class Predict:
             if timer is not None:
                 timer.cancel()
 
-    async def _rest(
-        self, message: MutableMapping[str, Any], scope: Scope, headers: Headers, receive: Receive
-    ) -> bytes:
+    async def _rest(self, message: MutableMapping[str, Any], scope: Scope, headers: Headers, receive: Receive) -> bytes:
         """The whole of a body that did not come whole, or that is empty. A connection may give up on it."""
         limit = self._limits.body_bytes
         length = int(headers.get(b"content-length", b"0"))
@@ -337,7 +335,7 @@ class Predict:
         arrived = np.array([pending.arrived_ns for pending in members], np.int64)
         decoded = np.array([pending.decoded_ns for pending in members], np.int64)
         if self._tap is not None and logged is not None:
-            waits = (started_ns - decoded) * 1e-3
+            waits = (started_ns - decoded) / 1000.0
             infer_us = (ended_ns - started_ns) / 1000.0
             features = loaded.features(feeds, rows)
             self._tap.record(loaded, arm.role, arm.epoch, hashes, counts, features, logged, waits, infer_us)

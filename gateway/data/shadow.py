@@ -129,8 +129,7 @@ class Shadows:
                 features = loaded.features(batch.feeds, batch.rows)
                 outputs = loaded.outputs(batch.outputs, batch.rows)
                 infer_us = (batch.ended_ns - batch.started_ns) / 1000.0
-                waits = [0.0] * len(hashes)
-                self._tap.record(loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, waits, infer_us)
+                self._tap.record(loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, 0.0, infer_us)
 
 
 def _run(copy: Copy) -> list[Batch[Rows]]:

@@ -62,11 +62,14 @@ class Tap:
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        queue_us: Sequence[float],
+        queue_us: NDArray[np.float64] | float,
         infer_us: float,
         flags: int = 0,
     ) -> None:
-        """Log the rows of one run. hashes, counts, queue_us: one a request; features, outputs: one a row."""
+        """Log the rows of one run. hashes, counts, queue_us: one a request; features, outputs: one a row.
+
+        queue_us may be one value for all requests.
+        """
         total = len(features)
         lane = self._lane(loaded, role, total)
         if lane is None:
@@ -86,7 +89,7 @@ class Tap:
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        queue_us: Sequence[float],
+        queue_us: NDArray[np.float64] | float,
         infer_us: float,
         flags: int,
     ) -> None:
@@ -95,7 +98,6 @@ class Tap:
             row: int | NDArray[np.uint32] = 0  # one value for all rows costs the lane almost nothing
             rows: int | NDArray[np.uint32] = 1
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)
-            waits = np.array(queue_us, dtype=np.float32)
         else:
             row_array, rows_array, owner = self._spread(counts)
             if max(counts) > self._settings.lane_rows_per_request:
@@ -105,8 +107,10 @@ class Tap:
                 features, outputs = features[kept], outputs[kept]
                 flags |= record.SAMPLED
             pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(len(hashes), 2)[owner]
-            row, rows, waits = row_array, rows_array, np.array(queue_us, dtype=np.float32)[owner]
-        lane.offer(pairs, row, rows, self._clock.wall_ns(), epoch, flags, waits, infer_us, features, outputs)
+            row, rows = row_array, rows_array
+            if isinstance(queue_us, np.ndarray):
+                queue_us = queue_us[owner]
+        lane.offer(pairs, row, rows, self._clock.wall_ns(), epoch, flags, queue_us, infer_us, features, outputs)
 
     def record_error(self, loaded: Loaded, role: str, epoch: int, request_hash: bytes) -> None:
         """Log an errored request: one row with a flag, no inputs that could be trusted, and no outputs."""
@@ -114,7 +118,7 @@ class Tap:
             return
         features = np.full((1, len(loaded.schema.inputs)), np.nan, dtype=loaded.schema.input_dtype)
         outputs = np.full((1, len(loaded.schema.outputs)), np.nan, dtype=loaded.schema.output_dtype)
-        self.record(loaded, role, epoch, [request_hash], [1], features, outputs, [0.0], 0.0, record.ERROR)
+        self.record(loaded, role, epoch, [request_hash], [1], features, outputs, 0.0, 0.0, record.ERROR)
 
     @staticmethod
     def _spread(counts: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.intp]]:

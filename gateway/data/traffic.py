@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from registry.errors import NotReady, VersionNotFound
 from registry.vocabulary import Role
 
 HEADER_KEY = "header:"
+_FEW = 64
 
 
 class Loaded:
@@ -67,18 +69,24 @@ class Loaded:
 
     def features(self, feeds: Sequence[Tensor], rows: int) -> NDArray[Any]:
         """The logged input columns, (rows, columns)."""
+        if len(feeds) == 1 and self._inputs.is_block(feeds[0], rows):
+            return feeds[0]
         return self._inputs(dict(zip(self.servable.input_names, feeds, strict=True)), rows)
 
     def outputs(self, outputs: Sequence[Tensor], rows: int) -> NDArray[Any]:
         """The logged output columns, (rows, columns)."""
+        if len(outputs) == 1 and self._outputs.is_block(outputs[0], rows):
+            return outputs[0]
         return self._outputs(dict(zip(self.servable.output_names, outputs, strict=True)), rows)
 
     def all_good(self, outputs: NDArray[Any]) -> bool:
         """Whether surely no row is bad: the common case, for the price of a minimum and a maximum."""
         if self._low is None or self._high is None or not outputs.size:
             return False
-        if outputs.shape[1] == 1:  # NaN compares false
-            return bool(self._low[0] <= outputs.min() and outputs.max() <= self._high[0])
+        if outputs.size <= _FEW and outputs.shape[1] == 1:  # numpy's fixed costs are higher than Python's loops
+            values = outputs.ravel().tolist()
+            # min and max may pass over a NaN, a sum never does.
+            return bool(self._low[0] <= min(values) and max(values) <= self._high[0] and not isnan(sum(values)))
         return bool((outputs.min(axis=0) >= self._low).all() and (outputs.max(axis=0) <= self._high).all())
 
     def bad_rows(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
