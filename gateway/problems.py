@@ -16,6 +16,7 @@ STATUS: dict[type[ServingError], int] = {
     errors.UnsupportedMedia: 415,
     errors.MethodNotAllowed: 405,
     errors.Unimplemented: 501,
+    errors.NotEnabled: 403,
     errors.Cancelled: 499,
     errors.ForbiddenOrigin: 403,
     errors.MisdirectedRequest: 421,

@@ -10,6 +10,7 @@ ServingError                     code: the class name in snake case; details: a 
 │   ├─ UnsupportedMedia          a content type or encoding that no codec reads
 │   ├─ MethodNotAllowed
 │   ├─ Unimplemented             a part of the protocol that this server does not offer
+│   ├─ NotEnabled                a setting of this server says no
 │   ├─ Cancelled                 the caller went away before the answer
 │   ├─ ForbiddenOrigin           a page of another site tried to change state
 │   ├─ MisdirectedRequest        a Host header that is not ours
@@ -99,6 +100,10 @@ class MethodNotAllowed(CallerError):
 
 class Unimplemented(CallerError):
     """A part of the protocol that this server does not offer."""
+
+
+class NotEnabled(CallerError):
+    """A setting of this server says no."""
 
 
 class Cancelled(CallerError):

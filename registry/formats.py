@@ -18,6 +18,7 @@ VERSIONS = {
     "lane": 1,
     "page": 1,
     "rollout": 1,
+    "wishes": 1,
 }
 
 

@@ -37,6 +37,7 @@ class AspiredVersion:
     model_path: str
     manifest_path: str
     output_limits: tuple[tuple[float, float] | None, ...] | None = None  # per logged output column; outside: bad output
+    sample_path: str | None = None  # rows of its reference, for an example request
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class RouteEntry:
     burn_in: int = 0  # canary answers of a worker before its counts are evidence
     latency_threshold_us: float | None = None  # the champion's p99 of the previous closed window
     slowdown: float = 1.25
+    unloaded: bool = False  # by a caller of the data port: nothing of it is served until it is loaded again
+    refused_wish_ns: int = 0  # the last wish that was not followed, because a rollout was running
     aliases: Mapping[str, int] = field(default_factory=dict)
     aspired: Mapping[int, AspiredVersion] = field(default_factory=dict)
 
@@ -106,7 +109,7 @@ def _entry(body: Mapping[str, Any]) -> RouteEntry:
 def _aspired(spec: Mapping[str, Any]) -> AspiredVersion:
     limits = spec.get("output_limits")
     pairs = None if limits is None else tuple(None if pair is None else (pair[0], pair[1]) for pair in limits)
-    return AspiredVersion(spec["model_path"], spec["manifest_path"], pairs)
+    return AspiredVersion(spec["model_path"], spec["manifest_path"], pairs, spec.get("sample_path"))
 
 
 class RouteReader:
