@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 from starlette.applications import Starlette
@@ -21,19 +20,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import problems
+from gateway.data import triton_http
 from gateway.data.codecs import v1, v2
 from gateway.data.codecs.call import Door
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.predict import Predict, Receive, Scope, Send
+from gateway.data.triton import Triton
 from registry.errors import (
     InternalError,
     MalformedRequest,
     MethodNotAllowed,
-    NotReady,
     RouteNotFound,
     ServingError,
-    VersionNotFound,
 )
 
 _V2_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -97,7 +96,7 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def others(health: Health) -> Starlette:
+def others(health: Health, triton: Triton) -> Starlette:
     """Health, metadata and errors: all that need not be fast."""
     fleet = health.fleet
     ids = RequestIds(time.time_ns, random.getrandbits)
@@ -117,23 +116,8 @@ def others(health: Health) -> Starlette:
         }
         return _json(body, 200 if health.is_ready() else 503)
 
-    async def server(_: Request) -> Response:
-        return _json({"name": "driftgate", "version": health.version, "extensions": []})
-
-    async def metadata(request: Request) -> Response:
-        model, version = _asked(request)
-        entry = fleet.entry(model)
-        servable = fleet.servable(model, version)
-        if servable is None:
-            if version is not None and version not in entry.aspired:
-                raise VersionNotFound(f"model {model!r} serves no version {version}", model=model)
-            raise NotReady(f"model {model!r} is not ready here", model=model)
-        versions = [version] if version is not None else sorted(entry.aspired)
-        manifest = servable.manifest
-        return _json(v2.model_metadata(model, versions, manifest.inputs, manifest.outputs))
-
     async def model_ready(request: Request) -> Response:
-        model, version = _asked(request)
+        model, version = triton_http.asked(request)
         is_ready = fleet.servable(model, version) is not None and not health.is_draining()
         return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
@@ -155,25 +139,16 @@ def others(health: Health) -> Starlette:
         routes=[
             Route("/healthz", live),
             Route("/readyz", ready),
-            Route("/v2", server),
             Route("/v2/health/live", live),
             Route("/v2/health/ready", ready),
-            Route(model_path, metadata),
-            Route(version_path, metadata),
             Route(model_path + "/ready", model_ready),
             Route(version_path + "/ready", model_ready),
+            *triton_http.routes(triton),
             Route("/v1/models", v1_models),
             Route("/v1/models/{model}", model_ready),
         ],
         exception_handlers={ServingError: fail, HTTPException: fail, Exception: fail},
     )
-
-
-def _asked(request: Request) -> tuple[str, int | None]:
-    version = request.path_params.get("version")
-    if version is not None and (not version.isdecimal() or len(version) > 9):
-        raise MalformedRequest(f"a version is a number, got {version!r}")
-    return unquote(request.path_params["model"]), None if version is None else int(version)
 
 
 def _translated(request: Request, error: Exception) -> ServingError:

@@ -15,6 +15,7 @@ from typing import Any
 from gateway.data.codecs import v2
 from gateway.data.fleet import Fleet
 from gateway.data.page import STAGES, PageSnapshot, Totals, read_pages
+from gateway.data.repository import Repository
 from gateway.data.servable import Servable
 from registry.errors import NotReady, VersionNotFound
 from registry.vocabulary import TensorSpec
@@ -36,9 +37,10 @@ _ANSWERING = ("champion", "canary", "direct", "fallback")
 
 
 class Triton:
-    """The questions about models that this worker answers."""
+    """The questions about models that this worker answers; those that change something are `repository`'s."""
 
-    def __init__(self, fleet: Fleet, run: Path, workers: int, release: str) -> None:
+    def __init__(self, fleet: Fleet, run: Path, repository: Repository, workers: int, release: str) -> None:
+        self.repository = repository
         self._fleet = fleet
         self._run = run
         self._workers = workers

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.data.repository import Repository
 from gateway.data.triton import Triton
 from registry.errors import ForbiddenOrigin, MalformedRequest, PayloadTooLarge, Unimplemented
 
@@ -34,8 +33,9 @@ _NOT_OFFERED = {
 }
 
 
-def routes(triton: Triton, repository: Repository) -> list[Route]:
+def routes(triton: Triton) -> list[Route]:
     """The routes, to be matched before those of single models: `stats` is no model's name in `/v2/models/stats`."""
+    repository = triton.repository
 
     async def server(_: Request) -> Response:
         return _json(triton.server_metadata())
@@ -117,7 +117,7 @@ async def _parameters(request: Request) -> Mapping[str, Any]:
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
-    """The JSON object of a request; an empty body is an empty one. Its content type is not looked at: clients differ."""
+    """The JSON object of a request; an empty body is an empty one. Clients differ in the content type they say."""
     parts = bytearray()
     async for part in request.stream():
         parts += part

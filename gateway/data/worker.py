@@ -34,9 +34,11 @@ from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
 from gateway.data.page import WorkerPage, page_path
 from gateway.data.predict import Predict
+from gateway.data.repository import Repository
 from gateway.data.routes import RouteReader
 from gateway.data.shadow import Shadows
 from gateway.data.tap import Tap
+from gateway.data.triton import Triton
 from gateway.orphan import watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
@@ -101,6 +103,7 @@ class Worker:
     predict: Predict
     beat: Heartbeat
     health: Health
+    triton: Triton
     app: DataApp
     pool: ThreadPoolExecutor
 
@@ -138,8 +141,10 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     fleet.on_gone = tap.forget
     beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
-    app = DataApp(predict, others(health))
-    return Worker(page, fleet, tap, shadows, predict, beat, health, app, pool)
+    repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
+    triton = Triton(fleet, run, repository, gateway.workers, _release())
+    app = DataApp(predict, others(health, triton))
+    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, pool)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
@@ -175,7 +180,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
             if gateway.grpc == "on":  # the supervisor's word: it holds the port
                 from gateway.data.grpc.front import Front  # grpc and protobuf: 150 ms and 30 MB that HTTP alone spares
 
-                front = Front(worker.predict, worker.health, gateway.limits)
+                front = Front(worker.predict, worker.health, worker.triton, worker.triton.repository, gateway.limits)
                 await front.start(gateway.host, gateway.grpc_port)
                 server.stop_beside = front.stop
             await server.serve(sockets=[listen(gateway.host, gateway.port)])
