@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from monitor.windows import Tile, VersionBins
 from registry.catalog import Catalog
@@ -38,14 +39,14 @@ class MonitorStore:
     def __init__(self, catalog: Catalog, tenant: str = DEFAULT_TENANT) -> None:
         self._catalog = catalog
         self._tenant = tenant
+        self._upserts: dict[sa.Table, sa.Insert] = {}
 
     def save(self, saved: Saved, time_ns: int) -> None:
         """Write a checkpoint in one transaction."""
         with self._catalog.transaction() as connection:
-            self._replace(
+            self._upsert(
                 connection,
                 tiles,
-                ("model", "version", "role", "start_s", "width_s", "edges"),
                 [
                     {
                         "model": tile.model,
@@ -59,34 +60,32 @@ class MonitorStore:
                     for tile in saved.tiles
                 ],
             )
-            self._replace(
+            self._upsert(
                 connection,
                 lane_positions,
-                ("lane",),
                 [
                     {"lane": lane, "position": _to_signed(position), "time_ns": time_ns, "document": "{}"}
                     for lane, position in saved.positions.items()
                 ],
             )
-            self._replace(
+            self._upsert(
                 connection,
                 evidence,
-                ("rollout_id", "name"),
                 [
                     {"rollout_id": rollout_id, "name": name, "document": json.dumps(document, separators=(",", ":"))}
                     for (rollout_id, name), document in saved.evidence.items()
                 ],
             )
 
-    def _replace(
-        self, connection: sa.Connection, table: sa.Table, key: tuple[str, ...], rows: list[dict[str, Any]]
-    ) -> None:
-        """Delete and insert: the only upsert that every database spells alike."""
+    def _upsert(self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
-        same = [table.c.tenant == self._tenant, *(table.c[name] == sa.bindparam(f"k_{name}") for name in key)]
-        connection.execute(table.delete().where(*same), [{f"k_{name}": row[name] for name in key} for row in rows])
-        connection.execute(table.insert(), [{"tenant": self._tenant, **row} for row in rows])
+        if table not in self._upserts:
+            insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+            key = [column.name for column in table.primary_key]
+            rest = {column.name: insert.excluded[column.name] for column in table.c if column.name not in key}
+            self._upserts[table] = insert.on_conflict_do_update(index_elements=key, set_=rest)
+        connection.execute(self._upserts[table], [{"tenant": self._tenant, **row} for row in rows])
 
     def positions(self) -> dict[str, int]:
         """Where each lane's counting stands."""

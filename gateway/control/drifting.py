@@ -21,7 +21,7 @@ from registry.errors import MalformedRequest
 from registry.vocabulary import Role
 
 WINDOWS: Mapping[str, int] = {"5m": 300, "1h": 3600}
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S: Mapping[str, float] = {"5m": 15.0, "1h": 60.0}  # a window moves little in a twentieth of its length
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
 TOLD_FEATURES = 5
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
@@ -65,7 +65,7 @@ class Drifting:
         (model, version, name), due_s = min(self._due_s.items(), key=lambda item: item[1])
         if now_s < due_s:
             return
-        self._due_s[model, version, name] = now_s + LOOK_EVERY_S
+        self._due_s[model, version, name] = now_s + LOOK_EVERY_S[name]
         self._look(model, version, name, profiles[model, version])
 
     def _look(self, model: str, version: int, name: str, profile: ReferenceProfile) -> None:
@@ -82,7 +82,7 @@ class Drifting:
             self._tell(model, version, _alarm(version, name, raised))
 
     def _measure(self, profile: ReferenceProfile, window: Window, name: str) -> list[Measurement]:
-        looks = len(WINDOWS) * MONTH_S / LOOK_EVERY_S
+        looks = sum(MONTH_S / pause_s for pause_s in LOOK_EVERY_S.values())
         level = level_per_test(profile, self._settings.false_alarms_per_month, looks)
         return measure(profile, window.inputs, window.outputs, window=name, level=level)
 
