@@ -180,7 +180,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
             if gateway.grpc == "on":  # the supervisor's word: it holds the port
                 from gateway.data.grpc.front import Front  # grpc and protobuf: 150 ms and 30 MB that HTTP alone spares
 
-                front = Front(worker.predict, worker.health, worker.triton, worker.triton.repository, gateway.limits)
+                front = Front(worker.predict, worker.health, worker.triton, gateway.limits)
                 await front.start(gateway.host, gateway.grpc_port)
                 server.stop_beside = front.stop
             await server.serve(sockets=[listen(gateway.host, gateway.port)])

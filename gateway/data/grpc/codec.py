@@ -16,16 +16,16 @@ from google.protobuf.message import DecodeError
 from gateway.data.codecs import call
 from gateway.data.codecs.call import Codec, Headers
 from gateway.data.codecs.raw import Buffer, elements, from_raw, text, to_bytes, to_raw
-from gateway.data.codecs.v2 import Writer
+from gateway.data.codecs.v2 import Writer, parameters_of
+from gateway.data.codecs.v2_calls import call_of, no_shared_memory, shown
 from gateway.data.grpc import wire
 from gateway.data.grpc.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
 from gateway.data.servable import InputSlot, Servable, Tensor
 from gateway.settings import LimitSettings
-from registry.errors import MalformedRequest, TensorMismatch, Unimplemented
+from registry.errors import MalformedRequest, TensorMismatch
 
 PROTOCOL = "grpc"
 _WHOLE_BELOW = 64 * 1024  # bytes of a message that protobuf may have as it is
-_NOT_HERE = ("shared_memory_region", "classification")  # Triton's extensions that would change what is meant
 
 # Where a datatype's values stand in InferTensorContents, and how they are read before they are narrowed.
 _CONTENTS: dict[str, tuple[str, Any]] = {
@@ -50,11 +50,14 @@ _PACKED: dict[str, tuple[int, np.dtype[Any]]] = {"FP32": (6, np.dtype(np.float32
 class Answering(call.Call):
     """What a request asks beside its tensors."""
 
-    __slots__ = ("id", "is_raw", "outputs")
+    __slots__ = ("id", "is_raw", "outputs", "timeout_us")
 
-    def __init__(self, request_id: str | None, outputs: Sequence[int] | None, *, is_raw: bool) -> None:
+    def __init__(
+        self, request_id: str | None, outputs: Sequence[int] | None, timeout_us: int | None, *, is_raw: bool
+    ) -> None:
         self.id = request_id
         self.outputs = outputs  # indexes of the outputs wanted; None: all
+        self.timeout_us = timeout_us
         self.is_raw = is_raw
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes:
@@ -69,6 +72,8 @@ class Answering(call.Call):
             described = head.outputs.add(
                 name=servable.output_names[index], datatype=datatype, shape=[int(size) for size in output.shape]
             )
+            for key, value in parameters_of(servable.manifest.outputs[index]).items():
+                described.parameters[key].string_param = value
             if is_raw:
                 raw = to_raw(output)
                 raws += (wire.tagged(6, len(raw)), raw)
@@ -160,16 +165,25 @@ class Request:
 
     def _answering(self, servable: Servable) -> Answering:
         message = self._message
-        is_raw = True
-        if message.parameters and "binary_data_output" in message.parameters:
-            parameter = message.parameters["binary_data_output"]
-            if parameter.WhichOneof("parameter_choice") != "bool_param":
-                raise MalformedRequest('parameter "binary_data_output" must be a bool')
-            is_raw = parameter.bool_param
-        outputs = [_output(servable, wanted) for wanted in message.outputs]
-        if len(set(outputs)) != len(outputs):
-            raise MalformedRequest("an output is asked for twice")
-        return Answering(message.id or None, outputs or None, is_raw=is_raw)
+        if not message.parameters and not message.outputs:
+            return Answering(message.id or None, None, None, is_raw=True)
+        parameters = scalars(message.parameters)
+        parameters.pop("triton_enable_empty_final_response", None)  # no answer here is empty
+        outputs = [{"name": each.name, "parameters": scalars(each.parameters)} for each in message.outputs]
+        asked = call_of({"id": message.id, "parameters": parameters, "outputs": outputs}, servable)
+        is_raw = bool(parameters.get("binary_data_output", True))
+        return Answering(asked.id, asked.outputs, asked.timeout_us, is_raw=is_raw)
+
+
+def scalars(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as REST has them. Raises MalformedRequest for one without a value."""
+    found = {}
+    for name, parameter in parameters.items():
+        field = parameter.WhichOneof("parameter_choice")
+        if field is None:
+            raise MalformedRequest(f"parameter {shown(name)} has no value")
+        found[name] = getattr(parameter, field)
+    return found
 
 
 def _slot(servable: Servable, tensor: Any) -> tuple[InputSlot, int]:
@@ -177,28 +191,15 @@ def _slot(servable: Servable, tensor: Any) -> tuple[InputSlot, int]:
     name = tensor.name
     index = servable.slot_index.get(name)
     if index is None:
-        raise TensorMismatch(f"unknown input {name!r}; the model has {_names(servable.input_names)}")
+        raise TensorMismatch(f"unknown input {shown(name)}; the model has {_names(servable.input_names)}")
     slot = servable.slots[index]
     if tensor.datatype != slot.spec.datatype:
         raise TensorMismatch(
-            f'input "{name}": got datatype {tensor.datatype!r}, model wants {slot.spec.datatype}', input=name
+            f'input "{name}": got datatype {shown(tensor.datatype)}, model wants {slot.spec.datatype}', input=name
         )
-    _check_extensions(f'input "{name}"', tensor.parameters)
+    if tensor.parameters:
+        no_shared_memory(scalars(tensor.parameters), f"input {name!r}")
     return slot, index
-
-
-def _output(servable: Servable, wanted: Any) -> int:
-    if wanted.name not in servable.output_names:
-        raise TensorMismatch(f"unknown output {wanted.name!r}; the model has {_names(servable.output_names)}")
-    _check_extensions(f'output "{wanted.name}"', wanted.parameters)
-    return servable.output_names.index(wanted.name)
-
-
-def _check_extensions(what: str, parameters: Mapping[str, Any]) -> None:
-    if parameters:
-        for name in _NOT_HERE:
-            if name in parameters:
-                raise Unimplemented(f"{what} asks for {name}, which is not offered here")
 
 
 def _from_contents(slot: InputSlot, contents: Any, count: int) -> Tensor:

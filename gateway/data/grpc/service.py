@@ -75,9 +75,12 @@ class Inference:
         self._ids = ids
         self._limits = limits
         self._closing = closing  # done when streams are to end
+        self.hold: asyncio.Future[None] | None = None  # new calls wait for it
 
     async def infer(self, body: bytes, context: Context) -> bytes:
         """One call. Aborts it, or returns a ModelInferResponse."""
+        if self.hold is not None:
+            await asyncio.shield(self.hold)
         arrived_ns = perf_counter_ns()
         headers = headers_of(context)
         pending = Pending(PROTOCOL, self._ids.identify(headers.get(b"x-request-id")), arrived_ns)

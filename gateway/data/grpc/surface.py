@@ -7,19 +7,21 @@ answers with: the two say the same because they ask the same functions. What is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from gateway.data.app import Health
-from gateway.data.codecs import v2
+from gateway.data.grpc.codec import scalars
 from gateway.data.grpc.service import Context, abort, headers_of, logger
 from gateway.data.identity import RequestIds
-from registry.errors import InternalError, MalformedRequest, NotReady, ServingError, Unimplemented, VersionNotFound
+from gateway.data.triton import Triton
+from registry.errors import InternalError, MalformedRequest, ServingError, Unimplemented
 
 Method = Callable[[bytes, Context], Awaitable[bytes]]
-Answer = Callable[[Any], Mapping[str, Any]]
+Answer = Callable[[Any], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 
 
 def unary(answer: Answer, request_class: Any, response_class: Any, ids: RequestIds) -> Method:
@@ -29,7 +31,9 @@ def unary(answer: Answer, request_class: Any, response_class: Any, ids: RequestI
         identity = ids.identify(headers_of(context).get(b"x-request-id")).decode()
         told = (("x-request-id", identity),)
         try:
-            response = ParseDict(answer(request_class.FromString(body)), response_class(), ignore_unknown_fields=True)
+            found = answer(request_class.FromString(body))
+            found = await found if isawaitable(found) else found
+            response = ParseDict(found, response_class(), ignore_unknown_fields=True)
         except ServingError as error:
             problem = error
         except DecodeError as error:
@@ -64,29 +68,37 @@ def asked_version(text: str) -> int | None:
     return int(text)
 
 
-def answers(health: Health) -> dict[str, Answer]:
+def answers(health: Health, triton: Triton) -> dict[str, Answer]:
     """The methods of the service that are offered, by name. Those that infer are not among them."""
-    fleet = health.fleet
-
-    def metadata(request: Any) -> Mapping[str, Any]:
-        version = asked_version(request.version)
-        entry = fleet.entry(request.name)
-        servable = fleet.servable(request.name, version)
-        if servable is None:
-            if version is not None and version not in entry.aspired:
-                raise VersionNotFound(f"model {request.name!r} serves no version {version}", model=request.name)
-            raise NotReady(f"model {request.name!r} is not ready here", model=request.name)
-        versions = [version] if version is not None else sorted(entry.aspired)
-        return v2.model_metadata(request.name, versions, servable.manifest.inputs, servable.manifest.outputs)
+    repository = triton.repository
 
     def ready(request: Any) -> Mapping[str, Any]:
-        servable = fleet.servable(request.name, asked_version(request.version))
+        servable = health.fleet.servable(request.name, asked_version(request.version))
         return {"ready": servable is not None and not health.is_draining()}
+
+    async def statistics(request: Any) -> Mapping[str, Any]:
+        return await triton.statistics(request.name or None, asked_version(request.version))
+
+    async def index(request: Any) -> Mapping[str, Any]:
+        return {"models": await repository.index(request.ready)}
+
+    async def load(request: Any) -> Mapping[str, Any]:
+        await repository.load(request.model_name, scalars(request.parameters))
+        return {}
+
+    async def unload(request: Any) -> Mapping[str, Any]:
+        await repository.unload(request.model_name, scalars(request.parameters))
+        return {}
 
     return {
         "ServerLive": lambda _: {"live": health.is_alive()},
         "ServerReady": lambda _: {"ready": health.is_ready()},
-        "ServerMetadata": lambda _: {"name": "driftgate", "version": health.version, "extensions": []},
-        "ModelMetadata": metadata,
+        "ServerMetadata": lambda _: triton.server_metadata(),
+        "ModelMetadata": lambda asked: triton.model_metadata(asked.name, asked_version(asked.version)),
         "ModelReady": ready,
+        "ModelConfig": lambda asked: {"config": triton.config(asked.name, asked_version(asked.version))},
+        "ModelStatistics": statistics,
+        "RepositoryIndex": index,
+        "RepositoryModelLoad": load,
+        "RepositoryModelUnload": unload,
     }
