@@ -105,6 +105,7 @@ class Commands:
                 rollout=state.record.id,
                 state=state.record.state.value,
             )
+        self._check_served(state)
         if champion is None:
             raise IllegalTransition(
                 f"{state.name!r} has no champion to compare with: driftgate alias {state.name} champion {row.version}"
@@ -213,6 +214,7 @@ class Commands:
         with controller.lock:
             state = self._state(model)
             self._check_no_rollout(state)
+            self._check_served(state)
             self._check_expected(state, expected)
             current = state.aliases.get(CHAMPION_ALIAS)
             state.pending[version] += 1
@@ -226,6 +228,14 @@ class Commands:
                 state.pending[version] -= 1
                 state.pending += Counter()  # forgets what nobody waits for
             controller.poke.set()
+
+    @staticmethod
+    def _check_served(state: ModelState) -> None:
+        if state.unloaded:
+            raise IllegalTransition(
+                f"{state.name!r} was unloaded by a caller of the data port: load it there first "
+                f"(POST /v2/repository/models/{state.name}/load), or start the server anew"
+            )
 
     def _check_no_rollout(self, state: ModelState) -> None:
         record = state.record

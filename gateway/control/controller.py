@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.control import gather, store
+from gateway.control import gather, repository, store
 from gateway.control.facts import facts_of
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
@@ -117,6 +117,8 @@ class Controller:
                 self.watch.step(began_s)
             with self.lock:
                 self._look_for_changes(began_s)
+                if self.settings.gateway.repository_control:
+                    repository.follow(self.models, self.run_folder, self.boot_id, self.catalog)
                 pages = read_pages(self.run_folder)
                 with self.watch_lock:
                     for state in list(self.models.values()):
@@ -224,6 +226,7 @@ class Controller:
         if entry is None:
             return
         state.routed = entry.champion
+        state.unloaded, state.refused_wish_ns = entry.unloaded, entry.refused_wish_ns
         self._leaving.restore(state.name, entry.aspired)
         if entry.champion is not None and entry.latency_threshold_us is not None:
             state.window = LatencyWindow(entry.champion, entry.latency_threshold_us)
@@ -258,6 +261,8 @@ class Controller:
 
     def _wanted(self, state: ModelState) -> list[int]:
         """Versions that ought to be loaded, the most needed first."""
+        if state.unloaded:
+            return []
         record = state.record.aspired if state.record is not None else ()
         listed = (state.aliases.get(CHAMPION_ALIAS), state.routed, *record, *state.aliases.values(), *state.pending)
         return list(dict.fromkeys(version for version in listed if version is not None))
@@ -297,22 +302,23 @@ class Controller:
         """Route to the champion alias's version as soon as every live worker holds it, and not before."""
         record = state.record
         target = record.default_version if record is not None else state.aliases.get(CHAMPION_ALIAS)
-        if target == state.routed:
+        if target == state.routed or state.unloaded:
             return
         going_back = record is not None and record.state is RolloutState.ROLLING_BACK
-        if state.routed is None or target is None or going_back or not workers:
-            state.routed = target
+        is_first = state.routed is None and not state.is_returning
+        if is_first or target is None or going_back or not workers:
+            state.routed, state.is_returning = target, False
             return
         ready, why = readiness(workers, state.name, target)
         if ready is Readiness.READY:
-            previous, state.routed = state.routed, target
-            if record is None:
+            previous, state.routed, state.is_returning = state.routed, target, False
+            if record is None and previous is not None:
                 store.note_takeover(self.catalog, state.name, previous, target, self.moment(), ACTOR)
         elif ready is Readiness.FAILED and why != state.load_failure:
             state.load_failure = why
             sentence = (
                 f"The champion alias of {state.name} points to version {target}, which cannot be loaded ({why}); "
-                f"version {state.routed} goes on answering."
+                + ("nothing answers." if state.routed is None else f"version {state.routed} goes on answering.")
             )
             data = {"reason": why, "answering": state.routed, "sentence": sentence}
             self.catalog.append_event("version.load_failed", model=state.name, version=target, actor=ACTOR, data=data)
@@ -500,7 +506,13 @@ class Controller:
 
     def _entry(self, state: ModelState, workers: list[PageSnapshot]) -> RouteEntry:
         aspired = self._leaving.aspired(state.name, self._ready_specs(state), workers)
-        base = RouteEntry(champion=state.routed, aliases=dict(sorted(state.aliases.items())), aspired=aspired)
+        base = RouteEntry(
+            champion=state.routed,
+            unloaded=state.unloaded,
+            refused_wish_ns=state.refused_wish_ns,
+            aliases=dict(sorted(state.aliases.items())),
+            aspired=aspired,
+        )
         record = state.record
         if record is None or not record.is_serving:
             return base

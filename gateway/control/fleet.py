@@ -23,6 +23,10 @@ class ModelState:
     routed: int | None = None  # the champion that the route table names; follows the alias once it is loaded
     # Versions that operators want to make champion → how many calls wait: aspired, not routed.
     pending: Counter[int] = field(default_factory=Counter)
+    unloaded: bool = False  # a caller of the data port wants it not to be served
+    is_returning: bool = False  # it was unloaded, and is routed to again once every worker holds it
+    wish_ns: int = 0  # the last wish that was looked at, by its time
+    refused_wish_ns: int = 0  # the last one that was not followed
     record: RolloutRecord | None = None  # a rollout that has not ended
     last_record: RolloutRecord | None = None  # the newest that has ended, for metrics
     stored_revision: int | None = None  # as the database has it

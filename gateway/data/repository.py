@@ -97,7 +97,9 @@ class Repository:
             entry, epoch = self._fleet.entry(name), self._fleet.epoch
             if entry.refused_wish_ns == asked_ns:
                 raise RolloutActive(f"a rollout of {name!r} is running: end it before the model is unloaded")
-            return entry.unloaded and all(page.acked_epoch >= epoch for page in await self._workers())
+            if not entry.unloaded or entry.aspired:  # what still leaves can be named by its number
+                return False
+            return all(page.acked_epoch >= epoch for page in await self._workers())
 
         try:
             await self._until(is_unloaded, model, UNLOAD_S, f"the controller has not unloaded model {model!r}")
