@@ -39,7 +39,8 @@ class Reflection:
         answer = self._response(valid_host=request.host, original_request=request)
         try:
             if asked == "list_services":
-                answer.list_services_response.service.extend({"name": name} for name in self._services)
+                for name in self._services:
+                    answer.list_services_response.service.add(name=name)
             elif asked == "file_by_filename":
                 _add_file(answer, messages.POOL.FindFileByName(request.file_by_filename))
             elif asked == "file_containing_symbol":
