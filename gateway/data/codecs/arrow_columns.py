@@ -1,0 +1,175 @@
+"""Columns of an Arrow table as tensors.
+
+What a value may be is as in JSON: integers and fractions for fractions, integers for integers that hold them, never a
+string for a number or a number for a string. A null is refused, or NaN where the version allows NaN. Lists of one
+length add an axis each, a fixed-shape tensor its axes; a dictionary is taken apart. Invariant: a column in one batch
+and of the model's own type is not copied. Works on tables that have been validated. Called by the Arrow codec, through
+`frame.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.data.codecs import arrow_library
+from gateway.data.codecs.raw import text
+from gateway.data.servable import InputSlot, Tensor
+from gateway.settings import LimitSettings
+from registry.errors import PayloadTooLarge, TensorMismatch
+
+_MOST_AXES = 32
+
+
+class Columns:
+    """A table as `frame.Frame`."""
+
+    def __init__(self, table: Any, limits: LimitSettings) -> None:
+        self.names: Sequence[str] | None = table.column_names
+        self.width: int = table.num_columns
+        self.height: int = table.num_rows
+        self._table = table
+        self._limits = limits
+        self._pa = arrow_library.get()
+
+    def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
+        """One column as the slot's dtype, (rows, …)."""
+        return self.array(slot, index, nan=nan)
+
+    def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
+        """Columns side by side as the slot's dtype, (rows, columns)."""
+        slot.check_shape((self.height, len(indexes)))
+        tensor = np.empty((self.height, len(indexes)), slot.dtype)
+        for at, index in enumerate(indexes):
+            values = self.column(slot, index, nan)
+            if values.ndim != 1:
+                raise _mismatch(slot, f'column "{self._named(index)}" holds lists, not values')
+            tensor[:, at] = values
+        return tensor
+
+    def array(self, slot: InputSlot, index: int, *, nan: bool) -> Tensor:
+        """A column as (rows, …). nan: a null is NaN, where there is NaN. Raises TensorMismatch or PayloadTooLarge."""
+        column = self._table.column(index)
+        parts = [self._part(slot, chunk, nan) for chunk in column.chunks or [self._pa.array([], column.type)]]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise _mismatch(slot, f'rows of column "{self._named(index)}" differ in shape')
+        array: Tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._check_count(slot, array.size)
+        return array
+
+    def _named(self, index: int) -> str:
+        return str(self._table.column_names[index])[:100]
+
+    def _check_count(self, slot: InputSlot, count: int) -> None:
+        most = self._limits.tensor_elements
+        if count > most:
+            raise PayloadTooLarge(f'input "{slot.spec.name}" has {count} elements, the limit is {most}')
+
+    def _part(self, slot: InputSlot, array: Any, nan: bool) -> Tensor:
+        """One batch of a column: lists are taken off, level by level, and then its values are read."""
+        rows, types = len(array), self._pa.types
+        sizes: list[int] = []
+        stored: list[int] | None = None  # the order of a fixed-shape tensor's axes
+        while len(sizes) <= _MOST_AXES:
+            kind = array.type
+            if isinstance(kind, self._pa.FixedShapeTensorType) and not sizes:
+                stored = kind.permutation
+                sizes += kind.shape
+                array = _full(slot, array.storage).flatten()
+            elif types.is_fixed_size_list(kind):
+                sizes.append(kind.list_size)
+                array = _full(slot, array).flatten()
+            elif types.is_list(kind) or types.is_large_list(kind):
+                sizes.append(_list_size(slot, _full(slot, array)))
+                array = array.flatten()
+            else:
+                break
+        if len(sizes) >= _MOST_AXES:
+            raise _mismatch(slot, f"more than {_MOST_AXES} axes")
+        self._check_count(slot, rows * math.prod(sizes))
+        tensor = self._values(slot, array, nan).reshape(rows, *sizes)
+        if stored is None:
+            return tensor
+        return tensor.transpose(0, *(1 + int(axis) for axis in np.argsort(stored)))
+
+    def _values(self, slot: InputSlot, array: Any, nan: bool) -> Tensor:
+        """The values of an array without lists, (n,)."""
+        kind, dtype, types = array.type, slot.dtype, self._pa.types
+        if types.is_dictionary(kind):
+            values = self._values(slot, _full(slot, array.dictionary), nan)
+            return np.asarray(values[_full(slot, array.indices).to_numpy()])
+        is_float = dtype.kind in "fV"
+        if array.null_count and not (is_float and nan):
+            rule = "the version does not allow NaN" if is_float else f"{slot.spec.datatype} has no missing value"
+            raise _mismatch(slot, f"{array.null_count} values are null, and {rule}")
+        if dtype.kind == "O":
+            return self._texts(slot, array)
+        if dtype.kind == "V" and types.is_fixed_size_binary(kind) and kind.byte_width == 2 and not array.null_count:
+            octets = array.buffers()[1]  # BF16, as in a raw buffer
+            return np.frombuffer(octets, dtype, len(array), 2 * array.offset) if len(array) else np.empty(0, dtype)
+        if dtype.kind == "b":
+            fits = types.is_boolean(kind)
+        else:
+            fits = types.is_integer(kind) or (is_float and types.is_floating(kind))
+        if not fits:
+            raise _mismatch(slot, f"got Arrow {str(kind)[:100]}, model wants {slot.spec.datatype}")
+        numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return numbers if numbers.dtype == dtype else _fitted(slot, numbers)
+
+    def _texts(self, slot: InputSlot, array: Any) -> Tensor:
+        kind, types = array.type, self._pa.types
+        is_view = types.is_string_view(kind) or types.is_binary_view(kind)
+        is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        if not (is_text or is_view or types.is_binary(kind) or types.is_large_binary(kind)):
+            raise _mismatch(slot, f"got Arrow {str(kind)[:100]}, model wants strings (BYTES)")
+        if is_view and len(array):
+            # Views may all show the same long text: only here strings can be longer than their body.
+            views = np.frombuffer(array.buffers()[1], "<i4").reshape(-1, 4)[array.offset : array.offset + len(array)]
+            size = int(views[:, 0].sum(dtype=np.int64))
+            if size > self._limits.body_bytes:
+                raise PayloadTooLarge(f'input "{slot.spec.name}" has {size} bytes of text')
+        texts: Tensor = array.to_numpy(zero_copy_only=False)
+        if is_text:
+            return texts
+        decoded = np.empty(len(texts), np.object_)
+        for at, octets in enumerate(texts):
+            decoded[at] = text(slot, octets)
+        return decoded
+
+
+def _full(slot: InputSlot, array: Any) -> Any:
+    """The array, when nothing is missing in it."""
+    if array.null_count:
+        raise _mismatch(slot, f"{array.null_count} lists or categories are null")
+    return array
+
+
+def _list_size(slot: InputSlot, array: Any) -> int:
+    sizes = np.diff(array.offsets.to_numpy())
+    if len(sizes) and (sizes != sizes[0]).any():
+        raise _mismatch(slot, "its lists differ in length")
+    return int(sizes[0]) if len(sizes) else 0
+
+
+def _fitted(slot: InputSlot, numbers: NDArray[Any]) -> Tensor:
+    """Numbers of another type as the slot's, as JSON's would be: rounded to a float, never changed to an integer."""
+    dtype, datatype = slot.dtype, slot.spec.datatype
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if len(numbers) and (int(numbers.min()) < limits.min or int(numbers.max()) > limits.max):
+            raise _mismatch(slot, f"a number does not fit {datatype}")
+        return numbers.astype(dtype)
+    wide = numbers.astype(np.float64)
+    with np.errstate(over="ignore"):
+        fitted: Tensor = wide.astype(dtype)
+    if np.logical_and(~np.isfinite(fitted), np.isfinite(wide)).any():
+        raise _mismatch(slot, f"a number does not fit {datatype}")
+    return fitted
+
+
+def _mismatch(slot: InputSlot, what: str) -> TensorMismatch:
+    return TensorMismatch(f'input "{slot.spec.name}": {what}', input=slot.spec.name)
