@@ -42,7 +42,7 @@ def _with_nan(body: bytes) -> Any:
     try:
         document = json.loads(body)
         orjson.dumps(document)  # refuses what only Python's reader takes: lone surrogates, very long integers
-    except (ValueError, RecursionError) as error:  # of which JSON and UTF-8 errors are
+    except (ValueError, TypeError, RecursionError) as error:  # JSON and UTF-8 errors, and orjson's of dumping
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     return document
 

@@ -48,11 +48,9 @@ def from_json(slot: InputSlot, data: Any, *, nan: bool = False) -> Tensor:
         got = ", ".join(sorted(_NAMES.get(kind, kind.__name__) for kind in others))
         raise _mismatch(slot, f"got {got}, model wants {name} ({slot.spec.datatype})")
     try:
-        if dtype.kind == "V":
-            with np.errstate(over="ignore"):
-                array = narrow(np.array(data, dtype=np.float64), dtype)
-        else:
-            array = np.array(data, dtype=dtype)
+        with np.errstate(over="ignore"):  # what becomes infinite is found below
+            is_brain = dtype.kind == "V"
+            array = narrow(np.array(data, dtype=np.float64), dtype) if is_brain else np.array(data, dtype=dtype)
     except (ValueError, OverflowError) as error:
         why = f"a number does not fit {slot.spec.datatype}" if isinstance(error, OverflowError) else f"ragged: {error}"
         raise _mismatch(slot, why) from None
@@ -65,8 +63,9 @@ def _all_finite(array: Tensor) -> bool:
     if array.dtype.kind == "V":
         return bool(np.isfinite(array).all())
     flat = array.ravel()
-    # The square is finite unless a value is huge; only then is every value looked at.
-    return math.isfinite(float(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
+    with np.errstate(over="ignore"):
+        # The square is finite unless a value is huge; only then is every value looked at.
+        return math.isfinite(float(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
 def _finite_as_given(array: Tensor, data: Any) -> bool:
