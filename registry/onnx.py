@@ -234,7 +234,8 @@ def output_specs(session: Session, names: Sequence[str] | None = None) -> tuple[
     unknown = [name for name in names or () if name not in nodes]
     if unknown:
         raise ArtifactRejected(f"the model has no output {unknown[0]!r} (it has {', '.join(map(repr, nodes))})")
-    specs = tuple(_spec("output", nodes[name]) for name in (nodes if names is None else names))
+    alone = "" if len(nodes) == 1 else '; others may be served without it: outputs = ["…"] in --options'
+    specs = tuple(_spec("output", nodes[name], alone) for name in (nodes if names is None else names))
     brains = [spec.name for spec in specs if spec.datatype == "BF16"]
     texts = [node.name for node in session.get_inputs() if node.type == "tensor(string)"]
     zipped = [spec.name for spec in specs if spec.classes is not None]
@@ -257,7 +258,7 @@ _NO_TENSORS = {
 }
 
 
-def _spec(kind: str, node: Any) -> TensorSpec:
+def _spec(kind: str, node: Any, more: str = "") -> TensorSpec:
     if kind == "output" and node.type in maps.TYPES:
         return TensorSpec(node.name, "FP32", (None, None), classes=())
     datatype = DATATYPES.get(node.type)
@@ -266,10 +267,8 @@ def _spec(kind: str, node: Any) -> TensorSpec:
             (why for start, why in _NO_TENSORS.items() if node.type.startswith(start)),
             "Open Inference has no such datatype",
         )
-        if kind == "output":
-            hint += '; other outputs may be served alone: outputs = ["…"] in --options'
         raise ArtifactRejected(
-            f"{kind} {node.name!r} is of type {node.type}, which cannot be served ({hint})",
+            f"{kind} {node.name!r} is of type {node.type}, which cannot be served ({hint}{more})",
             tensor=node.name,
             type=node.type,
         )

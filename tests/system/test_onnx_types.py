@@ -5,6 +5,9 @@ What cannot be served was refused when it was registered, with the reason that i
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,3 +226,50 @@ def test_onnx_own_operator_cases_are_answered_over_every_protocol_or_were_refuse
                 golden.compare(case, want)
                 assert case.outputs
                 check(ways, name, case.inputs, want)
+
+
+def tokens(content: bytes, config: Mapping[str, Any]) -> NDArray[np.int32]:
+    """A file as magika takes it: its stripped beginning and end, padded."""
+    padding, block = config["padding_token"], config["block_size"]
+    head = list(content[:block].lstrip()[: config["beg_size"]])
+    tail = list(content[-block:].rstrip()[-config["end_size"] :])
+    head += [padding] * (config["beg_size"] - len(head))
+    return np.array([head + [padding] * (config["end_size"] - len(tail)) + tail], np.int32)
+
+
+def test_magika_predicts_what_its_authors_say_and_maps_come_as_named_columns(
+    tmp_path: Path, material: Path, free_port: Callable[[], int]
+) -> None:
+    """Real models: the reference predictions of magika, and two classifiers whose exporter ended them in ZipMap."""
+    folder = material / "models"
+    forests = {"forest": "go_sklearn_randomforest", "iris": "logreg_iris"}
+    given = {"magika": Given(folder / "real" / "magika_standard_v3_2.onnx")}
+    given |= {name: Given(folder / "awkward" / f"{file}.onnx") for name, file in forests.items()}
+    config = json.loads((folder / "magika_ref" / "standard_v3_2.config.min.json").read_text())
+    packed = (folder / "magika_ref" / "standard_v3_2-inference_examples_by_content.json.gz").read_bytes()
+    examples = [
+        (base64.b64decode(example["content_base64"]), example["prediction"])
+        for example in json.loads(gzip.decompress(packed))
+        if example["status"] == "ok" and example["prediction"]["dl"] != "undefined"
+    ]
+    assert len(examples) > 100
+    found = register_all(tmp_path / "home", given)
+    rng = np.random.default_rng(0)
+    with asked(tmp_path / "home", free_port) as ways:
+        for number, (content, prediction) in enumerate(examples):
+            protocol = ("json", "binary", "grpc")[number % 3]
+            (scores,) = ways[protocol]("magika", {"bytes": tokens(content, config)}).values()
+            best = int(scores[0].argmax())
+            assert config["target_labels_space"][best] == prediction["dl"]
+            assert abs(float(scores[0, best]) - prediction["score"]) < 1e-3
+        for name in forests:
+            manifest = found[name]
+            assert isinstance(manifest, Manifest)
+            (spec,), (label, probabilities) = manifest.inputs, manifest.outputs
+            assert probabilities.classes == ("0", "1", "2")
+            rows, width = spec.shape or ()
+            feeds = {spec.name: rng.normal(3, 2, size=(rows or 7, width or 0)).astype(np.float32)}
+            session = onnx.open_session(given[name].path)
+            labels, maps = session.run([label.name, probabilities.name], feeds)
+            matrix = np.array([[row[int(key)] for key in probabilities.classes] for row in maps], np.float32)
+            check(ways, name, feeds, {label.name: labels, probabilities.name: matrix})
