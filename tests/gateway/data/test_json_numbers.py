@@ -1,0 +1,180 @@
+"""Large JSON tensors: the same bits as the ordinary way, and the ordinary way's answer to everything unusual."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.data.codecs import json_body, json_numbers
+from gateway.data.codecs.json_numbers import Numbers
+from gateway.data.codecs.tensors import from_json
+from gateway.data.servable import InputSlot
+from gateway.settings import LimitSettings
+from registry import onnx
+from registry.errors import MalformedRequest, TensorMismatch
+from registry.vocabulary import TensorSpec
+
+pytest.importorskip("simdjson", reason="simdjson is an extra: without it nothing is read this way")
+
+PAD = b" " * 4000  # so that brackets are few in it
+NUMERIC = [kind for kind in ("BF16", *onnx.NUMPY_DTYPES) if kind not in ("BYTES", "BOOL")]
+
+
+def slot(datatype: str) -> InputSlot:
+    return InputSlot(TensorSpec("x", datatype, None), onnx.NUMPY_DTYPES[datatype])
+
+
+def body_of(data: bytes, more: bytes = b"") -> bytes:
+    return b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":' + data + b"}]" + more + PAD + b"}"
+
+
+def numbers(data: bytes) -> Any:
+    document = json_numbers.load(body_of(data), 100)
+    return None if document is None else document["inputs"][0]["data"]
+
+
+def outcome(datatype: str, data: Any) -> Any:
+    try:
+        array = from_json(slot(datatype), data)
+    except TensorMismatch as error:
+        return error.message
+    return (array.shape, array.dtype, array.tolist() if array.dtype == object else array.tobytes())
+
+
+values = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**64 - 1) | st.integers(-200, 200)
+lists = st.recursive(st.lists(values, max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=10)
+
+
+@given(st.sampled_from(NUMERIC), lists | st.lists(st.just([1, 2.5]), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=40)
+def test_the_same_bits_or_the_same_refusal_as_the_ordinary_way(datatype: str, data: Any) -> None:
+    text = orjson.dumps(data)
+    quick = numbers(text)
+    if type(quick) is Numbers:
+        assert quick.values() == orjson.loads(text)
+        assert outcome(datatype, quick) == outcome(datatype, orjson.loads(text))
+
+
+@pytest.mark.parametrize("datatype", NUMERIC)
+def test_ordinary_numbers_are_read_the_quick_way(datatype: str) -> None:
+    for text, shape in ((b"[1,2,3]", (3,)), (b"[[1,2],[3,4]]", (2, 2)), (b"[]", (0,)), (b"[[],[]]", (2, 0))):
+        quick = numbers(text)
+        array = quick.array(onnx.NUMPY_DTYPES[datatype])
+        assert array is not None
+        assert array.shape == shape
+        assert array.dtype == onnx.NUMPY_DTYPES[datatype]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[1,[2]]",
+        b"[[1,2],[3]]",
+        b"[[1,2],[3,[4]]]",  # as many values as a matrix has
+        b"[[1],2]",
+        b"[NaN]",
+        b"[1e999]",
+        b"[18446744073709551616]",
+        b'[1,"[",2]]',
+        b"[1",
+        b"[" * 40 + b"1" + b"]" * 40,
+    ],
+)
+def test_what_is_ragged_deep_or_no_number_is_left_to_the_ordinary_way(data: bytes) -> None:
+    assert numbers(data) is None
+
+
+@pytest.mark.parametrize("data", [b"[true]", b"[null]", b'["1"]', b"[{}]", b"[1.5,true]"])
+@pytest.mark.parametrize("datatype", ["FP32", "INT64", "UINT64", "BOOL", "BYTES"])
+def test_values_of_another_type_end_as_they_would_the_ordinary_way(data: bytes, datatype: str) -> None:
+    assert outcome(datatype, numbers(data)) == outcome(datatype, orjson.loads(data))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"1",
+        b"{}",
+        b'{"inputs":{}}',
+        b'{"inputs":[1]}',
+        b'{"inputs":[],"inputs":[]}',
+        b'{"inputs":[{"name":"x","data":[1],"data":[2]}]}',
+        body_of(b"[1]", b',"more":[[1]]'),
+        body_of(b"[1]", b',"id":"["'),
+        body_of(b"[1]", b',"more":' + b'{"a":' * 120 + b"1" + b"}" * 120),
+        b"\xff" + PAD,
+        body_of(b"[1]") + b"x",
+    ],
+)
+def test_documents_that_are_unusual_are_left_to_the_ordinary_way(body: bytes) -> None:
+    assert json_numbers.load(body, 100) is None
+
+
+def test_other_fields_are_read_as_the_ordinary_way_reads_them() -> None:
+    more = b',"id":"\\u6771","outputs":[{"name":"y","parameters":{"binary_data":true}}],"parameters":{"timeout":5}'
+    body = body_of(b"[1.5,2]", more)
+    document = json_numbers.load(body, 100)
+    assert document is not None
+    document["inputs"][0]["data"] = document["inputs"][0]["data"].values()
+    assert document == orjson.loads(body)
+
+
+def test_large_tensors_have_the_same_bits_both_ways() -> None:
+    rng = np.random.default_rng(5)
+    wild = rng.integers(0, 2**63, 50_000).view(np.float64)  # any exponent
+    data = np.concatenate([wild[np.isfinite(wild) & (np.abs(wild) < 3e38)], rng.normal(size=50_000)])
+    text = orjson.dumps(data.tolist())
+    for datatype in ("FP32", "FP64", "BF16"):
+        assert outcome(datatype, numbers(text)) == outcome(datatype, orjson.loads(text))
+
+
+def test_without_the_library_nothing_is_read_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_numbers, "simdjson", None)
+    assert json_numbers.load(body_of(b"[1]"), 100) is None
+
+
+# ---- the depth of a body
+
+nested = st.recursive(
+    st.none() | st.integers(0, 9) | st.text(alphabet='a"\\[]{}\n', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='a"\\[{', max_size=3), inner, max_size=2)
+    ),
+    max_leaves=15,
+)
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, value), default=0)
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    return 0
+
+
+@given(nested)
+@settings(deadline=None, max_examples=40)
+def test_the_depth_is_that_of_the_values_whatever_the_texts_hold(value: Any) -> None:
+    assert json_body.depth(orjson.dumps(value)) == depth_of(value)
+
+
+@given(st.binary(max_size=200))
+def test_no_octets_upset_the_count(octets: bytes) -> None:
+    with contextlib.suppress(MalformedRequest):
+        json_body.load(octets * 30, LimitSettings(json_depth=5), nan=True)
+
+
+def test_long_bodies_are_counted_as_short_ones_are() -> None:
+    rows = [[[i, "]["]] for i in range(3000)]
+    assert json_body.depth(orjson.dumps(rows)) == 3
+    limits = LimitSettings(json_depth=3)
+    assert json_body.load(orjson.dumps(rows), limits) == rows
+    with pytest.raises(MalformedRequest, match="3 levels"):
+        json_body.load(orjson.dumps([rows]), limits)
