@@ -263,8 +263,9 @@ class Monitor:
             for start_s, part in self._by_tile(good):
                 tile = self.windows.tile(key, version.bins, start_s)
                 version.inputs.add(tile.inputs, part["features"])
-                version.outputs.add(tile.outputs, part["outputs"])
-            self._count_arm(header.model, header.version, header.role, good["outputs"])
+                said = version.outputs.count(part["outputs"])
+                tile.outputs.merge(said)
+                self._count_arm(header.model, header.version, header.role, part["outputs"], said)
         if some_failed:
             start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
             self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())
@@ -289,19 +290,24 @@ class Monitor:
     def _add(memory: JoinMemory, version: int, role: Role, rows: NDArray[np.void], answers: Answers) -> None:
         memory.add(version, ROLE_CODES[role], rows["hash0"], rows["row"], answers.reduce(rows["outputs"]))
 
-    def _count_arm(self, model: str, version: int, role: Role, outputs: NDArray[Any]) -> None:
+    def _count_arm(self, model: str, version: int, role: Role, outputs: NDArray[Any], counted: Counts) -> None:
+        """The same rows in the champion's bins, which often are those that they are counted in already."""
         seen = self._rollouts.get(model)
         if seen is None or not seen.outputs or role not in _ARMS:
             return
         if version != (seen.watch.champion if role is Role.CHAMPION else seen.watch.candidate):
             return
         bins, counters = self._rollout_counters[model]
+        into = seen.outputs[_ARMS[role]]
+        if counted.bins is bins:
+            into.merge(counted)
+            return
         if outputs.shape[1] != len(bins.columns):
             return  # the candidate says other things than the champion: there is nothing to compare
         kind = outputs.dtype.str
         if kind not in counters:
             counters[kind] = Counter(bins, kind)
-        counters[kind].add(seen.outputs[_ARMS[role]], outputs)
+        counters[kind].add(into, outputs)
 
     def _by_tile(self, rows: NDArray[np.void]) -> list[tuple[int, NDArray[np.void]]]:
         width_ns = self.windows.width_s * 1_000_000_000

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 ACTOR = "driftgate"  # of what nobody asked for
 RENEW_EVERY_S = 0.5
-LOOK_EVERY_S = 0.5  # for changes that others made in the registry
+LOOK_EVERY_S = 1.0  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
 SAVE_EVERY_S = 5.0  # a running rollout's counts, for those who read the database; evidence is kept elsewhere
 SAVE_SOAK_EVERY_S = 10.0
