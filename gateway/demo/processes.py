@@ -83,4 +83,4 @@ def _python() -> list[str]:
 def _environ() -> dict[str, str]:
     """Ours, without what would set up another server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTGATE_")}
-    return {**kept, "COLUMNS": "140", "PYTHONUNBUFFERED": "1"}
+    return {**kept, "DRIFTGATE_GATEWAY__GRPC": "off", "COLUMNS": "140", "PYTHONUNBUFFERED": "1"}

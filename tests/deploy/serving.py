@@ -59,7 +59,8 @@ def gateway(home: Path, data_port: int, control_port: int, **settings: str) -> I
     """`driftgate serve`, up when the block is entered."""
     command = [sys.executable, "-P", "-m", "driftgate", "--home", str(home), "serve"]
     command += ["--port", str(data_port), "--control-port", str(control_port)]
-    with _process(command, home.parent / "serve.log", {**os.environ, **settings}) as serving:
+    environ = {**os.environ, "DRIFTGATE_GATEWAY__GRPC": "off", **settings}
+    with _process(command, home.parent / "serve.log", environ) as serving:
         wait_until(lambda: _is_ready(data_port) and _is_ready(control_port), "the gateway is ready", serving)
         yield
 

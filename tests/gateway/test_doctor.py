@@ -13,14 +13,14 @@ from gateway.settings import ControlSettings, GatewaySettings, Settings
 from gateway.settings_load import load
 from registry.home import Home
 
-FREE = Settings(gateway=GatewaySettings(port=0), control=ControlSettings(port=0))
+FREE = Settings(gateway=GatewaySettings(port=0, grpc_port=0), control=ControlSettings(port=0))
 
 
 def test_a_good_place_has_no_failure_and_stays_untouched(tmp_path: Path) -> None:
     home = Home(root=tmp_path / "home", run=tmp_path / "home" / "run")
     findings = doctor.examine(home, FREE, {})
     assert [finding.name for finding in findings if finding.status == "failed"] == []
-    assert len({finding.name for finding in findings}) == 9
+    assert len({finding.name for finding in findings}) == 10
     assert list(tmp_path.iterdir()) == []
 
 
@@ -36,6 +36,19 @@ def test_a_taken_port_fails_and_names_the_flag() -> None:
 def test_a_port_of_our_own_server_is_as_it_should_be() -> None:
     serving = Serving(pid=7, control_url="", data_url="", run_dir="", boot_id="")
     assert doctor.check_port("data port", "127.0.0.1", 1, "--port", serving).status == "ok"
+
+
+def test_a_missing_or_taken_grpc_port_fails_only_where_grpc_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(grpc: str, port: int) -> str:
+        return doctor.check_grpc(GatewaySettings(grpc=grpc, grpc_port=port), None).status
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert [found(grpc, port) for grpc in ("off", "auto", "on")] == ["ok", "warning", "failed"]
+    monkeypatch.setattr(doctor, "is_installed", lambda: False)
+    assert [found(grpc, 0) for grpc in ("off", "auto", "on")] == ["ok", "ok", "failed"]
 
 
 def test_a_folder_that_cannot_be_written_fails() -> None:

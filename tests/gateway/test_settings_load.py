@@ -31,6 +31,12 @@ def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(tmp_path: Path
     assert loaded.origins["gateway.host"] == "default"
 
 
+def test_a_setting_of_a_few_words_takes_no_other() -> None:
+    assert load(None, {}, {"gateway.grpc": "off"}).settings.gateway.grpc == "off"
+    with pytest.raises(InvalidSetting, match="gateway.grpc is 'yes', wanted auto, on or off"):
+        load(None, {}, {"gateway.grpc": "yes"})
+
+
 def test_all_faults_are_told_together_with_origin_and_nearest_name(tmp_path: Path) -> None:
     file = tmp_path / "driftgate.toml"
     file.write_text("[gateway]\nprot = 1\nworkers = 2.5\n")

@@ -70,7 +70,9 @@ class Served:
     def __init__(self, root: Path, environ: dict[str, str] | None = None, workers: int = 2) -> None:
         self.root = root
         (root / "child.py").write_text(CHILD)
-        settings = Settings(gateway=GatewaySettings(port=0, workers=workers), control=ControlSettings(port=0))
+        settings = Settings(
+            gateway=GatewaySettings(port=0, grpc="off", workers=workers), control=ControlSettings(port=0)
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", PARENT, str(root), to_json(settings)],
             env={**os.environ, "CHILD_OUT": str(root), "PYTHONPATH": os.getcwd(), **(environ or {})},

@@ -39,6 +39,7 @@ class Server:
         self.home, self.port, self.control_port, self.workers = home, port, control_port, workers
         self.data_url = f"http://127.0.0.1:{port}"
         self.control_url = f"http://127.0.0.1:{control_port}"
+        settings = {"gateway__grpc": "off", **settings}  # or servers side by side would race for the default port
         self._environ = {f"DRIFTGATE_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = home.parent / f"{home.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
