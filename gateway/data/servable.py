@@ -22,6 +22,7 @@ from registry.vocabulary import TensorSpec
 
 Tensor = NDArray[Any]
 MOST_EMPTY_ROWS = 65_536
+MOST_TEXTS = 1 << 20  # each is a Python object: a body of 64 MiB could hold 16 million, and stop the loop for seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,14 @@ class InputSlot:
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise TensorMismatch unless a tensor of this shape fits the declaration.
 
-        Raises PayloadTooLarge for one without elements whose other axes are long: rows that cost the caller no byte
-        would cost us memory.
+        Raises PayloadTooLarge for one of very many texts, and for one without elements whose other axes are long: rows
+        that cost the caller no byte would cost us memory.
         """
+        if self.dtype.kind == "O" and prod(shape) > MOST_TEXTS:
+            raise PayloadTooLarge(
+                f'input "{self.spec.name}" has {prod(shape)} texts, the limit is {MOST_TEXTS}',
+                limit_elements=MOST_TEXTS,
+            )
         if 0 in shape and prod(size for size in shape if size) > MOST_EMPTY_ROWS:
             raise PayloadTooLarge(
                 f'input "{self.spec.name}": a tensor without elements may hold {MOST_EMPTY_ROWS} empty rows, '

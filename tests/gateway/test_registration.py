@@ -13,12 +13,14 @@ from gateway.registration import Request, fit, registered_document, run_registra
 from gateway.settings import Settings
 from monitor.profile import ReferenceProfile
 from monitor.record import LogSchema
+from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.errors import InvalidSetting, MalformedRequest
 from registry.home import Home
 from registry.register import FitInput
 from registry.vocabulary import TensorSpec
 from tests.support import models as tiny
+from tests.support import typed_models
 
 SPECS = ((TensorSpec("x", "FP32", (None, 2)),), (TensorSpec("y", "FP32", (None, 1)),))
 
@@ -127,3 +129,34 @@ def test_an_unknown_option_is_refused_before_anything_is_copied(tmp_path: Path) 
             home, Settings(), Request(model="m", path="/p", options={"max_batch_row": 1}), lambda _what, _share: None
         )
     assert not (tmp_path / "registry.db").exists()
+
+
+def test_a_profile_of_an_output_of_maps_speaks_of_its_classes(tmp_path: Path) -> None:
+    home = Home(root=tmp_path / "home", run=tmp_path / "run")
+    home.create()
+    rng = np.random.default_rng(0)
+    lines = [",".join(f"{value:.4f}" for value in row) for row in rng.normal(size=(60, 3))]
+    (tmp_path / "rows.csv").write_text("\n".join(["größe 1/ü,b,数", *lines]))
+    model = typed_models.zipmap(tmp_path / "m.onnx", ["ja / yes", "nein"])
+    request = Request(model="m", path=str(model), reference=str(tmp_path / "rows.csv"))
+    manifest = run_registration(home, Settings(), request, lambda _what, _share: None).row.manifest
+    assert manifest.outputs[0].classes == ("ja / yes", "nein")
+    assert manifest.log_schema is not None
+    schema = LogSchema.from_dict(manifest.log_schema)
+    assert [column.name for column in schema.inputs] == ["größe 1/ü", "b", "数"]
+    assert [column.name for column in schema.outputs] == ["probabilities[ja / yes]", "probabilities[nein]"]
+    assert schema.scores == ("probabilities",)
+    assert manifest.profile is not None
+    profile = ReferenceProfile.from_bytes(ArtifactStore(home.artifacts).read(manifest.profile))
+    assert profile.rows == 60
+
+
+def test_a_reference_of_a_bfloat16_model_is_read_as_its_inputs_are(tmp_path: Path) -> None:
+    home = Home(root=tmp_path / "home", run=tmp_path / "run")
+    home.create()
+    model = typed_models.identity(tmp_path / "m.onnx", typed_models.KINDS["BF16"], ["N", 2])
+    (tmp_path / "rows.csv").write_text("a,b\n" + "\n".join(f"{i / 7},{i}" for i in range(40)))
+    request = Request(model="m", path=str(model), reference=str(tmp_path / "rows.csv"))
+    manifest = run_registration(home, Settings(), request, lambda _what, _share: None).row.manifest
+    assert (manifest.probe.run, manifest.probe.batch) == ("proven", "exact")
+    assert manifest.profile is not None

@@ -17,6 +17,7 @@ from monitor.record import (
     row_dtype,
 )
 from registry.errors import StateDamaged
+from registry.onnx import NUMPY_DTYPES
 from registry.vocabulary import TensorSpec
 
 X4 = TensorSpec("x", "FP32", (None, 4))
@@ -61,6 +62,21 @@ def test_a_label_is_a_category_and_probabilities_are_scores() -> None:
     )
     assert [(c.name, c.kind) for c in schema.outputs] == [("label", "category"), ("p[0]", "number"), ("p[1]", "number")]
     assert schema.scores == ("p",)
+
+
+def test_an_output_of_maps_has_columns_named_by_class() -> None:
+    specs = [TensorSpec("x", "BF16", (None, 2))], [TensorSpec("p", "FP32", (None, 2), ("größe 1/ü", "数"))]
+    schema = make_log_schema(*specs, by_rows=True)
+    assert [column.name for column in schema.outputs] == ["p[größe 1/ü]", "p[数]"]
+    assert (schema.input_dtype, schema.output_dtype) == ("f4", "f4")
+    single = make_log_schema([], [TensorSpec("p", "FP32", (None, 1), ("7",))], by_rows=True)
+    assert [column.name for column in single.outputs] == ["p[7]"]
+
+
+def test_bfloat16_is_logged_exactly() -> None:
+    bits = np.array([[1.5, -3.0e38], [0.0078125, 2.0]], NUMPY_DTYPES["BF16"])
+    schema = make_log_schema([TensorSpec("x", "BF16", (None, 2))], [], by_rows=True)
+    assert gather(schema, "inputs", {"x": bits}, 2).tolist() == bits.astype(np.float64).tolist()
 
 
 def test_the_width_of_an_output_is_what_examples_show_not_what_the_model_declares() -> None:

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 
 from gateway.data.page import read_pages
 from gateway.data.routes import RouteEntry
-from gateway.data.servable import MOST_EMPTY_ROWS
+from gateway.data.servable import MOST_EMPTY_ROWS, MOST_TEXTS, InputSlot
 from monitor.lane import LaneReader
+from registry.errors import PayloadTooLarge
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 from tests.support import models, typed_models
@@ -110,6 +111,13 @@ def test_rows_that_hold_nothing_are_bounded(tmp_path: Path, shape: list[int]) ->
         assert fine.json["outputs"][0]["shape"] == [5, 0, 7][: len(shape)]
 
     with_worker(tmp_path / "run", body)
+
+
+def test_a_tensor_of_very_many_texts_is_refused_before_it_is_read() -> None:
+    slot = InputSlot(TensorSpec("x", "BYTES", (None,)), np.dtype(object))
+    slot.check_shape([MOST_TEXTS])
+    with pytest.raises(PayloadTooLarge, match="the limit is"):
+        slot.check_shape([MOST_TEXTS + 1])
 
 
 def test_a_value_without_axes_is_refused_by_a_model_of_rows_that_declares_no_rank(tmp_path: Path) -> None:
