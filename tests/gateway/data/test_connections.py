@@ -1,0 +1,223 @@
+"""Connections over real sockets: heads that are too large, callers that are too slow, and everybody else unharmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from gateway.data import connections
+from gateway.data.page import read_pages
+from gateway.data.routes import RouteEntry
+from gateway.settings import GatewaySettings, LimitSettings, Settings
+from tests.support import models
+from tests.support.server import v2_body
+from tests.support.serving import Bench, aspire, with_worker
+
+LIMITS = LimitSettings(head_bytes=2000, headers=20, head_seconds=0.5, body_seconds=1.0, body_bytes=1 << 20)
+BODY = v2_body([[1, 2, 3]])
+HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+WHOLE = HEAD % len(BODY) + b"\r\n" + BODY
+
+
+class Caller:
+    """A socket that says exactly what it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def say(self, octets: bytes) -> None:
+        self.writer.write(octets)
+
+    async def hear(self) -> tuple[int, dict[str, str], Any]:
+        """The next answer."""
+        raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in raw[1:] if line)}
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(raw[0].split(" ")[1]), headers, json.loads(body)
+
+    async def is_closed(self) -> bool:
+        with contextlib.suppress(ConnectionError):
+            return await asyncio.wait_for(self.reader.read(1), 2) == b""
+        return True
+
+
+class House:
+    """A server on a free port."""
+
+    def __init__(self, port: int, server: uvicorn.Server, bench: Bench) -> None:
+        self.port, self.server, self.bench = port, server, bench
+
+    @contextlib.asynccontextmanager
+    async def caller(self) -> AsyncIterator[Caller]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield Caller(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def look(self, now_s: float) -> None:
+        connections.look(list(self.server.server_state.connections), now_s)
+
+
+def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"))}))
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            bench.worker.app, http=connections.bounded(LIMITS), lifespan="off", log_config=None, access_log=False
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        while not server.started:
+            await asyncio.sleep(0.005)
+        try:
+            await visit(House(sock.getsockname()[1], server, bench))
+        finally:
+            server.should_exit = True
+            await serving
+            sock.close()
+
+    with_worker(tmp_path / "run", body, Settings(gateway=GatewaySettings(limits=LIMITS)))
+
+
+async def heard_by_the_server() -> None:
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /" + b"x" * 3000,  # never ends
+        b"GET /healthz HTTP/1.1\r\na: " + b"x" * 3000 + b"\r\n\r\n",  # ends too late
+        b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 21 + b"\r\n",
+        HEAD % len(BODY) + b"a: b\r\n" * 30 + b"\r\n" + BODY,
+    ],
+)
+def test_a_head_that_is_too_large_is_refused_and_closed(tmp_path: Path, head: bytes) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(head)
+            status, headers, body = await caller.hear()
+            assert (status, body["code"]) == (431, "headers_too_large")
+            assert headers["x-request-id"] == body["request_id"]
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit)
+
+
+def test_a_head_in_drops_is_counted_together(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(b"GET /healthz HTTP/1.1\r\n")
+            for _ in range(10):
+                caller.say(b"a: " + b"x" * 200 + b"\r\n")
+                await asyncio.sleep(0.003)
+            assert (await caller.hear())[0] == 431
+
+    visited(tmp_path, visit)
+
+
+def test_what_is_no_http_gets_the_error_body_of_every_route(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(b"\x16\x03\x01 hello\r\n\r\n")
+            status, _, body = await caller.hear()
+            assert (status, body["code"]) == (400, "malformed_request")
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit)
+
+
+def test_requests_within_the_limits_are_answered_on_one_connection(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            for _ in range(3):
+                caller.say(WHOLE)
+                assert (await caller.hear())[0] == 200
+            for part in (WHOLE[:30], WHOLE[30:150], WHOLE[150:]):  # in pieces
+                caller.say(part)
+                await asyncio.sleep(0.005)
+            assert (await caller.hear())[0] == 200
+            caller.say(WHOLE + WHOLE)  # at once
+            assert [(await caller.hear())[0] for _ in range(2)] == [200, 200]
+            long = b" " * 500_000 + BODY  # far more than a head may have
+            caller.say(HEAD % len(long) + b"\r\n" + long)
+            assert (await caller.hear())[0] == 200
+            house.look(0.0)
+            house.look(1e6)  # idle, and owes nothing
+            caller.say(WHOLE)
+            assert (await caller.hear())[0] == 200
+
+    visited(tmp_path, visit)
+
+
+@pytest.mark.parametrize("part", [b"", BODY[:20]])
+def test_a_body_that_does_not_arrive_in_time_is_refused_and_booked(tmp_path: Path, part: bytes) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(HEAD % len(BODY) + b"x-request-id: mine\r\n\r\n" + part)
+            await heard_by_the_server()
+            house.look(10.0)
+            house.look(10.9)
+            assert house.bench.worker.predict.inflight == 1
+            house.look(11.1)
+            status, headers, body = await caller.hear()
+            assert (status, body["code"]) == (408, "slow_request")
+            assert headers["x-request-id"] == "mine"
+            assert await caller.is_closed()
+        assert house.bench.worker.predict.inflight == 0
+        assert read_pages(tmp_path / "run")[0].totals["m", 0, ""].codes == {("v2", "408"): 1}
+
+    visited(tmp_path, visit)
+
+
+@pytest.mark.parametrize("part", [b"POST /v2/mo", b"POST / HTTP/1.1\r\nhost: x\r\n"])
+def test_a_head_that_does_not_arrive_in_time_is_refused(tmp_path: Path, part: bytes) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            assert (await caller.hear())[0] == 200
+            caller.say(part)
+            await heard_by_the_server()
+            house.look(10.0)
+            house.look(10.6)
+            status, _, body = await caller.hear()
+            assert (status, body["code"]) == (408, "slow_request")
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit)
+
+
+def test_a_connection_that_never_says_anything_is_closed(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            await heard_by_the_server()
+            house.look(10.0)
+            house.look(10.6)
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit)
+
+
+def test_the_worker_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LOOK_EVERY_S", 0.05)
+
+    async def visit(house: House) -> None:
+        watching = asyncio.create_task(connections.watch(house.server.server_state.connections))
+        async with house.caller() as caller:
+            caller.say(b"GET /heal")
+            assert (await asyncio.wait_for(caller.hear(), 5))[0] == 408
+        watching.cancel()
+
+    visited(tmp_path, visit)
