@@ -1,7 +1,13 @@
-"""`python -m bench`: the hot-path comparison (`--help` for its flags)."""
+"""`python -m bench [--scenario hot_path|image] …`: what serving costs. Each scenario has its own `--help`."""
 
+import argparse
 import sys
 
-from bench.hot_path import main
+from bench import hot_path, image
 
-sys.exit(main())
+SCENARIOS = {"hot_path": hot_path.main, "image": image.main}
+
+parser = argparse.ArgumentParser(prog="python -m bench", add_help=False)
+parser.add_argument("--scenario", choices=SCENARIOS, default="hot_path")
+chosen, rest = parser.parse_known_args()
+sys.exit(SCENARIOS[chosen.scenario](rest))

@@ -198,8 +198,8 @@ def summary(result: Result, share: float, band: float, canary: dict[str, float])
     return {
         "benchmark": "hot_path",
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
-        "machine": {"cpus": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()},
+        "commit": commit_id(),
+        "machine": machine(),
         "connections": result.connections,
         "median_requests_per_s": {n: statistics.median(s.requests_per_s for s in result.samples[n]) for n in names},
         "median_p99_us": {n: statistics.median(s.p99_us for s in result.samples[n]) for n in names},
@@ -212,7 +212,13 @@ def summary(result: Result, share: float, band: float, canary: dict[str, float])
     }
 
 
-def _commit() -> str:
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    return {"cpus": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()}
+
+
+def commit_id() -> str:
+    """The commit that is measured, short."""
     git = shutil.which("git")
     if git is None:
         return "unknown"
@@ -228,13 +234,13 @@ def _cpu() -> str:
         return platform.processor()
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Run it, print the table, store the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=2, help="of one run; short runs are paired more closely")
     parser.add_argument("--connections", type=int, default=64)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     wrk = find_tool("wrk")
     if wrk is None or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
         print("needs wrk (`make tools`), taskset and two cores", file=sys.stderr)
@@ -280,8 +286,8 @@ def main() -> int:
     for kind in ("on", "off", "bare"):
         rate, p99 = document["median_requests_per_s"][kind], document["median_p99_us"][kind]
         print(f"  {kind:<5}{rate:9.0f} requests/s   p99 {p99 / 1000:.1f} ms")
-    print(f"  everything on / bare app   {_spread(to_bare)}")
-    print(f"  everything on / tap and monitor off   {_spread(to_off)}")
+    print(f"  everything on / bare app   {spread(to_bare)}")
+    print(f"  everything on / tap and monitor off   {spread(to_off)}")
     inside = abs(share - 0.1) <= band
     where = "inside" if inside else "OUTSIDE"
     print(f"  answered {answered}: canary share {share:.4f}, {where} its band 0.1 ± {band:.4f}")
@@ -290,9 +296,10 @@ def main() -> int:
     return 0 if inside and bad == 0 else 1
 
 
-def _spread(ratios: list[float]) -> str:
+def spread(ratios: list[float]) -> str:
+    """The median of these ratios, and how far they lie apart."""
     return f"median {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
