@@ -162,8 +162,10 @@ def _tensor(spec: TensorSpec, skipped: int) -> dict[str, Any]:
 def model_statistics(pages: Iterable[PageSnapshot], model: str, version: int) -> dict[str, Any]:
     """One entry of `model_stats`. Durations are in nanoseconds; counts are of requests but where said otherwise.
 
-    inference_count is in rows and execution_count in runs, as Triton counts them for a model that batches. Times of one
-    batch size are not kept, so batch_stats is empty: `driftgate_batch_rows` tells the sizes of runs.
+    A success is an answer; a failure is a request that was decoded and then got none. What is refused before that, as
+    malformed, is no statistic of a version. inference_count is in rows and execution_count in runs, as Triton counts
+    them for a model that batches. Times of one batch size are not kept, so batch_stats is empty: `driftgate_batch_rows`
+    tells the sizes of runs.
     """
     totals = [found for page in pages for role in _ANSWERING if (found := page.totals.get((model, version, role)))]
     answered = sum(count for total in totals for (_, code), count in total.codes.items() if code == "200")
