@@ -31,7 +31,7 @@ class ArrowCall(FullCall):
     __slots__ = ("media_type",)
 
     def __init__(self, asked: Call, media_type: str) -> None:
-        super().__init__(asked.id, asked.outputs, getattr(asked, "timeout_us", None), frozenset())
+        super().__init__(asked.id, asked.outputs, asked.timeout_us, frozenset())
         self.joint = False
         self.media_type = media_type
 

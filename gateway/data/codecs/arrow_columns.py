@@ -164,7 +164,7 @@ def _fitted(slot: InputSlot, numbers: NDArray[Any]) -> Tensor:
             raise _mismatch(slot, f"a number does not fit {datatype}")
         return numbers.astype(dtype)
     wide = numbers.astype(np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaN, too
         fitted: Tensor = wide.astype(dtype)
     if np.logical_and(~np.isfinite(fitted), np.isfinite(wide)).any():
         raise _mismatch(slot, f"a number does not fit {datatype}")

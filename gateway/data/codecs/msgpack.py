@@ -85,7 +85,7 @@ class PackedCall(FullCall):
     __slots__ = ()
 
     def __init__(self, asked: Call) -> None:
-        super().__init__(asked.id, asked.outputs, getattr(asked, "timeout_us", None), frozenset())
+        super().__init__(asked.id, asked.outputs, asked.timeout_us, frozenset())
         self.joint = False
 
     def write(self, writer: v2.Writer, outputs: Sequence[Tensor], rows: int) -> Answer:
