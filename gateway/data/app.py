@@ -121,6 +121,9 @@ def others(health: Health, triton: Triton) -> Starlette:
         is_ready = fleet.servable(model, version) is not None and not health.is_draining()
         return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
+    async def root(_: Request) -> Response:  # KServe's V1 clients ask here
+        return _json({"status": "alive"}) if health.is_alive() else _json({"status": "stalled"}, 503)
+
     async def v1_models(_: Request) -> Response:
         return _json({"models": fleet.models()})
 
@@ -144,6 +147,7 @@ def others(health: Health, triton: Triton) -> Starlette:
             Route(model_path + "/ready", model_ready),
             Route(version_path + "/ready", model_ready),
             *triton_http.routes(triton),
+            Route("/", root),
             Route("/v1/models", v1_models),
             Route("/v1/models/{model}", model_ready),
         ],
