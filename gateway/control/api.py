@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway import api_docs
 from gateway.control import openapi
 from gateway.control.controller import Controller
 from gateway.control.idempotency import Idempotency
@@ -47,8 +48,7 @@ def build(
     listed = operations(resources)
     registry = CollectorRegistry()
     registry.register(DriftgateCollector(controller, version))
-    description = to_json(openapi.document(listed, version))
-    docs = openapi.docs_page(listed)
+    description = to_json(openapi.document(listed, version)).encode()
     data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
 
     async def healthz(_: Request) -> Response:
@@ -75,13 +75,8 @@ def build(
         text = await anyio.to_thread.run_sync(encode, registry)
         return Response(text, headers={"content-type": kind})
 
-    async def openapi_json(request: Request) -> Response:
-        door.admit_reader(request.headers)
-        return Response(description, media_type="application/json")
-
-    async def docs_html(request: Request) -> Response:
-        door.admit_reader(request.headers)
-        return Response(docs, 200, _PAGE_HEADERS, _HTML)
+    async def openapi_json() -> bytes:
+        return description
 
     async def console(request: Request) -> Response:
         principal = door.admit(request.headers, changes_state=False)
@@ -99,8 +94,7 @@ def build(
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
-        Route("/openapi.json", openapi_json),
-        Route("/docs", docs_html),
+        *api_docs.routes(openapi_json, lambda request: door.admit_reader(request.headers)),
         Route("/", console),
         Route("/api/v1/events", EventStream(resources, controller.catalog, door, is_stopping).__call__),
     ]

@@ -23,6 +23,7 @@ from registry.artifacts import ArtifactStore
 from registry.catalog import VersionRow
 from registry.clock import Clock
 from registry.errors import ServingError
+from registry.manifest import Manifest
 from registry.vocabulary import LoadState
 
 if TYPE_CHECKING:
@@ -85,8 +86,18 @@ class Preparer:
 
             profile = ReferenceProfile.from_bytes(self._artifacts.read(profile_sha256))
         limits = _output_limits(row, profile)
-        aspired = AspiredVersion(str(model_path), str(manifest_path), limits)
+        aspired = AspiredVersion(str(model_path), str(manifest_path), limits, self._sample_path(row.manifest))
         return Prepared(aspired, profile, profile_sha256)
+
+    def _sample_path(self, manifest: Manifest) -> str | None:
+        """Where its sample of reference rows lies; None when it has none, or none that can be read."""
+        if manifest.reference_rows is None:
+            return None
+        try:
+            return str(self._artifacts.path(manifest.reference_rows))
+        except (ServingError, OSError) as error:  # it is wanted for an example only
+            logger.warning("the reference rows %s cannot be read: %s", manifest.reference_rows, error)
+            return None
 
     def close(self) -> None:
         """Stop the thread; what it does is finished first."""

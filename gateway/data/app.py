@@ -19,12 +19,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import problems
+from gateway import api_docs, problems
 from gateway.data import triton_http
 from gateway.data.codecs import v1, v2
 from gateway.data.codecs.call import Door
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
+from gateway.data.openapi import DataDocument
 from gateway.data.predict import Predict, Receive, Scope, Send
 from gateway.data.triton import Triton
 from registry.errors import (
@@ -150,6 +151,7 @@ def others(health: Health, triton: Triton) -> Starlette:
             Route("/", root),
             Route("/v1/models", v1_models),
             Route("/v1/models/{model}", model_ready),
+            *api_docs.routes(DataDocument(fleet, health.version)),
         ],
         exception_handlers={ServingError: fail, HTTPException: fail, Exception: fail},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from starlette.routing import Route
@@ -11,6 +12,9 @@ from gateway.control.api import build
 from gateway.control.resources import Resources, operations
 from gateway.data.app import Health, others
 from gateway.data.fleet import Fleet
+from gateway.data.operations import OPERATIONS
+from gateway.data.repository import Repository
+from gateway.data.triton import Triton
 from scripts.reference.fresh import fresh_controller
 from scripts.reference.table import table
 
@@ -33,48 +37,30 @@ bearer token of a principal with the right. Every POST takes `Idempotency-Key`; 
 
 """
 
-# Inference, which does not go through Starlette (gateway/data/app.py), and what each other route of the data port says.
-INFERENCE = {
-    "/v2/models/{model}/infer": "Open Inference V2: predict with whichever version the split chooses.",
-    "/v2/models/{model}/versions/{version}/infer": "The same with this version; its role is `direct`.",
-    "/v1/models/{model}:predict": "KServe V1: predict with whichever version the split chooses.",
-    "/v1/models/{model}/versions/{version}:predict": "The same with this version; its role is `direct`.",
-}
-DATA = {
-    "/healthz": "200 while the event loop turns.",
-    "/readyz": "200 when this worker may get traffic; the body shows the route table and the controller's lease.",
-    "/v2": "Open Inference server metadata.",
-    "/v2/health/live": "As `/healthz`.",
-    "/v2/health/ready": "As `/readyz`.",
-    "/v2/models/{model}": "Names, datatypes and shapes of a model's inputs and outputs; its versions.",
-    "/v2/models/{model}/versions/{version}": "The same of one version.",
-    "/v2/models/{model}/ready": "200 only if the model's champion can answer here.",
-    "/v2/models/{model}/versions/{version}/ready": "The same of one version.",
-    "/v1/models": "Names of all models.",
-    "/v1/models/{model}": "As `/v2/models/{model}/ready`.",
-}
 PLAIN = {
     "/healthz": "200 while the process answers.",
     "/readyz": "200 while the controller's loop turns; the body says how it does.",
     "/metrics": "Prometheus, the whole host: [metrics.md](metrics.md).",
     "/openapi.json": "This part of the page for programs.",
-    "/docs": "This part of the page for people.",
+    "/docs": "This part of the page for people: calls can be sent from it.",
+    "/docs/{name}": "The page's own files.",
     "/": "What is served now, and what happened last.",
     "/api/v1/events": "What happened, oldest first; server-sent events when `text/event-stream` is accepted, "
     "after `Last-Event-ID`.",
 }
+# Inference does not go through Starlette (gateway/data/app.py).
+INFERENCE = {operation.path for operation in OPERATIONS if operation.is_inference}
 
 
 def page() -> str:
     """The page."""
-    data = {_path(route) for route in others(_no_health()).routes}
+    data = {_path(route) for route in others(_no_health(), _no_triton()).routes}
     with fresh_controller() as controller:
         listed = operations(Resources(controller, _register))
         control = {_path(route) for route in build(controller, _register, version="").routes}
-    _same("data port", data, set(DATA))
+    _same("data port", data | INFERENCE, {operation.path for operation in OPERATIONS})
     _same("control port", control, set(PLAIN) | {openapi.PREFIX + operation.path for operation in listed})
-    rows = [["POST", f"`{path}`", text] for path, text in INFERENCE.items()]
-    rows += [["GET", f"`{path}`", text] for path, text in DATA.items()]
+    rows = [[operation.method, f"`{operation.path}`", operation.summary] for operation in OPERATIONS]
     calls = [["GET", f"`{path}`", "", text] for path, text in PLAIN.items()]
     for operation in listed:
         given = {**operation.query, **operation.fields}
@@ -94,11 +80,15 @@ def _same(port: str, have: set[str], told: set[str]) -> None:
 
 
 def _path(route: Any) -> str:
-    return cast(Route, route).path
+    return cast(Route, route).path.replace(":path}", "}")
 
 
 def _no_health() -> Health:
     return Health(cast(Fleet, None), lambda: True, lambda: False, "")
+
+
+def _no_triton() -> Triton:
+    return Triton(cast(Fleet, None), Path(), cast(Repository, None), 1, "")
 
 
 def _register(*_: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -265,20 +266,25 @@ def test_health_says_when_the_loop_stopped(served: Port) -> None:
     assert served.call("GET", "/readyz").status_code == 503
 
 
-def test_the_pages_for_people_need_no_script_and_name_every_call(served: Port) -> None:
+def test_the_console_needs_no_script_and_escapes_what_it_shows(served: Port) -> None:
     served.world.catalog.append_event("x", actor="t", data={"sentence": "<script>alert(1)</script>"})
     front = served.call("GET", "/")
     assert "m</td>" in front.text
     assert "<script>" not in front.text
     assert "default-src 'none'" in front.headers["content-security-policy"]
-    docs = served.call("GET", "/docs").text
+
+
+def test_the_document_names_every_route_and_each_refusal_that_it_names_is_described(served: Port) -> None:
     described = served.call("GET", "/openapi.json").json()
     assert described["openapi"] == "3.1.0"
-    for path in described["paths"]:
-        assert path in docs or path.endswith("/events")
+    routes = {(route.path, method) for route in served.app.routes for method in route.methods or {"GET"}}
+    told = {(path, method.upper()) for path, item in described["paths"].items() for method in item}
+    assert {route for route in routes if route[1] != "HEAD"} == told
+    for reference in re.findall(r"#/components/(\w+)/(\w+)", json.dumps(described)):
+        assert reference[1] in described["components"][reference[0]]
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/docs", "/openapi.json", "/", "/api/v1/models"])
+@pytest.mark.parametrize("path", ["/metrics", "/docs", "/docs/page.js", "/openapi.json", "/", "/api/v1/models"])
 def test_a_foreign_name_for_this_machine_reads_nothing(served: Port, path: str) -> None:
     assert served.call("GET", path).status_code == 200
     assert served.call("GET", path, headers={"host": "evil.example"}).status_code == 421
