@@ -27,7 +27,7 @@ GROUPS = (
     "repository",
     "grpc",
 )
-OPTIONAL = frozenset(("binary", "raw", "compression", "repository", "config", "statistics", "grpc"))
+OPTIONAL = frozenset(("binary", "raw", "compression", "repository", "config", "statistics", "grpc", "stream"))
 
 
 @dataclass(frozen=True)

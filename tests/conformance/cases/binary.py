@@ -67,13 +67,22 @@ def binary_data_output_makes_all_outputs_binary(target: Target) -> None:
 
 @two.must("an output's own binary_data is stronger than the request's default")
 def an_outputs_own_choice_is_stronger(target: Target) -> None:
-    wanted: list[dict[str, Any]] = [{"name": "OUTPUT0", "parameters": {"binary_data": False}}, {"name": "OUTPUT1"}]
-    body = request(left(), right(), outputs=wanted, parameters={"binary_data_output": True})
-    found = outputs(target.infer("add_sub", body))
-    assert "bytes" not in found["OUTPUT0"]
-    assert "bytes" in found["OUTPUT1"]
-    same(found["OUTPUT0"], LEFT + RIGHT)
-    same(found["OUTPUT1"], LEFT - RIGHT)
+    wanted = [{"name": f"OUTPUT{i}", "parameters": {"binary_data": bool(i)}} for i in range(2)]
+    for default in (True, False):
+        body = request(left(), right(), outputs=wanted, parameters={"binary_data_output": default})
+        found = outputs(target.infer("add_sub", body))
+        assert "data" in found["OUTPUT0"]
+        assert "bytes" in found["OUTPUT1"]
+        same(found["OUTPUT0"], LEFT + RIGHT)
+        same(found["OUTPUT1"], LEFT - RIGHT)
+
+
+@two.must("the default is of all outputs, also of those that are named without a choice of their own")
+def an_output_named_without_a_choice_has_the_default(target: Target) -> None:
+    body = request(left(), right(), outputs=[{"name": "OUTPUT1"}], parameters={"binary_data_output": True})
+    output = outputs(target.infer("add_sub", body))["OUTPUT1"]
+    assert "bytes" in output, "it came in JSON"
+    assert output["bytes"] == (LEFT - RIGHT).tobytes()
 
 
 @two.must("an output that is not binary keeps its data in the JSON")

@@ -278,14 +278,14 @@ for name, statuses, reason, request in (
     infer.add("SHOULD", f"{name}_is_{'_or_'.join(statuses).lower()}", "clients look at the status", _has_status)
 
 
-@infer.should("a stream's answers come in the order of its requests, each with its id")
+@infer.should("a stream's answers come in the order of its requests, each with its id", features=["stream"])
 def a_stream_answers_in_order(target: Target) -> None:
     answers = stream(target, [asked("identity_fp32", [fp32(float(n))], id=str(n)) for n in range(5)])
     assert [(a.error_message, a.infer_response.id) for a in answers] == [("", str(n)) for n in range(5)]
     assert [float(values(a.infer_response, "OUTPUT0")[0]) for a in answers] == [0, 1, 2, 3, 4]
 
 
-@infer.should("an error on a stream is a message, and the stream goes on")
+@infer.should("an error on a stream is a message, and the stream goes on", features=["stream"])
 def a_stream_survives_an_error(target: Target) -> None:
     answers = stream(target, [asked("identity_fp32", [fp32(1.0, shape=[7])]), asked("identity_fp32", [fp32(2.0)])])
     assert len(answers) == 2

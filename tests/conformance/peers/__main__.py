@@ -32,7 +32,7 @@ PACKAGES = {"mlserver": "mlserver==1.7.1", "kserve": "kserve==0.21.0", "triton":
 # Parts of the suite that a server says it does not have, or does not have in its documentation.
 WITHOUT = {
     "mlserver": ["binary", "raw", "compression", "config", "statistics"],
-    "kserve": ["raw", "compression", "repository", "config", "statistics"],
+    "kserve": ["raw", "compression", "repository", "config", "statistics", "stream"],
     "triton": [],
 }
 _START_S = 120.0

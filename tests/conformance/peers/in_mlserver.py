@@ -5,6 +5,7 @@ Names, datatypes and shapes are checked as onnxruntime would check them, and ref
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class Model(MLModel):  # type: ignore[misc]
             id=payload.id,
             outputs=[self._write(name, outputs[name]) for name in wanted],
         )
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        """Answer the requests of a stream."""
+        async for payload in payloads:
+            yield await self.predict(payload)
 
     def _read(self, tensor: Any, declared: dict[str, Any]) -> Any:
         kind = getattr(tensor.datatype, "value", tensor.datatype)
