@@ -54,7 +54,7 @@ class Columns:
     def array(self, slot: InputSlot, index: int, *, nan: bool) -> Tensor:
         """A column as (rows, …). nan: a null is NaN, where there is NaN. Raises TensorMismatch or PayloadTooLarge."""
         column = self._table.column(index)
-        parts = [self._part(slot, chunk, nan) for chunk in column.chunks or [self._pa.array([], column.type)]]
+        parts = [self._part(slot, chunk, nan) for chunk in column.chunks or [self._pa.nulls(0, column.type)]]
         if len({part.shape[1:] for part in parts}) > 1:
             raise _mismatch(slot, f'rows of column "{self._named(index)}" differ in shape')
         array: Tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -198,6 +198,26 @@ def test_axes_come_from_lists_and_from_tensors_in_whatever_order_they_are_stored
     assert tensor(texts, slot("BYTES")).tolist() == [[["a", "b"]], [["c", "d"]]]
 
 
+@pytest.mark.parametrize(
+    ("kind", "datatype", "shape"),
+    [
+        (pa.fixed_shape_tensor(pa.float32(), [3, 4], permutation=[1, 0]), "FP32", (0, 4, 3)),
+        (pa.list_(pa.float32(), 2), "FP32", (0, 2)),
+        (pa.dictionary(pa.int8(), pa.string()), "BYTES", (0,)),
+        (pa.string_view(), "BYTES", (0,)),
+        (pa.binary(2), "BF16", (0,)),
+        (pa.bool_(), "BOOL", (0,)),
+    ],
+)
+def test_a_table_without_batches_has_no_rows(kind: Any, datatype: str, shape: tuple[int, ...]) -> None:
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, pa.schema({"x": kind})).close()
+    table = arrow.open_table(memoryview(sink.getvalue().to_pybytes()))
+    assert table.column("x").num_chunks == 0
+    got = Columns(table, LIMITS).array(slot(datatype), 0, nan=False)
+    assert (got.shape, got.dtype) == (shape, onnx.NUMPY_DTYPES[datatype])
+
+
 def test_views_that_all_show_one_long_text_and_lists_of_nothing_are_bounded() -> None:
     sink = pa.array(["x" * 1000] * 3, pa.string_view())
     shared = pa.Array.from_buffers(
