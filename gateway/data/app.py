@@ -7,7 +7,6 @@ inference routes are plain ASGI in front of it. The data port carries inference 
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import api_docs, problems
-from gateway.data import triton_http
-from gateway.data.codecs import v1, v2
-from gateway.data.codecs.call import Door
+from gateway.data import contracts, triton_http
+from gateway.data.doors import Doors, platform_headers
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.openapi import DataDocument
 from gateway.data.predict import Predict, Receive, Scope, Send
 from gateway.data.triton import Triton
+from gateway.settings import GatewaySettings
 from registry.errors import (
     InternalError,
     MalformedRequest,
@@ -36,45 +35,43 @@ from registry.errors import (
     ServingError,
 )
 
-_V2_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_V1_PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?:predict")
-_REMEMBERED_PATHS, _REMEMBERED_LENGTH = 4096, 256  # callers choose paths, so the memory is bounded
-
-Target = tuple[Door, str, str | None]
-
 
 class DataApp:
     """The data port's ASGI app."""
 
-    def __init__(self, predict: Predict, others: Starlette) -> None:
+    def __init__(self, predict: Predict, doors: Doors, others: Starlette) -> None:
         self._predict = predict
+        self._doors = doors
         self._others = others
-        self._targets: dict[str, Target] = {}
+        self._targets = doors.known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             target = self._targets.get(path)
             if target is None:
-                target = self._target(path)
+                target = self._doors.named(path)
             if target is not None:
                 await self._predict.infer(scope, receive, send, *target)
                 return
+            if path in self._doors.nameless_paths:
+                await self._infer_nameless(path, scope, receive, send)
+                return
         await self._others(scope, receive, send)
 
-    def _target(self, path: str) -> Target | None:
-        match = _V2_INFER.fullmatch(path)
-        door = v2.DOOR
-        if match is None:
-            match, door = _V1_PREDICT.fullmatch(path), v1.DOOR
-        if match is None:
-            return None
-        target = (door, match[1], match[2])
-        if len(path) <= _REMEMBERED_LENGTH:
-            if len(self._targets) >= _REMEMBERED_PATHS:
-                self._targets.clear()
-            self._targets[path] = target
-        return target
+    async def _infer_nameless(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        door = self._doors.nameless(path, headers)
+        extra = platform_headers(headers)
+        if extra:
+            scope = {**scope, "headers": [*extra, *scope["headers"]]}
+            headers = {**dict(extra), **headers}
+        try:
+            model = self._doors.model(headers)
+        except ServingError as error:
+            await self._predict.turn_away(scope, send, error, door.json.protocol)
+            return
+        await self._predict.infer(scope, receive, send, door, model, None)
 
 
 class Health:
@@ -97,7 +94,7 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def others(health: Health, triton: Triton) -> Starlette:
+def others(health: Health, triton: Triton, gateway: GatewaySettings | None = None) -> Starlette:
     """Health, metadata and errors: all that need not be fast."""
     fleet = health.fleet
     ids = RequestIds(time.time_ns, random.getrandbits)
@@ -125,9 +122,6 @@ def others(health: Health, triton: Triton) -> Starlette:
     async def root(_: Request) -> Response:  # KServe's V1 clients ask here
         return _json({"status": "alive"}) if health.is_alive() else _json({"status": "stalled"}, 503)
 
-    async def v1_models(_: Request) -> Response:
-        return _json({"models": fleet.models()})
-
     def fail(request: Request, error: Exception) -> Response:
         problem = error if isinstance(error, ServingError) else _translated(request, error)
         identity = ids.identify(request.headers.get("x-request-id", "").encode("latin-1")).decode()
@@ -135,12 +129,15 @@ def others(health: Health, triton: Triton) -> Starlette:
         wait_s = problems.retry_after_s(problem)
         if wait_s is not None:
             headers["retry-after"] = str(wait_s)
+        if isinstance(error, HTTPException):
+            headers.update(error.headers or {})  # which methods are allowed
         return _json(problems.body_of(problem, identity), problems.status_of(problem), headers)
 
     model_path = "/v2/models/{model}"
     version_path = model_path + "/versions/{version}"
     return Starlette(
         routes=[
+            *contracts.post_only(),
             Route("/healthz", live),
             Route("/readyz", ready),
             Route("/v2/health/live", live),
@@ -149,8 +146,7 @@ def others(health: Health, triton: Triton) -> Starlette:
             Route(version_path + "/ready", model_ready),
             *triton_http.routes(triton),
             Route("/", root),
-            Route("/v1/models", v1_models),
-            Route("/v1/models/{model}", model_ready),
+            *contracts.routes(health, gateway or GatewaySettings()),
             *api_docs.routes(DataDocument(fleet, health.version)),
         ],
         exception_handlers={ServingError: fail, HTTPException: fail, Exception: fail},

@@ -30,6 +30,7 @@ import uvloop
 from gateway.data import connections
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
+from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
 from gateway.data.page import WorkerPage, page_path
@@ -143,7 +144,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
-    app = DataApp(predict, others(health, triton))
+    app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
     return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, pool)
 
 

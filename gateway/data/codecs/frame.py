@@ -1,0 +1,245 @@
+"""Tables to tensors: which column of a data frame is which input of a model, or which column of its one input.
+
+In this order: a column that has an input's name is that input; the columns that the version's reference data named (the
+manifest's log schema) make up a 2-D input; a table without any known name is taken in order, if its width fits. A
+column that nobody wants is ignored, as data frames carry more than features; one that is missing is an error. Values
+keep the types of JSON (`tensors.py`), cells of text are read as the type that the model wants, and a missing value is
+NaN where the version allows NaN and refused where it does not. Called by the codecs of forms with columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gateway.data.codecs.json_numbers import narrow
+from gateway.data.codecs.tensors import from_json
+from gateway.data.servable import InputSlot, Servable, Tensor
+from gateway.settings import LimitSettings
+from registry.errors import MalformedRequest, PayloadTooLarge, TensorMismatch
+
+_TOLD = 20  # names in an error message
+_MISSING = frozenset(("", "nan", "na", "n/a", "null", "none", "<na>"))
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
+class Frame(Protocol):
+    """A table, by rows or by columns."""
+
+    names: Sequence[str] | None  # None: columns in order
+    width: int
+    height: int
+
+    def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
+        """One column as the slot's dtype, (rows, ...)."""
+
+    def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
+        """Columns side by side as the slot's dtype, (rows, columns)."""
+
+
+class RowFrame:
+    """Rows of JSON values, or of text."""
+
+    def __init__(self, names: Sequence[str] | None, rows: list[list[Any]], *, is_text: bool = False) -> None:
+        self.names = names
+        self.height = len(rows)
+        self.width = len(rows[0]) if rows else len(names or ())
+        self._rows = rows
+        self._read = _text_values if is_text else _values
+        if names is not None and len(names) != self.width:
+            raise TensorMismatch(f"there are {len(names)} column names and {self.width} columns")
+        if any(type(row) is not list or len(row) != self.width for row in rows):
+            raise TensorMismatch("every row must be a list with a value for each column")
+
+    @classmethod
+    def of_records(cls, records: Sequence[dict[str, Any]]) -> RowFrame:
+        """Rows as objects; a key that a row lacks is null there."""
+        names = list(records[0]) if records else []
+        if any(type(record) is not dict for record in records):
+            raise MalformedRequest("every record must be an object keyed by column")
+        for record in records:
+            if record.keys() != records[0].keys():
+                names = list(dict.fromkeys(name for record in records for name in record))
+                break
+        return cls(names, [[record.get(name) for name in names] for record in records])
+
+    def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
+        """One column as the slot's dtype, (rows, ...)."""
+        return self._read(slot, [row[index] for row in self._rows], nan)
+
+    def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
+        """Columns side by side as the slot's dtype, (rows, columns)."""
+        if list(indexes) == list(range(self.width)):
+            flat = [value for row in self._rows for value in row]
+        else:
+            flat = [row[index] for row in self._rows for index in indexes]
+        array = self._read(slot, flat, nan)
+        if array.ndim != 1:
+            raise TensorMismatch(f'input "{slot.spec.name}": a cell holds a list, model wants one value a cell')
+        return array.reshape(self.height, len(indexes))
+
+
+class ColumnFrame:
+    """Columns as arrays: numbers, true/false, or objects (text, None for a missing value, lists)."""
+
+    def __init__(self, names: Sequence[str], columns: Sequence[Tensor]) -> None:
+        self.names: Sequence[str] | None = names
+        self.width = len(columns)
+        self.height = len(columns[0]) if columns else 0
+        self._columns = columns
+
+    def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
+        """One column as the slot's dtype, (rows, ...)."""
+        column = self._columns[index]
+        if column.dtype.kind == "O" or slot.dtype.kind == "O":
+            return _values(slot, column.tolist(), nan)
+        return _cast(slot, column, nan)
+
+    def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
+        """Columns side by side as the slot's dtype, (rows, columns)."""
+        array = np.empty((self.height, len(indexes)), dtype=slot.dtype)
+        for at, index in enumerate(indexes):
+            column = self.column(slot, index, nan)
+            if column.ndim != 1:
+                raise TensorMismatch(f'input "{slot.spec.name}": a cell holds a list, model wants one value a cell')
+            array[:, at] = column
+        return array
+
+
+def feeds_of(frame: Frame, servable: Servable, limits: LimitSettings) -> list[Tensor]:
+    """The tensors of a table in the order of the servable's slots. Raises TensorMismatch or PayloadTooLarge."""
+    if frame.width * frame.height > limits.tensor_elements:
+        raise PayloadTooLarge(
+            f"the table has {frame.width * frame.height} cells, the limit is {limits.tensor_elements}"
+        )
+    slots, names = servable.slots, frame.names
+    nan = not servable.refuses_nonfinite
+    if names is not None and len(set(names)) != len(names):
+        raise TensorMismatch("a column name stands twice")
+    index_of = {name: index for index, name in enumerate(names or ())}
+    feeds: list[Tensor | None] = []
+    missing: list[str] = []
+    for slot in slots:
+        name = slot.spec.name
+        known = columns_of(servable, name)
+        if name in index_of:
+            feeds.append(frame.column(slot, index_of[name], nan))
+        elif known and not index_of.keys().isdisjoint(known):
+            missing += [column for column in known if column not in index_of]
+            feeds.append(None if missing else frame.matrix(slot, [index_of[column] for column in known], nan))
+        else:
+            feeds.append(None)
+            missing.append(name)
+    if len(feeds) > 0 and all(feed is None for feed in feeds) and len(missing) == len(slots):
+        return [fitted(*pair, limits) for pair in _in_order(frame, servable, nan)]
+    if missing:
+        raise TensorMismatch(
+            f"the table lacks columns that the model wants: {_told(missing)}; it has {_told(list(index_of))}",
+            missing=missing[:_TOLD],
+        )
+    return [fitted(slot, feed, limits) for slot, feed in zip(slots, feeds, strict=True) if feed is not None]
+
+
+def _in_order(frame: Frame, servable: Servable, nan: bool) -> list[tuple[InputSlot, Tensor]]:
+    """A table of no known name: one column an input, or all columns for the one input."""
+    slots = servable.slots
+    if len(slots) == 1 and _is_flat(slots[0], 2):
+        return [(slots[0], frame.matrix(slots[0], range(frame.width), nan))]
+    if frame.width != len(slots) or (frame.names is not None and len(slots) > 1):
+        wanted = [name for slot in slots for name in columns_of(servable, slot.spec.name) or [slot.spec.name]]
+        raise TensorMismatch(
+            f"the table has {frame.width} columns ({_told(list(frame.names or ()))}), the model wants {_told(wanted)}"
+        )
+    return [(slot, frame.column(slot, index, nan)) for index, slot in enumerate(slots)]
+
+
+def _is_flat(slot: InputSlot, axes: int) -> bool:
+    return slot.spec.shape is None or len(slot.spec.shape) == axes
+
+
+def columns_of(servable: Servable, tensor: str) -> list[str]:
+    """The names of a 2-D input's columns in order, as the version's rows are logged; empty when they have none."""
+    schema = servable.manifest.log_schema
+    if schema is None:
+        return []
+    found = [(item[3], item[0]) for item in schema["inputs"] if item[1] == tensor and item[2] != "summary"]
+    return [str(name) for _offset, name in sorted(found)]
+
+
+def fitted(slot: InputSlot, array: Tensor, limits: LimitSettings) -> Tensor:
+    """An array in the shape that the model wants: rows of plain values fit [N, 1], one instance may be the whole.
+
+    Raises TensorMismatch or PayloadTooLarge.
+    """
+    if array.size > limits.tensor_elements:
+        raise PayloadTooLarge(
+            f'input "{slot.spec.name}" has {array.size} elements, the limit is {limits.tensor_elements}'
+        )
+    wanted = slot.spec.shape
+    if wanted is not None and array.ndim == 1 and len(wanted) == 2 and wanted[1] in (1, None):
+        array = array.reshape(-1, 1)
+    elif wanted is not None and array.ndim == len(wanted) + 1 and len(array) == 1:
+        array = array[0]
+    slot.check_shape(array.shape)
+    return array
+
+
+# ---- cells
+
+
+def _values(slot: InputSlot, values: list[Any], nan: bool) -> Tensor:
+    return from_json(slot, values, nan=nan)
+
+
+def _text_values(slot: InputSlot, cells: list[str], nan: bool) -> Tensor:
+    """Cells of text, read as the type that the model wants."""
+    kind = slot.dtype.kind
+    if kind == "O":
+        return from_json(slot, cells)
+    if kind == "b":
+        return from_json(slot, [_BOOLS.get(cell.strip().lower(), cell) for cell in cells])
+    convert = float if kind in "fV" else int
+    values: list[Any] = []
+    for cell in cells:
+        try:
+            if "_" in cell:  # Python reads 1_000
+                raise ValueError
+            value: Any = convert(cell)
+        except ValueError:
+            text = cell.strip()
+            if text.lower() not in _MISSING:
+                raise TensorMismatch(
+                    f'input "{slot.spec.name}": {text[:40]!r} is not a number of type {slot.spec.datatype}',
+                    input=slot.spec.name,
+                ) from None
+            value = None
+        values.append(None if value != value else value)
+    return from_json(slot, values, nan=nan)
+
+
+def _cast(slot: InputSlot, column: Tensor, nan: bool) -> Tensor:
+    """Numbers of another width, if every value fits. column: no objects."""
+    have, want = column.dtype.kind, slot.dtype.kind
+    if have not in {"i": "iu", "u": "iu", "b": "b"}.get(want, "fiu"):
+        raise TensorMismatch(
+            f'input "{slot.spec.name}": got a column of {column.dtype}, model wants {slot.spec.datatype}',
+            input=slot.spec.name,
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
+        array = narrow(column.astype(np.float64), slot.dtype) if want == "V" else column.astype(slot.dtype)
+    if want in "iu":
+        fits = bool((array == column).all()) and bool(((array < 0) == (column < 0)).all())
+    else:
+        finite = np.isfinite(array)
+        fits = bool(finite.all()) or (nan and np.array_equal(finite, np.isfinite(column)))
+    if not fits:
+        raise TensorMismatch(
+            f'input "{slot.spec.name}": a number is missing or does not fit {slot.spec.datatype}', input=slot.spec.name
+        )
+    return array
+
+
+def _told(names: Sequence[str]) -> str:
+    return ", ".join(str(name) for name in names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")
