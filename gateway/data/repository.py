@@ -9,7 +9,8 @@ request reaches the model, after a load every worker can answer. No event loop w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ class Repository:
             raise IllegalTransition(
                 f"model {model!r} has no champion to load: driftgate alias {model} champion VERSION", model=model
             )
-        await self._wish(model, loaded=True)
-        await self._until(self._is_loaded, model, LOAD_S, f"model {model!r} is not loaded by every worker")
+        with self._admitted():
+            await self._wish(model, loaded=True)
+            await self._until(self._is_loaded, model, LOAD_S, f"model {model!r} is not loaded by every worker")
 
     async def unload(self, model: str, parameters: Mapping[str, Any]) -> None:
         """Have the model not served; returns when no later request can reach it. Nothing to do is no error.
@@ -91,7 +93,6 @@ class Repository:
         self._check_enabled("unload")
         _check_parameters(parameters, {"unload_dependents": bool})
         _check_no_rollout(model, self._fleet.entry(model))
-        asked_ns = await self._wish(model, loaded=False)
 
         async def is_unloaded(name: str) -> bool:
             entry, epoch = self._fleet.entry(name), self._fleet.epoch
@@ -101,11 +102,13 @@ class Repository:
                 return False
             return all(page.acked_epoch >= epoch for page in await self._workers())
 
-        try:
-            await self._until(is_unloaded, model, UNLOAD_S, f"the controller has not unloaded model {model!r}")
-        except (DeadlineExceeded, RolloutActive):
-            await self._wish(model, loaded=True)  # what the caller was told has not happened must not happen later
-            raise
+        with self._admitted():
+            asked_ns = await self._wish(model, loaded=False)
+            try:
+                await self._until(is_unloaded, model, UNLOAD_S, f"the controller has not unloaded model {model!r}")
+            except (DeadlineExceeded, RolloutActive):
+                await self._wish(model, loaded=True)  # what the caller was told has not happened must not happen later
+                raise
 
     # ---- how
 
@@ -138,15 +141,19 @@ class Repository:
     async def _until(
         self, is_done: Callable[[str], Awaitable[bool]], model: str, seconds: float, otherwise: str
     ) -> None:
+        until_s = self._clock.now_s() + seconds
+        while not await is_done(model):
+            if self._clock.now_s() > until_s:
+                raise DeadlineExceeded(f"{otherwise} after {seconds:g} s", model=model)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} loads and unloads are waiting already", retry_after_s=1.0)
         self._waiting += 1
         try:
-            until_s = self._clock.now_s() + seconds
-            while not await is_done(model):
-                if self._clock.now_s() > until_s:
-                    raise DeadlineExceeded(f"{otherwise} after {seconds:g} s", model=model)
-                await asyncio.sleep(LOOK_EVERY_S)
+            yield
         finally:
             self._waiting -= 1
 
