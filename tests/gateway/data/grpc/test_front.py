@@ -17,6 +17,7 @@ from gateway.data.page import read_page
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from registry import onnx
+from registry.errors import DeadlineExceeded
 from tests.support import models
 from tests.support.grpc_front import SERVICE, Caller, array_of, request_of, with_front
 from tests.support.serving import Bench, aspire
@@ -175,7 +176,7 @@ def test_a_deadline_that_passes_is_told_and_booked(
         error = await failure_of(caller.infer(request_of("m", ROW), **given))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: codes_of(bench) == {"504": 1})
-        assert waiting[0].future.done()
+        assert isinstance(waiting[0].future.exception(), DeadlineExceeded)  # our own timer was first
         assert bench.worker.predict.inflight == 0
 
     with_front(tmp_path / "run", body)
@@ -222,9 +223,11 @@ def test_messages_over_the_limit_are_refused_also_when_they_are_small_on_the_wir
         row = request_of("m", ROW).SerializeToString()
         answer = await caller.infer(row, compression=grpc.Compression.Gzip)
         assert array_of(answer).shape == (1, 2)
-        for size, compression in ((2 << 20, grpc.Compression.NoCompression), (16 << 20, grpc.Compression.Gzip)):
-            error = await failure_of(caller.infer(bytes(size), compression=compression))
+        large = request_of("m", np.zeros((200_000, 3))).SerializeToString()  # 2.4 MB, and good but for its size
+        for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+            error = await failure_of(caller.infer(large, compression=compression))
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert codes_of(bench) == {"200": 1}
 
     with_front(tmp_path / "run", body, SMALL)
 
@@ -256,6 +259,25 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(tmp_path: Path) ->
         assert (first != second).all()
         assert (await call.code()) is grpc.StatusCode.OK
         assert codes_of(bench) == {"200": 58}
+
+    with_front(tmp_path / "run", body)
+
+
+def test_a_streams_answers_wait_for_those_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(bench: Bench, caller: Caller) -> None:
+        await bench.route("m", one(tmp_path))
+        call = caller.stream()
+        with monkeypatch.context() as patch:
+            waiting = hold_up(bench, patch)
+            await call.write(request_of("m", ROW, id="first").SerializeToString())
+            await until(lambda: waiting)
+        for _ in range(3):
+            await call.write(request_of("m", ROW, id="later").SerializeToString())
+        await until(lambda: codes_of(bench) == {"200": 3})
+        bench.worker.fleet._loaded["m"][1].batcher.submit(waiting[0])
+        ids = [(await call.read()).infer_response.id for _ in range(4)]
+        assert ids == ["first", "later", "later", "later"]
+        await call.done_writing()
 
     with_front(tmp_path / "run", body)
 
