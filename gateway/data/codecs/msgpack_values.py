@@ -56,6 +56,8 @@ def unpack(body: bytes, most_values: int = MOST_VALUES) -> Any:
         value = reader.value(_MOST_LEVELS)
     except (IndexError, struct.error):
         raise MalformedRequest("the MessagePack body ends inside a value") from None
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"a MessagePack string is not UTF-8: {error.reason}") from None
     if reader.at != len(body):
         raise MalformedRequest(f"{len(body) - reader.at} bytes follow the MessagePack document")
     return value
@@ -76,21 +78,21 @@ class _Reader:
         self.at += 1
         if tag < 0x80:
             return tag
-        if tag >= 0xE0:
-            return tag - 256
+        if 0xA0 <= tag < 0xC0:
+            return self._text(tag & 0x1F)
         if tag < 0x90:
             return self._map(tag & 0x0F, levels)
         if tag < 0xA0:
             return self._list(tag & 0x0F, levels)
-        if tag < 0xC0:
-            return self._text(tag & 0x1F)
+        if tag >= 0xE0:
+            return tag - 256
         if tag in _CONSTANTS:
             return _CONSTANTS[tag]
         number = _NUMBERS.get(tag)
         if number is not None:
             return self._number(number)
         if tag in _BUFFERS:
-            return self._take(self._number(_BUFFERS[tag]))
+            return self._view(self._number(_BUFFERS[tag]))
         if tag in _TEXTS:
             return self._text(self._number(_TEXTS[tag]))
         if tag in _LISTS:
@@ -104,18 +106,19 @@ class _Reader:
         self.at += form.size
         return number
 
-    def _take(self, size: int) -> memoryview:
-        start, end = self.at, self.at + size
+    def _view(self, size: int) -> memoryview:
+        start = self.at
+        self.at = end = start + size
         if end > len(self.body):
             raise IndexError
-        self.at = end
         return self.view[start:end]
 
     def _text(self, size: int) -> str:
-        try:
-            return bytes(self._take(size)).decode()
-        except UnicodeDecodeError as error:
-            raise MalformedRequest(f"a MessagePack string is not UTF-8: {error.reason}") from None
+        start = self.at
+        self.at = end = start + size
+        if end > len(self.body):
+            raise IndexError
+        return self.body[start:end].decode()
 
     def _claim(self, values: int, levels: int) -> None:
         """Refuse a list or map before it is made: too deep, longer than the body, or too many values."""
