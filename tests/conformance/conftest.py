@@ -20,7 +20,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.conformance.cases", "tests.conformance.wire", "tests.conformance.rpc")
 
-from tests.conformance import cases, ours  # noqa: E402, F401
+from tests.conformance import cases  # noqa: E402, F401
 from tests.conformance.case import CASES, OPTIONAL  # noqa: E402
 from tests.conformance.target import Target  # noqa: E402
 
@@ -67,6 +67,8 @@ def target(
     if url:
         yield Target(url, _option(request.config, "grpc"), without)
         return
+    from tests.conformance import ours  # the registry and all it needs: only for our own server
+
     with ours.serving(tmp_path_factory.mktemp("conformance"), lambda: next(_ports)) as started:
         yield started
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 JSON = {"content-type": "application/json"}
 
 
@@ -97,7 +97,7 @@ class Target:
         """Whether it answers an ordinary request, of the model that is asked most."""
         body = {"inputs": [{"name": "INPUT0", "shape": [1], "datatype": "FP32", "data": [1.0]}]}
         try:
-            return self.ask("POST", "/v2/models/identity_fp32/infer", body, timeout_s=5.0).status == 200
+            return self.ask("POST", "/v2/models/identity_fp32/infer", body, timeout_s=30.0).status == 200
         except (OSError, AssertionError):
             return False
 
