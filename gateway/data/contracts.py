@@ -117,7 +117,7 @@ def _ping(health: Health, default_model: str) -> Handler:
         names = [default_model] if default_model else fleet.models()
         if len(names) == 1 and not _is_ready(fleet, names[0]):
             raise NotReady(f"model {names[0]!r} is not ready here", model=names[0])
-        return Response(b"\n", media_type="application/json")  # as MLflow's server says it
+        return _json({"ready": True})
 
     return ping
 

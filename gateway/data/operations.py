@@ -17,7 +17,8 @@ JSON = "application/json"
 # What the V2 infer route reads and writes beside JSON.
 V2_BINARY = ("application/octet-stream", "application/msgpack", "application/vnd.apache.arrow.stream",
              "application/vnd.apache.arrow.file")  # fmt: skip
-MLFLOW_BINARY = ("text/csv", "application/vnd.apache.parquet")
+TABLES = ("text/csv", "application/jsonlines", "application/vnd.apache.parquet")
+EVENTS = ("application/cloudevents+json",)
 
 GET_FAILS = (400, 404, 503)
 CALL_FAILS = (400, 403, 404, 409, 413, 500, 503, 504)
@@ -79,7 +80,7 @@ def _absent(*paths: str) -> list[Operation]:
 
 
 V2, V1, TRITON, HEALTH, PAGES = "Open Inference V2", "KServe V1", "Triton", "Health", "Documentation"
-ABSENT = "Not offered"
+CONTAINERS, ABSENT = "MLflow and containers", "Not offered"
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 
@@ -105,12 +106,24 @@ OPERATIONS: tuple[Operation, ...] = (
     _post("/v2/repository/models/{model}/load", "Let a model be served, where the data port may.", "LoadRequest"),
     _post("/v2/repository/models/{model}/unload", "Stop serving a model, where the data port may.", "LoadRequest"),
     _infer("/v1/models/{model}:predict", V1, "Predict with whichever version the split chooses.", "V1Request",
-           "V1Answer"),
+           "V1Answer", media=EVENTS),
     _infer("/v1/models/{model}/versions/{version}:predict", V1, "Predict with this version; its role is `direct`.",
-           "V1Request", "V1Answer"),
+           "V1Request", "V1Answer", media=EVENTS),
+    _infer("/v1/models/{model}/labels/{label}:predict", V1, "Predict with the version of this alias; its role is "
+           "`direct`.", "V1Request", "V1Answer", media=EVENTS),
     _get("/", V1, "Whether the event loop turns, as KServe's V1 clients ask.", fails=(), says=(503,)),
     _get("/v1/models", V1, "Names of all models.", "V1Models", fails=()),
     _get("/v1/models/{model}", V1, "200 only if the model's champion can answer here.", "Ready", says=(503,)),
+    _get("/v1/models/{model}/versions/{version}", V1, "The same of one version.", "Ready", says=(503,)),
+    _get("/v1/models/{model}/metadata", V1, "Inputs and outputs in TensorFlow Serving's form."),
+    _get("/v1/models/{model}/versions/{version}/metadata", V1, "The same of one version."),
+    _infer("/invocations", CONTAINERS, "MLflow and SageMaker: predict with the model that a header names, the default "
+           "model, or the only one.", "TableRequest", "TableAnswer", media=TABLES, headers=("ModelName",)),
+    _infer("/score", CONTAINERS, "Azure ML: as `/invocations`.", "TableRequest", "Any", media=TABLES,
+           headers=("ModelName",)),
+    _get("/ping", CONTAINERS, "200 when the default model, or the only one, can answer here.", "Ready", fails=(503,)),
+    _get("/health", CONTAINERS, "As `/ping`.", "Ready", fails=(503,)),
+    _get("/version", CONTAINERS, "This server's version, as text.", "", media=("text/plain",), fails=()),
     _get("/healthz", HEALTH, "200 while the event loop turns.", fails=(), says=(503,)),
     _get("/readyz", HEALTH, "200 when this worker may get traffic; the body shows the route table and the "
          "controller's lease.", fails=(), says=(503,)),
@@ -126,6 +139,7 @@ TAGS = {
     V2: "The Open Inference Protocol. The infer routes also read and write binary tensors, MessagePack and Arrow, "
     "by `Content-Type` and `Accept`.",
     V1: "KServe V1 and TensorFlow Serving.",
+    CONTAINERS: "What MLflow, SageMaker and Azure ML ask of a container. The paths name no model.",
     TRITON: "What Triton's clients, dashboards and perf_analyzer ask beside inference. What is served is changed from "
     "here only where a setting allows it.",
     HEALTH: "For load balancers and orchestrators.",
@@ -216,6 +230,18 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     },
     "V1Answer": _object(predictions={"description": _PREDICTIONS}, outputs={"description": _PREDICTIONS}),
+    "TableRequest": {
+        **_object(
+            dataframe_split=_object(("data",), columns=_list({}), data=_list(_list({}))),
+            dataframe_records=_list(_OBJECT),
+            instances=_list({}),
+            inputs={"description": "a tensor, or tensors by name"},
+            params=_OBJECT,
+        ),
+        "description": "exactly one of the first four; `params` change nothing",
+    },
+    "TableAnswer": _object(("predictions",), predictions={"description": _PREDICTIONS}),
+    "Any": {},
     "Stats": _object(("model_stats",), model_stats=_list(_OBJECT)),
     "IndexRequest": _object(ready={"type": "boolean", "description": "only what is ready"}),
     "Index": _list(_object(("name", "version", "state"), name=_TEXT, version=_TEXT, state=_TEXT, reason=_TEXT)),
@@ -232,6 +258,13 @@ PARAMETERS: Mapping[str, dict[str, Any]] = {
         "in": "path",
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    },
+    "label": {"name": "label", "in": "path", "required": True, "schema": _TEXT},
+    "ModelName": {
+        "name": "x-driftgate-model",
+        "in": "header",
+        "description": "the model meant, where the path names none",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,100}$"},
     },
     "RequestId": {
         "name": "x-request-id",
@@ -273,7 +306,7 @@ def describe(operation: Operation) -> dict[str, Any]:
     failing = {s: _ref("responses", FAILURES[s][0]) for s in operation.fails if s not in told}
     described: dict[str, Any] = {
         "tags": [operation.tag],
-        "summary": operation.summary,
+        "summary": operation.summary.replace("`", ""),
         "operationId": operation.name,
         "parameters": [_ref("parameters", name) for name in (*names, *operation.headers)],
         "responses": {str(status): body for status, body in sorted({**told, **failing}.items())},

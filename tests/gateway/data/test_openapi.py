@@ -31,7 +31,7 @@ def routes_of(bench: Bench) -> set[tuple[str, str]]:
     return {
         (method, re.sub(r"{(\w+):\w+}", r"{\1}", route.path))
         for route in app._others.routes
-        for method in route.methods
+        for method in route.methods or ()  # without methods it only refuses
         if method != "HEAD"
     }
 
