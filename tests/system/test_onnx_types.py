@@ -1,4 +1,6 @@
-"""Every ONNX type over a real server: the same bits over REST JSON, REST binary and gRPC, as onnxruntime alone gives.
+"""Every ONNX type over a real server: the same bits over REST JSON, REST binary, gRPC, MessagePack and Arrow.
+
+They are those that onnxruntime alone gives.
 
 What cannot be served was refused when it was registered, with the reason that is true; nothing is answered with a 500.
 """
@@ -20,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from driftgate.client import Client
 from registry import golden, onnx
 from registry.manifest import Manifest
 from registry.rows import same_bits
@@ -35,17 +38,23 @@ ODD = "größe 1/ü 数?#%&\"'"  # a name that URLs, headers, JSON and labels mu
 
 @contextmanager
 def asked(home: Path, free_port: Callable[[], int]) -> Iterator[dict[str, Ask]]:
-    """A server of what was registered, and three ways to ask it."""
+    """A server of what was registered, and the ways to ask it."""
     grpc_port = free_port()
     server = Server(home, free_port(), free_port(), gateway__grpc="on", gateway__grpc_port=grpc_port)
     try:
         server.start()
         address = f"127.0.0.1:{grpc_port}"
-        with httpx.Client(base_url=server.data_url, timeout=30) as client, grpc.insecure_channel(address) as channel:
+        with (
+            httpx.Client(base_url=server.data_url, timeout=30) as client,
+            grpc.insecure_channel(address) as channel,
+            Client(server.data_url) as ours,
+        ):
             yield {
                 "json": lambda model, feeds: asking.over_json(client, model, feeds),
                 "binary": lambda model, feeds: asking.over_binary(client, model, feeds),
                 "grpc": lambda model, feeds: asking.over_grpc(channel, model, feeds),
+                "msgpack": lambda model, feeds: dict(ours.infer(model, dict(feeds), format="msgpack").outputs),
+                "arrow": lambda model, feeds: dict(ours.infer(model, dict(feeds), format="arrow").outputs),
             }
     finally:
         server.kill()
@@ -150,9 +159,9 @@ def test_every_datatype_in_every_shape_under_any_name_goes_through_every_protoco
         long = {ODD: asking.objects(["ü" * 1_000_000, "", "b" * 2_000_000], [1, 3])}
         check(ways, "rows-BYTES", long, {f"{ODD}.": long[ODD]})
         wrong = {"x": asking.objects(["1"] * 3, [1, 3])}
-        for protocol, ask in ways.items():
+        for protocol in ("json", "binary", "grpc"):  # the client itself refuses this
             with pytest.raises(Refused) as caught:
-                ask("linear", wrong)
+                ways[protocol]("linear", wrong)
             assert caught.value.args[0] in (400, "INVALID_ARGUMENT"), protocol
 
 

@@ -20,6 +20,7 @@ from gateway.data.codecs.arrow_claims import checked_stream
 from gateway.data.codecs.arrow_columns import Columns
 from gateway.data.codecs.call import Headers
 from gateway.data.codecs.frame import feeds_of
+from gateway.data.codecs.raw import aligned
 from gateway.data.codecs.v2_calls import Call, call_of
 from gateway.data.servable import Servable, Tensor
 from gateway.settings import LimitSettings
@@ -82,7 +83,7 @@ def _read_table(
         feeds = feeds_of(columns, servable, limits)
     else:
         raise MalformedRequest('"layout" must be "rows" or "whole"')
-    return [np.require(feed, requirements=["C", "A"]) for feed in feeds], call_of(asked, servable)
+    return [aligned(np.asarray(feed, order="C")) for feed in feeds], call_of(asked, servable)
 
 
 def _asked(table: Any, limits: LimitSettings) -> Mapping[str, Any]:

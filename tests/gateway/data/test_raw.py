@@ -57,7 +57,7 @@ def test_strings_come_back(words: list[str]) -> None:
 def test_any_bytes_are_strings_or_a_mismatch(data: bytes, count: int) -> None:
     try:
         array = from_raw(slot_of("BYTES"), data, [count], 2**41)
-    except TensorMismatch:
+    except (TensorMismatch, PayloadTooLarge):
         return
     assert bytes(to_raw(array)) == data
 
