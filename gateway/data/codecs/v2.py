@@ -47,8 +47,9 @@ def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSetting
             if feed is not None:
                 if len(document) == 1:
                     return [feed], PLAIN
-                if len(document) == 2 and type(document.get("id")) is str and document["id"]:
-                    return [feed], Call(document["id"], None)
+                request_id = document.get("id")
+                if request_id and len(document) == 2 and type(request_id) is str:
+                    return [feed], Call(request_id, None)
                 json_body.check_depth(body, limits.json_depth)
                 return [feed], call_of(document, servable)
     json_body.check_depth(body, limits.json_depth)
