@@ -181,7 +181,7 @@ def fitted(slot: InputSlot, array: Tensor, limits: LimitSettings) -> Tensor:
     if wanted is not None and array.ndim == 1 and len(wanted) == 2 and wanted[1] in (1, None):
         array = array.reshape(-1, 1)
     elif wanted is not None and array.ndim == len(wanted) + 1 and len(array) == 1:
-        array = array[0]
+        array = array.reshape(array.shape[1:])
     slot.check_shape(array.shape)
     return array
 
