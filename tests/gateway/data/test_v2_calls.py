@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from gateway.data.codecs import v2
 from gateway.data.codecs.call import Answer
+from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable
 from registry.errors import MalformedRequest, ServingError, TensorMismatch, Unimplemented
+from tests.support import models
+from tests.support.serving import Bench, aspire, with_worker
 from tests.support.v2 import LIMITS, answered, body_of, echo, opened, two
 
 F32, I64 = struct.pack("<2f", 1.5, -2.0), struct.pack("<2q", 3, 2**60)
@@ -123,3 +129,45 @@ def test_what_cannot_be_obeyed_is_refused(floats: Servable, document: Any, error
     with pytest.raises(error) as caught:
         v2.read(orjson.dumps(document), {}, floats, LIMITS)
     assert len(caught.value.message) < 400
+
+
+def row(value: float, **more: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [value, 1, 2]}], **more}
+
+
+def test_a_timeout_in_the_body_is_a_deadline_and_the_sooner_one_counts(tmp_path: Path) -> None:
+    async def check(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"))}))
+        batcher = bench.worker.fleet._loaded["m"][1].batcher
+        batcher._scheduled = True  # nothing runs: as if a long run were in front
+        for header, timeout_us in (("5000", 20_000), ("20", 5_000_000), (None, 20_000)):
+            headers = {} if header is None else {"x-deadline-ms": header}
+            body = row(1, parameters={"timeout": timeout_us})
+            late = await bench.ask("/v2/models/m/infer", body, headers=headers)
+            assert (late.status, late.json["details"]) == (504, {"deadline_ms": 20})
+
+    with_worker(tmp_path / "run", check)
+
+
+def test_requests_of_all_forms_share_a_run_and_get_their_own_rows(tmp_path: Path) -> None:
+    async def check(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"))}))
+        path = "/v2/models/m/infer"
+        alone = [(await bench.ask(path, row(value))).json["outputs"][0]["data"] for value in range(4)]
+        raw = np.array([[2, 1, 2]], np.float32).tobytes()
+        octets = {"content-type": "application/octet-stream", "inference-header-content-length": "0"}
+        forms = await asyncio.gather(
+            bench.ask(path, row(0)),
+            bench.ask(path, row(1, parameters={"binary_data_output": True})),
+            bench.ask(path, raw, headers=octets),
+            bench.ask(path, row(3, outputs=[{"name": "y"}], id="three")),
+        )
+        at = [int(answer.headers.get("inference-header-content-length", "0")) for answer in forms]
+        got = [
+            np.frombuffer(answer.body[start:], np.float32).tolist() if start else answer.json["outputs"][0]["data"]
+            for answer, start in zip(forms, at, strict=True)
+        ]
+        assert got == alone
+        assert [start > 0 for start in at] == [False, True, True, False]
+
+    with_worker(tmp_path / "run", check)
