@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,8 @@ def start_gateway(home: Path, model: Path, port: int) -> Any:
     return process
 
 
-def json_times() -> dict[str, float]:
-    """Milliseconds to decode a JSON body of one image: the gateway's reader, and orjson with numpy; the best of 20."""
+def json_times() -> dict[str, list[float]]:
+    """Milliseconds to decode a JSON body of one image: by the gateway's reader, and by orjson and numpy; 30 pairs."""
     from gateway.data.codecs import json_numbers
 
     values = np.random.default_rng(7).normal(size=int(np.prod(SHAPE))).astype(np.float32)
@@ -87,16 +86,13 @@ def json_times() -> dict[str, float]:
 
     if not np.array_equal(quick(), values):
         raise RuntimeError("the quick reader gave other numbers")
-    return {"gateway": _best_ms(quick), "orjson_numpy": _best_ms(plain)}
-
-
-def _best_ms(run: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(20):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return min(times) * 1e3
+    times: dict[str, list[float]] = {"gateway": [], "orjson_numpy": []}
+    for _ in range(30):  # in turn, since other work on the machine comes and goes
+        for kind, run in (("gateway", quick), ("orjson_numpy", plain)):
+            started = time.perf_counter()
+            run()
+            times[kind].append((time.perf_counter() - started) * 1e3)
+    return times
 
 
 def main(words: list[str]) -> int:
@@ -150,13 +146,14 @@ def main(words: list[str]) -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"image-{document['commit']}.json"
     path.write_text(json.dumps(document, indent=1))
-    share = times["gateway"] / times["orjson_numpy"]
+    shares = [ours / theirs for ours, theirs in zip(*times.values(), strict=True)]
+    medians = {kind: statistics.median(some) for kind, some in times.items()}
     print(f"\n{arguments.connections} connections, {arguments.pairs} pairs of {arguments.seconds} s")
     for kind, some in samples.items():
         rate, p99 = (statistics.median(getattr(s, key) for s in some) for key in ("requests_per_s", "p99_us"))
         print(f"  {kind:<8}{rate:8.1f} requests/s   p99 {p99 / 1000:.1f} ms")
     print(f"  gateway / bare app   {spread(ratios)}; the bar is {BAR}")
-    print(f"  JSON of 150,528 numbers: {times['gateway']:.1f} ms, np.asarray(orjson.loads(…)) ", end="")
-    print(f"{times['orjson_numpy']:.1f} ms: {share:.2f} of it; the bar is {JSON_BAR}")
+    print(f"  JSON of 150,528 numbers: {medians['gateway']:.1f} ms, orjson and numpy {medians['orjson_numpy']:.1f} ms")
+    print(f"  gateway / np.asarray(orjson.loads(…))   {spread(shares)}; the bar is {JSON_BAR}")
     print(f"  failed requests: {bad}\n  stored in {path.relative_to(ROOT)}")
-    return 0 if statistics.median(ratios) >= BAR and share <= JSON_BAR and bad == 0 else 1
+    return 0 if statistics.median(ratios) >= BAR and statistics.median(shares) <= JSON_BAR and bad == 0 else 1
