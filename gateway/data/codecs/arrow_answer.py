@@ -22,6 +22,7 @@ from gateway.data.servable import Tensor
 
 STREAM = "application/vnd.apache.arrow.stream"
 FILE = "application/vnd.apache.arrow.file"
+_MOST_STRING_BYTES = 2**31 - 1  # of a column with offsets of 32 bits
 _HEADERS = {kind: ((b"content-type", kind.encode()),) for kind in (STREAM, FILE)}
 
 
@@ -76,9 +77,16 @@ def _lists(pa: Any, values: Any, size: int, count: int) -> Any:
 
 
 def _values(pa: Any, tensor: Tensor) -> Any:
+    """A tensor's values, flat. Made of buffers: `pa.array` loads pandas, which stopped a worker for half a second."""
     flat = np.ascontiguousarray(tensor).reshape(-1)
     if tensor.dtype.kind == "O":
-        return pa.array([v2.text_of(value) for value in flat.tolist()], pa.string())
-    if tensor.dtype.kind == "V":  # BF16: two bytes, as in a raw buffer
-        return pa.Array.from_buffers(pa.binary(2), len(flat), [None, pa.py_buffer(flat.view(np.uint8))])
-    return pa.array(flat)
+        texts = [v2.text_of(value).encode() for value in flat.tolist()]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        buffers, kind = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))], pa.large_string()
+        if ends[-1] <= _MOST_STRING_BYTES:
+            buffers[1], kind = pa.py_buffer(ends.astype(np.int32)), pa.string()
+        return pa.Array.from_buffers(kind, len(flat), buffers)
+    if tensor.dtype.kind == "b":
+        return pa.Array.from_buffers(pa.bool_(), len(flat), [None, pa.py_buffer(np.packbits(flat, bitorder="little"))])
+    kind = pa.binary(2) if tensor.dtype.kind == "V" else pa.from_numpy_dtype(flat.dtype)  # BF16 as in a raw buffer
+    return pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat.view(np.uint8))])

@@ -3,14 +3,17 @@
 What a value may be is as in JSON: integers and fractions for fractions, integers for integers that hold them, never a
 string for a number or a number for a string. A null is refused, or NaN where the version allows NaN. Lists of one
 length add an axis each, a fixed-shape tensor its axes; a dictionary is taken apart. Invariant: a column in one batch
-and of the model's own type is not copied. Works on tables that have been validated. Called by the Arrow codec, through
-`frame.py`.
+and of the model's own type is not copied. Values are read from Arrow's buffers by numpy: pyarrow's own `to_numpy`
+loads pandas, which stopped a worker for half a second. Works on tables that have been validated. Called by the Arrow
+codec, through `frame.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,20 @@ from gateway.settings import LimitSettings
 from registry.errors import PayloadTooLarge, TensorMismatch
 
 _MOST_AXES = 32
+_DTYPES = {
+    "int8": "i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "halffloat": "<f2",
+    "float": "<f4",
+    "double": "<f8",
+}
+_VIEW, _VIEW_BYTES, _INSIDE_VIEW = Struct("<iiii"), 16, 12  # bytes of text, its start, buffer, offset
 
 
 class Columns:
@@ -79,13 +96,13 @@ class Columns:
             if isinstance(kind, self._pa.FixedShapeTensorType) and not sizes:
                 stored = kind.permutation
                 sizes += kind.shape
-                array = _full(slot, array.storage).flatten()
+                array = _inside(_full(slot, array.storage))
             elif types.is_fixed_size_list(kind):
                 sizes.append(kind.list_size)
-                array = _full(slot, array).flatten()
+                array = _inside(_full(slot, array))
             elif types.is_list(kind) or types.is_large_list(kind):
-                sizes.append(_list_size(slot, _full(slot, array)))
-                array = array.flatten()
+                size, array = _inside_lists(slot, _full(slot, array), "<i4" if types.is_list(kind) else "<i8")
+                sizes.append(size)
             else:
                 break
         if len(sizes) >= _MOST_AXES:
@@ -101,7 +118,7 @@ class Columns:
         kind, dtype, types = array.type, slot.dtype, self._pa.types
         if types.is_dictionary(kind):
             values = self._values(slot, _full(slot, array.dictionary), nan)
-            return np.asarray(values[_full(slot, array.indices).to_numpy()])
+            return np.asarray(values[_numbers(_full(slot, array.indices))])
         is_float = dtype.kind in "fV"
         if array.null_count and not (is_float and nan):
             rule = "the version does not allow NaN" if is_float else f"{slot.spec.datatype} has no missing value"
@@ -109,36 +126,75 @@ class Columns:
         if dtype.kind == "O":
             return self._texts(slot, array)
         if dtype.kind == "V" and types.is_fixed_size_binary(kind) and kind.byte_width == 2 and not array.null_count:
-            octets = array.buffers()[1]  # BF16, as in a raw buffer
-            return np.frombuffer(octets, dtype, len(array), 2 * array.offset) if len(array) else np.empty(0, dtype)
-        if dtype.kind == "b":
-            fits = types.is_boolean(kind)
-        else:
-            fits = types.is_integer(kind) or (is_float and types.is_floating(kind))
-        if not fits:
+            return _of_buffer(array, 1, dtype)  # BF16, as in a raw buffer
+        if dtype.kind == "b" and types.is_boolean(kind):
+            return _bits(array, 1).view(np.bool_)
+        if not (types.is_integer(kind) or (is_float and types.is_floating(kind))) or dtype.kind == "b":
             raise _mismatch(slot, f"got Arrow {str(kind)[:100]}, model wants {slot.spec.datatype}")
-        numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        numbers = _numbers(array)
+        if array.null_count:
+            numbers = numbers.astype(numbers.dtype if numbers.dtype.kind == "f" else np.float64)
+            numbers[_bits(array, 0) == 0] = np.nan
         return numbers if numbers.dtype == dtype else _fitted(slot, numbers)
 
     def _texts(self, slot: InputSlot, array: Any) -> Tensor:
         kind, types = array.type, self._pa.types
-        is_view = types.is_string_view(kind) or types.is_binary_view(kind)
-        is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-        if not (is_text or is_view or types.is_binary(kind) or types.is_large_binary(kind)):
-            raise _mismatch(slot, f"got Arrow {str(kind)[:100]}, model wants strings (BYTES)")
-        if is_view and len(array):
+        if types.is_string(kind) or types.is_binary(kind):
+            octets = _pieces(array, "<i4")
+        elif types.is_large_string(kind) or types.is_large_binary(kind):
+            octets = _pieces(array, "<i8")
+        elif types.is_string_view(kind) or types.is_binary_view(kind):
             # Views may all show the same long text: only here strings can be longer than their body.
-            views = np.frombuffer(array.buffers()[1], "<i4").reshape(-1, 4)[array.offset : array.offset + len(array)]
-            size = int(views[:, 0].sum(dtype=np.int64))
+            size = int(_of_buffer(array, 1, np.dtype("4<i4"))[:, 0].sum(dtype=np.int64)) if len(array) else 0
             if size > self._limits.body_bytes:
                 raise PayloadTooLarge(f'input "{slot.spec.name}" has {size} bytes of text')
-        texts: Tensor = array.to_numpy(zero_copy_only=False)
-        if is_text:
-            return texts
-        decoded = np.empty(len(texts), np.object_)
-        for at, octets in enumerate(texts):
-            decoded[at] = text(slot, octets)
-        return decoded
+            octets = _viewed(array)
+        else:
+            raise _mismatch(slot, f"got Arrow {str(kind)[:100]}, model wants strings (BYTES)")
+        texts = np.empty(len(array), np.object_)
+        for at, piece in enumerate(octets):
+            texts[at] = text(slot, piece)
+        return texts
+
+
+def _of_buffer(array: Any, index: int, dtype: np.dtype[Any], more: int = 0) -> NDArray[Any]:
+    """An array's elements (and `more` behind them) in one of its buffers."""
+    count, buffer = len(array) + more, array.buffers()[index]
+    if buffer is None or len(array) == 0:
+        return np.zeros(count, dtype)
+    return np.frombuffer(buffer, dtype, count, array.offset * dtype.itemsize)
+
+
+def _numbers(array: Any) -> NDArray[Any]:
+    return _of_buffer(array, 1, np.dtype(_DTYPES[str(array.type)]))
+
+
+def _bits(array: Any, index: int) -> NDArray[np.uint8]:
+    """A buffer of bits, one for each element: 0 or 1."""
+    buffer, end = array.buffers()[index], array.offset + len(array)
+    if buffer is None:
+        return np.zeros(len(array), np.uint8)
+    octets = np.frombuffer(buffer, np.uint8, (end + 7) // 8)
+    return np.unpackbits(octets, count=end, bitorder="little")[array.offset :]
+
+
+def _pieces(array: Any, offsets: str) -> Iterator[bytes]:
+    """The elements of a string or binary array."""
+    ends = _of_buffer(array, 1, np.dtype(offsets), more=1).tolist()
+    buffer = array.buffers()[2]
+    octets = b"" if buffer is None else memoryview(buffer)
+    return (bytes(octets[start:end]) for start, end in pairwise(ends)) if len(array) else iter(())
+
+
+def _viewed(array: Any) -> Iterator[bytes]:
+    """The elements of an array of string or binary views: short ones lie in the view, long ones in a buffer."""
+    buffers = [memoryview(buffer) for buffer in array.buffers()[1:] if buffer is not None]
+    for at in range(array.offset * _VIEW_BYTES, (array.offset + len(array)) * _VIEW_BYTES, _VIEW_BYTES):
+        size, _, which, start = _VIEW.unpack_from(buffers[0], at)
+        if size <= _INSIDE_VIEW:
+            yield bytes(buffers[0][at + 4 : at + 4 + size])
+        else:
+            yield bytes(buffers[1 + which][start : start + size])
 
 
 def _full(slot: InputSlot, array: Any) -> Any:
@@ -148,11 +204,20 @@ def _full(slot: InputSlot, array: Any) -> Any:
     return array
 
 
-def _list_size(slot: InputSlot, array: Any) -> int:
-    sizes = np.diff(array.offsets.to_numpy())
+def _inside(array: Any) -> Any:
+    """The elements of lists of fixed size."""
+    size = array.type.list_size
+    return array.values.slice(array.offset * size, len(array) * size)
+
+
+def _inside_lists(slot: InputSlot, array: Any, offsets: str) -> tuple[int, Any]:
+    """The one length of lists, and their elements. Raises TensorMismatch."""
+    ends = _of_buffer(array, 1, np.dtype(offsets), more=1)
+    sizes = np.diff(ends)
     if len(sizes) and (sizes != sizes[0]).any():
         raise _mismatch(slot, "its lists differ in length")
-    return int(sizes[0]) if len(sizes) else 0
+    start, end = int(ends[0]), int(ends[-1])
+    return int(sizes[0]) if len(sizes) else 0, array.values.slice(start, end - start)
 
 
 def _fitted(slot: InputSlot, numbers: NDArray[Any]) -> Tensor:

@@ -189,19 +189,52 @@ def test_a_large_arrow_body_is_opened_in_a_thread_and_gives_the_same_bits(tmp_pa
     with_worker(tmp_path / "run", body)
 
 
-def test_pyarrow_and_msgpack_are_loaded_by_the_first_request_that_needs_them() -> None:
-    program = (
-        "import sys\n"
-        "from gateway.data.codecs import v2_door\n"
-        "assert not {'pyarrow', 'msgpack'} & set(sys.modules), sys.modules\n"
-        "import asyncio\n"
-        "from gateway.data.codecs import arrow_library\n"
-        "assert not arrow_library.is_loaded()\n"
-        "asyncio.run(arrow_library.load())\n"
-        "assert arrow_library.is_loaded() and 'pyarrow' in sys.modules\n"
-        "assert 'pandas' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_a_worker_loads_pyarrow_and_msgpack_when_asked_and_never_pandas(tmp_path: Path) -> None:
+    """pyarrow loads pandas and its compute module behind many of its functions, each half a second of silence."""
+    tables = {
+        "m": pa.table({"x": pa.array([[1.0, 2.0, None], [4.0, 5.0, 6.0]], pa.list_(pa.float64(), 3))}),
+        "c": pa.table({"age": [1, None], "visits": [3, 4], "city": pa.array(["a", "b"]).dictionary_encode()}),
+        "t": pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((2, 3), np.float32))}),
+        "v": pa.table({"age": [1, 2], "visits": [3, 4], "city": pa.array(["a", "b" * 20], pa.string_view())}),
+        "l": pa.table({"x": pa.array([[1.0, 2.0, 3.0]])}),
+    }
+    for name, table in tables.items():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        (tmp_path / f"{name}.arrow").write_bytes(sink.getvalue().to_pybytes())
+    program = f"""
+import sys
+from pathlib import Path
+from gateway.data.routes import RouteEntry
+from registry.manifest import ServingOptions
+from tests.support import serving
+
+folder = Path({str(tmp_path)!r})
+free = ServingOptions(nan="allow")
+
+async def body(bench):
+    for name, path in (("m", "matrix"), ("c", "columns")):
+        entry = RouteEntry(champion=1, aspired={{1: serving.aspire(folder / f"{{path}}.onnx", options=free)}})
+        await bench.route(name, entry)
+    assert not {{"pyarrow", "msgpack"}} & set(sys.modules)
+    for name in {list(tables)!r}:
+        model = "c" if name in "cv" else "m"
+        for accept in ({STREAM!r}, {FILE!r}, {MSGPACK!r}, {JSON!r}):
+            headers = {{"content-type": {STREAM!r}, "accept": accept}}
+            sent = (folder / f"{{name}}.arrow").read_bytes()
+            answer = await bench.ask(f"/v2/models/{{model}}/infer", sent, headers=headers)
+            assert answer.status == 200, (name, answer.body)
+    assert {{"pyarrow", "msgpack"}} <= set(sys.modules)
+    assert not {{"pandas", "pyarrow.compute", "scipy"}} & set(sys.modules)
+
+serving.with_worker(folder / "run", body)
+"""
+    models.linear(tmp_path / "matrix.onnx")
+    models.columns(tmp_path / "columns.onnx")
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_while_pyarrow_loads_the_event_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
