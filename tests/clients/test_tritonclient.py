@@ -240,14 +240,15 @@ def test_what_is_not_offered_says_so(way: Way) -> None:
 
 
 def test_wrong_requests_are_told_as_such(way: Way) -> None:
-    for call, http, grpc in (
+    wrong: list[tuple[Callable[[], Any], int, str]] = [
         (lambda: way.client.infer("missing", way.x()), 404, "NOT_FOUND"),
         (lambda: way.client.infer("linear", way.x(), model_version="9"), 404, "NOT_FOUND"),
         (lambda: way.client.infer("linear", way.x(np.zeros((1, 4), np.float32))), 400, "INVALID_ARGUMENT"),
         (lambda: way.client.get_model_config("missing"), 404, "NOT_FOUND"),
         (lambda: way.client.get_inference_statistics("missing"), 404, "NOT_FOUND"),
         (lambda: way.client.get_model_metadata("linear", "9"), 404, "NOT_FOUND"),
-    ):
+    ]
+    for call, http, grpc in wrong:
         with pytest.raises(InferenceServerException) as refused:
             call()
         assert refused.value.status() == code(way, http, grpc)
