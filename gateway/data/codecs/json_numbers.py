@@ -6,8 +6,8 @@ orjson gives, since both round correctly, so a tensor has the same bits whicheve
 `Numbers.array` give None, and the ordinary way reads the body again and says what is wrong.
 
 Measured on one core (`python -m bench --scenario image`): 150,528 numbers take 0.35 to 0.47 of the time of
-np.asarray(orjson.loads(…)), four fifths of it parsing. It pays
-from about 300 numbers on. Without the library everything is read the ordinary way.
+np.asarray(orjson.loads(…)), four fifths of it parsing. It pays from about 300 numbers on. Without the library
+everything is read the ordinary way.
 """
 
 from __future__ import annotations
