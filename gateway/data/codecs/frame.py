@@ -121,19 +121,24 @@ def feeds_of(frame: Frame, servable: Servable, limits: LimitSettings) -> list[Te
     index_of = {name: index for index, name in enumerate(names or ())}
     feeds: list[Tensor | None] = []
     missing: list[str] = []
+    any_known = False
     for slot in slots:
         name = slot.spec.name
         known = columns_of(servable, name)
+        feed = None
         if name in index_of:
-            feeds.append(frame.column(slot, index_of[name], nan))
+            any_known = True
+            feed = frame.column(slot, index_of[name], nan)
         elif known and not index_of.keys().isdisjoint(known):
-            missing += [column for column in known if column not in index_of]
-            feeds.append(None if missing else frame.matrix(slot, [index_of[column] for column in known], nan))
+            any_known = True
+            lacking = [column for column in known if column not in index_of]
+            missing += lacking
+            feed = None if lacking else frame.matrix(slot, [index_of[column] for column in known], nan)
         else:
-            feeds.append(None)
             missing.append(name)
-    if len(feeds) > 0 and all(feed is None for feed in feeds) and len(missing) == len(slots):
-        return [fitted(*pair, limits) for pair in _in_order(frame, servable, nan)]
+        feeds.append(feed)
+    if not any_known:
+        return [fitted(slot, feed, limits) for slot, feed in _in_order(frame, servable, nan)]
     if missing:
         raise TensorMismatch(
             f"the table lacks columns that the model wants: {_told(missing)}; it has {_told(list(index_of))}",
