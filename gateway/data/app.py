@@ -33,6 +33,7 @@ from registry.errors import (
     MethodNotAllowed,
     RouteNotFound,
     ServingError,
+    VersionNotFound,
 )
 
 
@@ -116,6 +117,8 @@ def others(health: Health, triton: Triton, gateway: GatewaySettings | None = Non
 
     async def model_ready(request: Request) -> Response:
         model, version = triton_http.asked(request)
+        if version is not None and version not in fleet.entry(model).aspired:
+            raise VersionNotFound(f"model {model!r} serves no version {version}", model=model)
         is_ready = fleet.servable(model, version) is not None and not health.is_draining()
         return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
