@@ -62,6 +62,8 @@ class Connection(HttpToolsProtocol):
             or cycle.scope is not self.scope  # a head that is not complete
             or len(data) > self.most_bytes
             or len(self.headers) > self.most_headers
+            or not self.headers
+            or self.headers[0][0] != b"host"  # where clients put it
         ):
             self._check_head(data)
 
@@ -71,7 +73,8 @@ class Connection(HttpToolsProtocol):
             most = self.most_headers
             self._refuse_head(f"the request has more than {most} headers, the limit", limit_headers=most)
             return
-        if self.cycle is None or self.cycle.scope is not self.scope:
+        complete = self.cycle is not None and self.cycle.scope is self.scope
+        if not complete:
             size = len(data) + (self._head[1] if self._head[0] is self.scope else 0)
             self._head = (self.scope, size)
         else:
@@ -79,6 +82,9 @@ class Connection(HttpToolsProtocol):
         if size > self.most_bytes:
             most = self.most_bytes
             self._refuse_head(f"the request line and headers have more than {most} bytes, the limit", limit_bytes=most)
+        elif complete and all(name != b"host" for name, _ in headers) and self.parser.get_http_version() == "1.1":
+            self.turn_away(MalformedRequest("the request has no Host header"))  # RFC 9112, section 3.2
+            self._let_go()
 
     def _refuse_head(self, message: str, **details: int) -> None:
         self.turn_away(HeadersTooLarge(message, **details))
