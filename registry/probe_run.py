@@ -20,25 +20,18 @@ from registry.artifacts import checked_relative
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.graph import GraphFacts, read_graph
 from registry.manifest import spec_to_dict
-from registry.maps import classes_of
 from registry.onnx import (
     FLOATS,
     NUMPY_DTYPES,
     Session,
-    input_specs,
-    is_bfloat16,
     open_session,
-    output_specs,
-    run_untouched,
-    runner,
     runtime_version,
 )
 from registry.probe_child import is_value_independent
+from registry.probe_model import ProbedModel, Tensors
 from registry.tensors import load_tensors, save_tensors
-from registry.vocabulary import TensorSpec
 
 Tell = Callable[[str, float], None]
-Tensors = dict[str, NDArray[Any]]
 
 _SEED = 20130101
 _FREE_SIZES = (1, 2, 8, 32, 48, 64, 224)  # made-up sizes of free dimensions, tried in turn
@@ -46,71 +39,6 @@ _MOST_MADE_UP = 1 << 26  # elements of one made-up input
 _REFERENCE_LADDER = (50_000, 20_000, 5_000, 1_000, 200, 50)  # rows that are run, when all would take too long
 _OUTPUT_BYTES = 512 << 20  # outputs kept for the profile
 _CHUNK = 64  # rows in one run of exact models
-
-
-class _Probe:
-    """A loaded model and what is known of it so far."""
-
-    def __init__(self, job: Mapping[str, Any], facts: GraphFacts, session: Session) -> None:
-        names = job["outputs"]
-        self.session = session
-        self.facts = facts
-        self.inputs = _with_ranks(input_specs(session), facts)
-        self.outputs = _with_ranks(output_specs(session, names), facts)
-        self.every_output = [node.name for node in session.get_outputs()]
-        self.names = [spec.name for spec in self.outputs]
-        self.constants = [node.name for node in session.get_overridable_initializers()]
-        self._runner = runner(session, self.outputs)
-        self._are_classes_known = all(spec.classes is None for spec in self.outputs)
-        self.warnings: list[str] = []
-        self.non_finite = [0, 0]  # given runs, and how many of them had a non-finite output
-        self.examples: Tensors = {}
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        if not self._are_classes_known:
-            self._find_classes(feeds)
-        return self._runner(feeds)
-
-    def _find_classes(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """The names in the maps of a first run; in the model's own order, where the file tells it."""
-        names = [spec.name for spec in self.outputs if spec.classes is not None]
-        found = dict(zip(names, run_untouched(self.session, feeds, names), strict=True))
-        self.outputs = tuple(
-            self._with_classes(spec, classes_of(found[spec.name])) if spec.name in found else spec
-            for spec in self.outputs
-        )
-        self._are_classes_known = all(found.values())  # a run of no rows names none
-        self._runner = runner(self.session, self.outputs)
-
-    def _with_classes(self, spec: TensorSpec, seen: tuple[str, ...]) -> TensorSpec:
-        stated = self.facts.zipped.get(spec.name, ())
-        classes = stated if stated and (not seen or sorted(stated) == sorted(seen)) else seen
-        return replace(spec, shape=(None, len(classes)), classes=classes)
-
-    def name_classes(self) -> None:
-        """Take from the file what no run has told. Raises ArtifactRejected where the file does not tell it either."""
-        if not self._are_classes_known:
-            self.outputs = tuple(
-                self._with_classes(spec, spec.classes) if spec.classes is not None else spec for spec in self.outputs
-            )
-        for spec in self.outputs:
-            if spec.classes == ():
-                raise ArtifactRejected(
-                    f"the names of the classes of output {spec.name!r} are not known, as the model was never seen to "
-                    "run on a row: give --golden or --reference rows",
-                    tensor=spec.name,
-                )
-
-    def run_given(self, feeds: Mapping[str, NDArray[Any]], what: str) -> list[NDArray[Any]]:
-        """A run on rows that the user gave: a failure refuses the version."""
-        try:
-            outputs = self.run(feeds)
-        except InferenceFailed as error:
-            raise ArtifactRejected(f"{what}: {error.message}", kind=error.details.get("kind")) from None
-        self.examples = dict(zip(self.names, outputs, strict=True))
-        self.non_finite[0] += 1
-        self.non_finite[1] += any((a.dtype.kind == "f" or is_bfloat16(a)) and not np.isfinite(a).all() for a in outputs)
-        return outputs
 
 
 def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -123,7 +51,7 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     if missing:
         return {"external": list(facts.external)}  # the parent lays the files beside the model, and asks again
     tell("loading the model", 0.0)
-    probe = _Probe(job, facts, _open(job, model, facts))
+    probe = ProbedModel(job, facts, _open(job, model, facts))
     work, seconds = Path(job["work"]), float(job["limits"]["seconds"])
     finding: rows.RowsFinding | None = None
     proven, reason = True, ""
@@ -177,15 +105,7 @@ def _open(job: Mapping[str, Any], model: Path, facts: GraphFacts) -> Session:
         raise ArtifactRejected(text, kind=error.details.get("kind")) from None
 
 
-def _with_ranks(specs: Sequence[TensorSpec], facts: GraphFacts) -> tuple[TensorSpec, ...]:
-    """onnxruntime shows an unknown rank as a scalar; the file tells them apart."""
-    return tuple(
-        TensorSpec(spec.name, spec.datatype, None) if not spec.shape and spec.name in facts.shapeless else spec
-        for spec in specs
-    )
-
-
-def _run_golden(job: Mapping[str, Any], probe: _Probe, work: Path, seconds: float) -> rows.RowsFinding:
+def _run_golden(job: Mapping[str, Any], probe: ProbedModel, work: Path, seconds: float) -> rows.RowsFinding:
     cases = golden.read_golden(Path(job["golden"]), probe.inputs, probe.outputs, probe.every_output, probe.constants)
     if job["nan"] == "refuse":
         golden.refuse_non_finite(cases)
@@ -217,7 +137,7 @@ def _joined_cases(cases: Sequence[golden.GoldenCase]) -> Tensors | None:
         return None
 
 
-def _find(job: Mapping[str, Any], probe: _Probe, feeds: Tensors, seconds: float, what: str) -> rows.RowsFinding:
+def _find(job: Mapping[str, Any], probe: ProbedModel, feeds: Tensors, seconds: float, what: str) -> rows.RowsFinding:
     """Whether rows may be joined. A given row that fails alone refuses only where rows are what is asked for."""
     try:
         return rows.find_exactness(
@@ -241,7 +161,9 @@ def _merge(first: rows.RowsFinding | None, second: rows.RowsFinding) -> rows.Row
     return rows.RowsFinding(second.by_rows, False, first.reason, first.rows + second.rows)
 
 
-def _run_reference(job: Mapping[str, Any], probe: _Probe, work: Path, tell: Tell, started: float) -> rows.RowsFinding:
+def _run_reference(
+    job: Mapping[str, Any], probe: ProbedModel, work: Path, tell: Tell, started: float
+) -> rows.RowsFinding:
     feeds = load_tensors(Path(job["feeds"]))
     count = rows.common_rows(feeds)
     if not count:
@@ -310,7 +232,7 @@ def _one_by_one(parts: list[list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
     return [[array[row : row + 1] for array in part] for part in parts for row in range(len(part[0]))]
 
 
-def _save_ragged(path: Path, probe: _Probe, names: Sequence[str], parts: list[list[NDArray[Any]]]) -> None:
+def _save_ragged(path: Path, probe: ProbedModel, names: Sequence[str], parts: list[list[NDArray[Any]]]) -> None:
     """Keep outputs of varying shape run by run (the parent puts them together), and free what varies in their specs."""
     saved: Tensors = {}
     specs = list(probe.outputs)
@@ -329,7 +251,7 @@ def _size(array: NDArray[Any]) -> int:
     return sum(len(str(item)) for item in array.ravel()) if array.dtype == object else array.nbytes
 
 
-def _run_made_up(probe: _Probe) -> tuple[bool, str, rows.RowsFinding]:
+def _run_made_up(probe: ProbedModel) -> tuple[bool, str, rows.RowsFinding]:
     """Run on inputs that nobody promised to be right: only what no value would cure refuses."""
     first: InferenceFailed | None = None
     for size in _FREE_SIZES:
@@ -360,7 +282,7 @@ def _run_made_up(probe: _Probe) -> tuple[bool, str, rows.RowsFinding]:
     return False, reason, rows.RowsFinding(False, False, "it was never seen to run", 0)
 
 
-def _made_up(probe: _Probe, size: int) -> Tensors | None:
+def _made_up(probe: ProbedModel, size: int) -> Tensors | None:
     """One row of everything: free first dimensions, and free ones of the same name elsewhere, are 1; others `size`."""
     rng = np.random.default_rng(_SEED)
     named = {node.name: list(node.shape) for node in probe.session.get_inputs()}
@@ -386,7 +308,7 @@ def _made_up(probe: _Probe, size: int) -> Tensors | None:
     return feeds
 
 
-def _compare_declared(probe: _Probe, finding: rows.RowsFinding | None) -> None:
+def _compare_declared(probe: ProbedModel, finding: rows.RowsFinding | None) -> None:
     """Correct the outputs' declared shapes where the model returned others, and say so."""
     by_rows = finding is not None and finding.by_rows
     inputs_free = by_rows and all(not spec.shape or spec.shape[0] is None for spec in probe.inputs)
