@@ -84,6 +84,8 @@ _PAGE_CSS = """body { margin: 0; background: #fff; }
 .swagger-ui .info { margin: 24px 0; }
 .swagger-ui .wrapper { max-width: 1200px; }
 .swagger-ui textarea { font-size: 12px; min-height: 160px; }
+.swagger-ui .parameters-col_name { min-width: 130px; }
+.swagger-ui .operation-servers { display: none; }
 noscript { display: block; padding: 24px; font-family: sans-serif; }
 """
 

@@ -30,7 +30,7 @@ MOST_RUN_S = 2.0  # for trying examples, all together, each time the document is
 _INTRODUCTION = """\
 Predictions, health and metadata. Every error has one shape, with a stable `code`. gRPC has a port of its own.
 
-A model that is ready has a section with a request that it accepts, at the end of this page.\
+A model that is ready has a section of its own, with a request that it accepts.\
 """
 _MODEL = "/v2/models/{model}"
 
@@ -48,14 +48,16 @@ def document(release: str, shown: Sequence[Shown], left_out: int) -> dict[str, A
     """The OpenAPI 3.1 description of the data port. left_out: models that have no section of their own."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = describe(operation)
-    tags = [{"name": name, "description": text} for name, text in TAGS.items()]
+        described = describe(operation)
+        if "ModelName" in operation.headers:
+            _add_choice(described, shown)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    tags: dict[str, str] = {}
     for version in shown:
         name = f"model {version.servable.model}"
         if version.is_champion:
-            tags.append({"name": name, "description": _signature(version.servable)})
-        elif not any(tag["name"] == name for tag in tags):
-            tags.append({"name": name})
+            tags[name] = _signature(version.servable)
+        tags.setdefault(name, "")
         for operation in OPERATIONS:
             concrete = _of_version(operation, version)
             if concrete is not None and concrete.path not in paths:  # "stats" is a name, and a route of its own
@@ -68,7 +70,7 @@ def document(release: str, shown: Sequence[Shown], left_out: int) -> dict[str, A
     return {
         "openapi": "3.1.0",
         "info": {"title": "Driftgate data port", "version": release, "description": introduction},
-        "tags": tags,
+        "tags": [{"name": name, "description": text} for name, text in {**tags, **TAGS}.items()],
         "paths": paths,
         "components": components(),
     }
@@ -101,6 +103,20 @@ def _add_example(described: dict[str, Any], operation: Operation, shown: Shown) 
         else v1_body(slots, shown.feeds, by_rows=shown.servable.by_rows)
     )
     described["requestBody"]["content"]["application/json"]["example"] = body
+
+
+def _add_choice(described: dict[str, Any], shown: Sequence[Shown]) -> None:
+    """Examples for a path that names no model."""
+    examples = {
+        version.servable.model: {
+            "summary": f"for {version.servable.model}",
+            "value": v1_body(version.servable.slots, version.feeds, by_rows=version.servable.by_rows),
+        }
+        for version in shown
+        if version.is_champion and version.feeds is not None
+    }
+    if examples:
+        described["requestBody"]["content"]["application/json"]["examples"] = examples
 
 
 def _signature(servable: Servable) -> str:

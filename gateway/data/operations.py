@@ -252,7 +252,12 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
 PARAMETERS: Mapping[str, dict[str, Any]] = {
     "rest": {"name": "rest", "in": "path", "required": True, "schema": _TEXT},
     "name": {"name": "name", "in": "path", "required": True, "schema": _TEXT},
-    "model": {"name": "model", "in": "path", "required": True, "schema": _TEXT},
+    "model": {
+        "name": "model",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+    },
     "version": {
         "name": "version",
         "in": "path",
@@ -303,7 +308,8 @@ def describe(operation: Operation) -> dict[str, Any]:
         if operation.fails == (501,)
         else {200: answer, **{s: {**answer, "description": "Not now."} for s in operation.says}}
     )
-    failing = {s: _ref("responses", FAILURES[s][0]) for s in operation.fails if s not in told}
+    astray = (404, 405) if names else ()  # a parameter with a slash or a colon in it makes another path
+    failing = {s: _ref("responses", FAILURES[s][0]) for s in (*operation.fails, *astray) if s not in told}
     described: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary.replace("`", ""),
