@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-OTHER_PORTS = ("control.port",)  # the ports beside the data port, in the order in which a range is used up
+OTHER_PORTS = ("control.port", "gateway.grpc_port")  # beside the data port, in the order in which a range is used
+    "control.port",
+    "gateway.grpc_port",
+)  # the ports beside the data port, in the order in which a range is used up
 AZURE_PORT = "5001"  # of Azure Machine Learning's own inference server, which passes no port
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
@@ -41,7 +44,7 @@ def _other_ports(text: str, taken: str) -> Iterator[tuple[str, str, str]]:
     """Ports beside the data port, where containers share one network and only a range is free.
 
     >>> list(_other_ports("9000-9010", "9000"))
-    [('control.port', '9001', 'SAGEMAKER_SAFE_PORT_RANGE')]
+    [('control.port', '9001', 'SAGEMAKER_SAFE_PORT_RANGE'), ('gateway.grpc_port', '9002', 'SAGEMAKER_SAFE_PORT_RANGE')]
     >>> list(_other_ports("all", ""))
     [('control.port', 'all', 'SAGEMAKER_SAFE_PORT_RANGE')]
     """
