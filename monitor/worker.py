@@ -263,9 +263,9 @@ class Monitor:
             for start_s, part in self._by_tile(good):
                 tile = self.windows.tile(key, version.bins, start_s)
                 version.inputs.add(tile.inputs, part["features"])
-                said = version.outputs.count(part["outputs"])
-                tile.outputs.merge(said)
-                self._count_arm(header.model, header.version, header.role, part["outputs"], said)
+                counted = version.outputs.count(part["outputs"])
+                tile.outputs.merge(counted)
+                self._count_arm(header.model, header.version, header.role, part["outputs"], counted)
         if some_failed:
             start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
             self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())

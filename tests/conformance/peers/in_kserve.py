@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kserve  # type: ignore[import-not-found]
+import kserve
 from kserve import InferOutput, InferRequest, InferResponse
-from kserve.errors import InvalidInput  # type: ignore[import-not-found]
-from kserve.utils.utils import generate_uuid  # type: ignore[import-not-found]
+from kserve.errors import InvalidInput
+from kserve.utils.utils import generate_uuid
 
 
-class Model(kserve.Model):  # type: ignore[misc]
+class Model(kserve.Model):
     """One model of the suite."""
 
     def __init__(self, about: dict[str, Any]) -> None:

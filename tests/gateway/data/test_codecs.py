@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from gateway.data.codecs import v2
 from gateway.data.codecs.tensors import from_json
-from gateway.data.codecs.v2 import Call, Writer, to_json
+from gateway.data.codecs.v2 import Writer, to_json
+from gateway.data.codecs.v2_calls import Call
 from gateway.data.servable import InputSlot, Servable
 from gateway.settings import LimitSettings
 from registry import onnx
