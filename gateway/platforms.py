@@ -12,9 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 OTHER_PORTS = ("control.port", "gateway.grpc_port")  # beside the data port, in the order in which a range is used
-    "control.port",
-    "gateway.grpc_port",
-)  # the ports beside the data port, in the order in which a range is used up
 AZURE_PORT = "5001"  # of Azure Machine Learning's own inference server, which passes no port
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
