@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gateway.data.codecs.json_numbers import narrow
 from gateway.data.codecs.tensors import from_json
@@ -40,14 +41,26 @@ class Frame(Protocol):
 
 
 class RowFrame:
-    """Rows of JSON values, or of text."""
+    """Rows of JSON values, or of text.
 
-    def __init__(self, names: Sequence[str] | None, rows: list[list[Any]], *, is_text: bool = False) -> None:
+    numbers: of text, all its cells as doubles (rows, columns), where they have been read already: NaN is a missing
+    value, infinity whatever is no number or none that a double holds.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] | None,
+        rows: list[list[Any]],
+        *,
+        is_text: bool = False,
+        numbers: NDArray[np.float64] | None = None,
+    ) -> None:
         self.names = names
         self.height = len(rows)
         self.width = len(rows[0]) if rows else len(names or ())
         self._rows = rows
         self._read = _text_values if is_text else _values
+        self._numbers = numbers
         if names is not None and len(names) != self.width:
             raise TensorMismatch(f"there are {len(names)} column names and {self.width} columns")
         if any(type(row) is not list or len(row) != self.width for row in rows):
@@ -67,10 +80,14 @@ class RowFrame:
 
     def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
         """One column as the slot's dtype, (rows, ...)."""
-        return self._read(slot, [row[index] for row in self._rows], nan)
+        ready = self._ready(slot, [index], nan)
+        return self._read(slot, [row[index] for row in self._rows], nan) if ready is None else ready[:, 0]
 
     def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
         """Columns side by side as the slot's dtype, (rows, columns)."""
+        ready = self._ready(slot, indexes, nan)
+        if ready is not None:
+            return ready
         if list(indexes) == list(range(self.width)):
             flat = [value for row in self._rows for value in row]
         else:
@@ -79,6 +96,15 @@ class RowFrame:
         if array.ndim != 1:
             raise TensorMismatch(f'input "{slot.spec.name}": a cell holds a list, model wants one value a cell')
         return array.reshape(self.height, len(indexes))
+
+    def _ready(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor | None:
+        """Columns that have been read as numbers; None: read their text, which also finds what is wrong with it."""
+        if self._numbers is None or slot.dtype.kind not in "fV":
+            return None
+        chosen = self._numbers[:, list(indexes)]
+        if np.isinf(chosen).any() or (not nan and np.isnan(chosen).any()):
+            return None
+        return _cast(slot, chosen, nan)
 
 
 class ColumnFrame:
@@ -205,23 +231,49 @@ def _text_values(slot: InputSlot, cells: list[str], nan: bool) -> Tensor:
         return from_json(slot, cells)
     if kind == "b":
         return from_json(slot, [_BOOLS.get(cell.strip().lower(), cell) for cell in cells])
-    convert = float if kind in "fV" else int
+    convert = _double if kind in "fV" else _whole
     values: list[Any] = []
     for cell in cells:
         try:
-            if "_" in cell:  # Python reads 1_000
-                raise ValueError
             value: Any = convert(cell)
         except ValueError:
-            text = cell.strip()
-            if text.lower() not in _MISSING:
+            if not is_missing(cell):
                 raise TensorMismatch(
-                    f'input "{slot.spec.name}": {text[:40]!r} is not a number of type {slot.spec.datatype}',
+                    f'input "{slot.spec.name}": {cell.strip()[:40]!r} is not a number of type {slot.spec.datatype}',
                     input=slot.spec.name,
                 ) from None
             value = None
         values.append(None if value != value else value)
     return from_json(slot, values, nan=nan)
+
+
+def _double(cell: str) -> float:
+    if "_" in cell:  # Python reads 1_000
+        raise ValueError
+    return float(cell)
+
+
+def _whole(cell: str) -> int:
+    if "_" in cell:
+        raise ValueError
+    return int(cell)
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell of text stands for no value."""
+    return cell.strip().lower() in _MISSING
+
+
+def doubles(rows: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Cells of text as `RowFrame` wants them, (rows, columns). Rows of different lengths raise ValueError."""
+    return np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
+
+
+def _number(cell: str) -> float:
+    try:
+        return _double(cell)
+    except ValueError:
+        return np.nan if is_missing(cell) else np.inf
 
 
 def _cast(slot: InputSlot, column: Tensor, nan: bool) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from gateway.data.codecs import json_body
-from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame
+from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles
 from gateway.data.servable import Tensor
 from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
@@ -62,7 +62,10 @@ def read_csv(body: bytes, limits: LimitSettings, has_header: bool | None = None)
         raise MalformedRequest("the CSV file is empty")
     if has_header is None:
         has_header = not all(_NUMBER.fullmatch(cell) for cell in rows[0])
-    return RowFrame(rows[0] if has_header else None, rows[1:] if has_header else rows, is_text=True)
+    names, rows = (rows[0], rows[1:]) if has_header else (None, rows)
+    frame = RowFrame(names, rows, is_text=True)  # TensorMismatch when rows differ in length
+    # Of a long file the numbers are read here, away from the event loop, rather than when the model is known.
+    return frame if len(body) < _LONG_BYTES else RowFrame(names, rows, is_text=True, numbers=doubles(rows))
 
 
 def read_lines(body: bytes, limits: LimitSettings) -> list[Any]:

@@ -306,6 +306,37 @@ def test_a_csv_file_of_too_many_cells_is_refused_before_it_is_parsed() -> None:
     assert caught.value.code == "payload_too_large"
 
 
+def test_a_long_csv_file_gives_what_a_short_one_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    long = pd.DataFrame(rng.normal(size=(4000, 3)), columns=FRAME.columns)
+    assert len(long.to_csv(index=False)) > tables._LONG_BYTES
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx")}))
+        await bench.route("free", RouteEntry(champion=1, aspired={1: named(tmp_path / "b.onnx", nan="allow")}))
+        whole = await invoke(bench, long.to_csv(index=False).encode(), "text/csv", **{"x-driftgate-model": "m"})
+        assert len(whole.json["predictions"]) == 4000
+        for start in range(0, 4000, 500):
+            part = long[start : start + 500].to_csv(index=False).encode()
+            short = await invoke(bench, part, "text/csv", **{"x-driftgate-model": "m"})
+            assert short.json["predictions"] == whole.json["predictions"][start : start + 500]
+        for cell, told in (
+            ("", "null"),
+            ("x", "'x' is not a number"),
+            ("1e39", "does not fit"),
+            ("inf", "does not fit"),
+        ):
+            spoilt = (long.to_csv(index=False) + f"1,2,{cell}\n").encode()
+            answer = await invoke(bench, spoilt, "text/csv", **{"x-driftgate-model": "m"})
+            assert answer.status == 400
+            assert told in answer.json["error"]
+        gap = (long.to_csv(index=False) + "1,2,\n").encode()
+        free = await invoke(bench, gap, "text/csv", **{"x-driftgate-model": "free"})
+        assert free.json["predictions"][-1] == [None, None]
+
+    with_worker(tmp_path / "run", body)
+
+
 cells = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers()))
 
 
