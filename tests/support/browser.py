@@ -1,17 +1,19 @@
 """A real headless browser, driven over a pipe by Chromium's own protocol: no driver, no port, no further package.
 
-For tests of pages with scripts. One browser, one page; every complaint of the console and every request is kept, so that
-a test can say that nothing went wrong and nobody else was asked.
+For tests of pages with scripts. One browser, one page; every complaint of the console and every request is kept, so a
+test can say that nothing went wrong and nobody else was asked.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,17 +106,29 @@ class Page:
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
 
+# It talks on the descriptors 3 and 4.
+_LAUNCH = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+
+
+def _high(descriptor: int) -> int:
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10)
+    os.close(descriptor)
+    return copy
+
+
 @contextlib.contextmanager
 def browsing(profile: Path) -> Iterator[Page]:
     """A page of a browser that is gone afterwards. Skips (or fails, where tools are required) without a browser."""
     program = next((found for name in NAMES if (found := find_tool(name))), None) or need_tool(NAMES[0])
-    to_browser, from_test = os.pipe()[::-1], os.pipe()
-    write_end, their_in = to_browser
-    our_in, their_out = from_test
+    their_in, write_end = os.pipe()
+    our_in, their_out = os.pipe()
+    their_in, their_out = _high(their_in), _high(their_out)  # 3 and 4 may be these
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]  # fmt: skip
     process = subprocess.Popen(
-        ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}', str(program), *options],
+        [sys.executable, "-c", _LAUNCH, str(their_in), str(their_out), str(program), *options],
         pass_fds=(their_in, their_out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
