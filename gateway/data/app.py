@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -46,19 +46,18 @@ class DataApp:
         self._others = others
         self._targets = doors.known
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """As ASGI 3. Hands over a coroutine rather than being one: a coroutine more costs a microsecond."""
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             target = self._targets.get(path)
             if target is None:
                 target = self._doors.named(path)
             if target is not None:
-                await self._predict.infer(scope, receive, send, *target)
-                return
+                return self._predict.infer(scope, receive, send, *target)
             if path in self._doors.nameless_paths:
-                await self._infer_nameless(path, scope, receive, send)
-                return
-        await self._others(scope, receive, send)
+                return self._infer_nameless(path, scope, receive, send)
+        return self._others(scope, receive, send)
 
     async def _infer_nameless(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

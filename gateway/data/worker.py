@@ -154,6 +154,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     worker = compose(slot, run, boot_id, settings, SystemClock())
     config = uvicorn.Config(
         worker.app,
+        interface="asgi3",
         http=connections.bounded(gateway.limits),
         loop="uvloop",
         ws="none",

@@ -33,7 +33,7 @@ def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(tmp_path: Path
 
 def test_a_setting_of_a_few_words_takes_no_other() -> None:
     assert load(None, {}, {"gateway.grpc": "off"}).settings.gateway.grpc == "off"
-    with pytest.raises(InvalidSetting, match="gateway.grpc is 'yes', wanted auto, on or off"):
+    with pytest.raises(InvalidSetting, match=r"gateway\.grpc is 'yes', wanted auto, on or off"):
         load(None, {}, {"gateway.grpc": "yes"})
 
 

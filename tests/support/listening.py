@@ -16,7 +16,7 @@ from tests.support.serving import Bench
 async def listening(bench: Bench) -> AsyncIterator[str]:
     """The URL of this worker, while the block runs. Clients that block belong into threads."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(bench.worker.app, lifespan="off", log_config=None, access_log=False)
+        config = uvicorn.Config(bench.worker.app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         server.config.load()
         server.lifespan = config.lifespan_class(config)

@@ -16,7 +16,7 @@ from kserve.errors import InvalidInput
 from kserve.utils.utils import generate_uuid
 
 
-class Model(kserve.Model):
+class Model(kserve.Model):  # type: ignore[misc]
     """One model of the suite."""
 
     def __init__(self, about: dict[str, Any]) -> None:

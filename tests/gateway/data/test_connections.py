@@ -75,7 +75,12 @@ def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            bench.worker.app, http=connections.bounded(LIMITS), lifespan="off", log_config=None, access_log=False
+            bench.worker.app,
+            interface="asgi3",
+            http=connections.bounded(LIMITS),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -22,7 +22,12 @@ def slot_of(datatype: str, shape: tuple[int | None, ...] | None = None) -> Input
     return InputSlot(TensorSpec("x", datatype, shape), NUMPY_DTYPES[datatype])
 
 
-@given(st.sampled_from(NUMERIC), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 7), st.randoms(use_true_random=False))
+@given(
+    st.sampled_from(NUMERIC),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.integers(0, 7),
+    st.randoms(use_true_random=False),
+)
 def test_numbers_come_back_bit_for_bit_wherever_they_lie(
     datatype: str, shape: list[int], offset: int, random: Random
 ) -> None:
