@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
-from gateway.data.codecs import json_body
+from gateway.data.codecs import json_body, parquet_footer
 from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles
 from gateway.data.servable import Tensor
 from gateway.settings import LimitSettings
@@ -93,6 +93,9 @@ def read_parquet(body: bytes, limits: LimitSettings) -> Frame:
     try:
         file = parquet.ParquetFile(pa.BufferReader(body), **most)
         _check_claims(file, limits)
+        others = parquet_footer.compressions(body) - _COMPRESSIONS
+        if others:
+            raise UnsupportedMedia(f"Parquet compressed with {min(others)} is not read; write it with snappy or none")
         names = list(file.schema_arrow.names)
         texts = [name for name, kind in zip(names, file.schema_arrow.types, strict=True) if _is_text(pa, kind)]
         # A dictionary's texts are kept once, however many rows have them.
@@ -119,12 +122,6 @@ def _check_claims(file: Any, limits: LimitSettings) -> None:
     for index in range(about.num_columns):
         if file.schema.column(index).max_repetition_level:  # a few bytes may stand for a list of any length
             raise UnsupportedMedia("a column of the Parquet file holds lists, which are not read from Parquet")
-        for group in range(about.num_row_groups):
-            compression = about.row_group(group).column(index).compression
-            if compression not in _COMPRESSIONS:
-                raise UnsupportedMedia(
-                    f"Parquet compressed with {compression} is not read; write it with snappy or none"
-                )
     cells = max(0, about.num_rows) * max(1, about.num_columns)
     if cells > limits.tensor_elements:
         raise PayloadTooLarge(f"the table has {cells} cells, the limit is {limits.tensor_elements}")
