@@ -256,7 +256,8 @@ def main(form: str, runs: int, corpus: Path) -> None:
     import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     with atheris.instrument_imports(include=["gateway.data"]):
-        read = reader(form, corpus.parent).__enter__()  # the process ends in `Fuzz`
+        held = reader(form, corpus.parent)
+        read = held.__enter__()  # never left: the process ends in `Fuzz`
     from registry.errors import ServingError
 
     def target(body: bytes) -> None:

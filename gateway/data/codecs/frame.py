@@ -57,6 +57,8 @@ class RowFrame:
     ) -> None:
         self.names = names
         self.height = len(rows)
+        if rows and type(rows[0]) is not list:
+            raise TensorMismatch("every row must be a list with a value for each column")
         self.width = len(rows[0]) if rows else len(names or ())
         self._rows = rows
         self._read = _text_values if is_text else _values

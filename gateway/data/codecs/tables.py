@@ -109,7 +109,7 @@ def read_parquet(body: bytes, limits: LimitSettings) -> Frame:
                 raise PayloadTooLarge("the Parquet file has more rows than it says")
             for into, index in zip(columns, kept, strict=True):
                 into.append(_column(pa, names[index], batch.column(index)))
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         first = str(error).splitlines() or [type(error).__name__]
         raise MalformedRequest(f"the body is no Parquet file that can be read: {first[0][:200]}") from None
     return ColumnFrame([names[index] for index in kept], [_joined(parts) for parts in columns])

@@ -45,6 +45,18 @@ def test_damaged_requests_are_refused_and_nothing_else_happens(form: str, tmp_pa
         feed(read, list(mutations(requests(form), 250, seed=len(form))))
 
 
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [
+        ("azure", b'{"input_data":{"columns":["c"],"data":[555]}}'),
+        ("mlflow", b'{"dataframe_split":{"columns":["c"],"data":["text"]}}'),
+    ],
+)
+def test_what_a_search_has_found_stays_refused(form: str, body: bytes, tmp_path: Path) -> None:
+    with reader(form, tmp_path) as read, pytest.raises(ServingError):
+        read(body)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("form", FORMS)
@@ -85,7 +97,7 @@ def test_a_search_guided_by_coverage_finds_nothing_either(form: str, tmp_path: P
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed: no search guided by coverage here")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fuzzing", form, "30000", str(tmp_path / "corpus")],
+        [sys.executable, "-m", "tests.support.fuzzing", form, "60000", str(tmp_path / "corpus")],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
