@@ -33,6 +33,7 @@ EXCEPT = {("gateway/cli.py", "driftgate")}
 DOORS = {
     "onnxruntime": ("registry/onnx.py", "gateway/doctor.py"),
     "scipy": ("monitor/statistics.py",),
+    "openapi_ui_bundles": ("gateway/api_docs.py",),
     "pandas": ("monitor/reference.py", "gateway/demo/", "driftgate/client_flows.py"),
     "sklearn": ("gateway/demo/",),
     "skl2onnx": ("gateway/demo/",),
