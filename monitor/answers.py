@@ -6,6 +6,7 @@ of 200,000 rows has to stay small. Invariant: a reduction is a pure function of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,17 +16,22 @@ from numpy.typing import NDArray
 from monitor.record import LogSchema, category_code
 from registry.errors import MalformedRequest
 
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 MAX_ANSWERS = 8  # of one row: later outputs are not compared
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One thing that a version says of a row. `columns`: places in the logged outputs; several mean class scores."""
+    """One thing that a version says of a row. `columns`: places in the logged outputs; several mean class scores.
+
+    `codes`: of scores, the class that each column stands for, as a label column would be logged.
+    """
 
     name: str
     kind: Literal["class", "number"]
     columns: tuple[int, ...]
     hashed: bool = False
+    codes: tuple[float, ...] = ()
 
 
 class Answers:
@@ -42,21 +48,21 @@ class Answers:
             elif column.kind == "number" and column.tensor not in schema.scores:
                 numbers.append(Answer(column.name, "number", (at,)))
         if not classes:  # a label beside its scores says the same, so scores count only alone
-            classes = [Answer(name, "class", tuple(by_tensor[name])) for name in schema.scores if name in by_tensor]
+            classes = [_scores(schema, name, by_tensor[name]) for name in schema.scores if name in by_tensor]
         self.items: tuple[Answer, ...] = tuple((classes or numbers)[:MAX_ANSWERS])
 
     def __len__(self) -> int:
         return len(self.items)
 
     def reduce(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
-        """(n, O) logged outputs → (n, answers): the class's code or the index of the largest score, or the number."""
+        """(n, O) logged outputs → (n, answers): the class's code or that of the largest score, or the number."""
         out = np.empty((len(outputs), len(self.items)))
         for at, answer in enumerate(self.items):
             if len(answer.columns) == 1:
                 out[:, at] = outputs[:, answer.columns[0]]
             else:
                 scores = outputs[:, answer.columns]
-                out[:, at] = scores.argmax(axis=1)
+                out[:, at] = np.array(answer.codes)[scores.argmax(axis=1)]
                 out[np.isnan(scores).any(axis=1), at] = np.nan
         return out
 
@@ -81,14 +87,29 @@ class Answers:
         return number
 
 
+def _scores(schema: LogSchema, tensor: str, places: list[int]) -> Answer:
+    """Scores as one class answer. Classes go by their names: versions may have them in another order, or others."""
+    names = [schema.outputs[at].name[len(tensor) + 1 : -1] for at in places]  # of `tensor[name]`
+    if all(_INTEGER.fullmatch(name) for name in names):
+        return Answer(tensor, "class", tuple(places), codes=tuple(map(float, names)))
+    return Answer(tensor, "class", tuple(places), hashed=True, codes=tuple(map(category_code, names)))
+
+
 def align(champion: Answers, candidate: Answers) -> list[tuple[int, int]]:
-    """Which answer of the one is which of the other: by name and kind; two single answers of a kind always match."""
+    """Which answer of the one is which of the other: by name and kind; two single answers of a kind always match.
+
+    Scores whose classes have names are not compared with what says classes by number.
+    """
     pairs = [
         (i, j)
         for i, left in enumerate(champion.items)
         for j, right in enumerate(candidate.items)
-        if left.name == right.name and left.kind == right.kind
+        if left.name == right.name and _is_comparable(left, right)
     ]
-    if not pairs and len(champion) == len(candidate) == 1 and champion.items[0].kind == candidate.items[0].kind:
+    if not pairs and len(champion) == len(candidate) == 1 and _is_comparable(champion.items[0], candidate.items[0]):
         return [(0, 0)]
     return pairs
+
+
+def _is_comparable(left: Answer, right: Answer) -> bool:
+    return left.kind == right.kind and (left.hashed == right.hashed or not (left.codes or right.codes))

@@ -76,6 +76,9 @@ class _Version:
     answers: Answers
 
 
+_ArmCounter = tuple[Counter, list[int] | None]  # None: the columns are in the order of the bins
+
+
 class Monitor:
     """Owned by one controller. One thread at a time."""
 
@@ -90,7 +93,7 @@ class Monitor:
         self._versions: dict[tuple[str, int], _Version] = {}
         self._memories: dict[str, JoinMemory] = {}
         self._rollouts: dict[str, RolloutSeen] = {}
-        self._rollout_counters: dict[str, tuple[BinSet, dict[str, Counter]]] = {}
+        self._rollout_counters: dict[str, tuple[BinSet, dict[tuple[int, str], _ArmCounter]]] = {}
         self._positions: dict[str, int] = {}
         self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
         self._stored_s = clock.now_s()
@@ -265,7 +268,7 @@ class Monitor:
                 version.inputs.add(tile.inputs, part["features"])
                 counted = version.outputs.count(part["outputs"])
                 tile.outputs.merge(counted)
-                self._count_arm(header.model, header.version, header.role, part["outputs"], counted)
+                self._count_arm(header.model, header.version, header.role, part["outputs"], counted, version)
         if some_failed:
             start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
             self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())
@@ -290,7 +293,9 @@ class Monitor:
     def _add(memory: JoinMemory, version: int, role: Role, rows: NDArray[np.void], answers: Answers) -> None:
         memory.add(version, ROLE_CODES[role], rows["hash0"], rows["row"], answers.reduce(rows["outputs"]))
 
-    def _count_arm(self, model: str, version: int, role: Role, outputs: NDArray[Any], counted: Counts) -> None:
+    def _count_arm(
+        self, model: str, version: int, role: Role, outputs: NDArray[Any], counted: Counts, known: _Version
+    ) -> None:
         """The same rows in the champion's bins, which often are those that they are counted in already."""
         seen = self._rollouts.get(model)
         if seen is None or not seen.outputs or role not in _ARMS:
@@ -304,10 +309,11 @@ class Monitor:
             return
         if outputs.shape[1] != len(bins.columns):
             return  # the candidate says other things than the champion: there is nothing to compare
-        kind = outputs.dtype.str
-        if kind not in counters:
-            counters[kind] = Counter(bins, kind)
-        counters[kind].add(into, outputs)
+        key = (version, outputs.dtype.str)
+        if key not in counters:
+            counters[key] = Counter(bins, key[1]), _order(known.schema, bins)
+        counter, order = counters[key]
+        counter.add(into, outputs if order is None else outputs[:, order])
 
     def _by_tile(self, rows: NDArray[np.void]) -> list[tuple[int, NDArray[np.void]]]:
         width_ns = self.windows.width_s * 1_000_000_000
@@ -367,3 +373,14 @@ class Monitor:
 
     def _wall_s(self) -> int:
         return self._clock.wall_ns() // 1_000_000_000
+
+
+def _order(schema: LogSchema, bins: BinSet) -> list[int] | None:
+    """Where each column of these bins lies in a version's outputs, when it has the same columns in another order.
+
+    Classes come in each version's own order. Columns of other names are compared by place.
+    """
+    theirs, ours = [column.name for column in schema.outputs], [column.name for column in bins.columns]
+    if theirs == ours or len(set(ours)) < len(ours) or set(theirs) != set(ours):
+        return None
+    return [theirs.index(name) for name in ours]

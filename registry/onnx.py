@@ -228,9 +228,11 @@ def output_specs(session: Session, names: Sequence[str] | None = None) -> tuple[
     """What the model says that it returns, for the outputs named (None: all). Declared shapes may lie.
 
     A sequence of maps is shown as the matrix that it becomes; its classes are empty until they are known. Raises
-    ArtifactRejected for a type that cannot be served, or a name that is no output.
+    ArtifactRejected for a type that cannot be served, a name that is no output, or a model without outputs.
     """
     nodes = {node.name: node for node in session.get_outputs()}
+    if not nodes:
+        raise ArtifactRejected("the model has no output, so no request could be answered")
     unknown = [name for name in names or () if name not in nodes]
     if unknown:
         raise ArtifactRejected(f"the model has no output {unknown[0]!r} (it has {', '.join(map(repr, nodes))})")

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.answers import Answers
+from monitor.answers import Answers, align
 from monitor.join_counts import PairCounts, RolloutWatch
 from monitor.joins import PENDING_S, JoinMemory
 from monitor.labels import MAX_LABELS
+from monitor.record import make_log_schema
 from registry.errors import MalformedRequest
+from registry.vocabulary import TensorSpec
 from tests.support.records import classifier_schema, hashes_of, regression_schema
 
 CHAMPION, CANARY = 0, 1
@@ -283,11 +285,31 @@ def test_scores_are_compared_by_their_largest() -> None:
     schema = classifier_schema(classes=3)
     outputs = np.array([[2, 0.1, 0.2, 0.7]])
     assert Answers(schema).reduce(outputs).tolist() == [[2.0]]
-    from monitor.record import make_log_schema
-    from registry.vocabulary import TensorSpec
-
     alone = make_log_schema([], [TensorSpec("logits", "FP32", (None, 3))], True)
     answers = Answers(alone)
     assert answers.items[0].kind == "class"
     assert answers.reduce(np.array([[0.1, 5.0, 0.2], [np.nan, 1.0, 2.0]])).tolist()[0] == [1.0]
     assert np.isnan(answers.reduce(np.array([[np.nan, 1.0, 2.0]]))).all()
+
+
+def scores_of(*classes: str) -> Answers:
+    """A version that gives only named class scores."""
+    spec = TensorSpec("probabilities", "FP32", (None, len(classes)), classes=classes)
+    return Answers(make_log_schema([], [spec], True))
+
+
+def test_scores_of_named_classes_are_compared_by_name_whatever_their_order() -> None:
+    champion, candidate = scores_of("no", "yes", "maybe"), scores_of("yes", "other", "no")
+    assert align(champion, candidate) == [(0, 0)]
+    left = champion.reduce(np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9]]))
+    right = candidate.reduce(np.array([[0.0, 0.1, 0.9], [0.9, 0.1, 0.0], [0.0, 0.9, 0.1]]))
+    assert (left == right)[:, 0].tolist() == [True, True, False]
+    assert champion.code(0, "yes") == left[1, 0]
+
+
+def test_scores_of_numbered_classes_say_the_class_and_not_its_place() -> None:
+    named = scores_of("3", "-1")
+    assert named.reduce(np.array([[0.9, 0.1], [0.1, 0.9]])).tolist() == [[3.0], [-1.0]]
+    assert named.code(0, -1) == -1.0
+    assert align(named, scores_of("0", "1")) == [(0, 0)]
+    assert align(named, scores_of("a", "b")) == []

@@ -14,7 +14,7 @@ import pytest
 from monitor.counts import BinSet, ColumnBins
 from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneReader, LaneWriter, read_header
-from monitor.record import ERROR, LogSchema
+from monitor.record import ERROR, LogSchema, make_log_schema
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore
 from monitor.windows import VersionBins
@@ -22,6 +22,7 @@ from monitor.worker import Monitor
 from registry.catalog import Catalog
 from registry.clock import SystemClock
 from registry.errors import MalformedRequest
+from registry.vocabulary import TensorSpec
 from tests.support.clock import ManualClock
 from tests.support.records import offer_rows, open_lane, regression_schema
 
@@ -378,3 +379,22 @@ def test_the_database_remembers_a_lane_by_more_than_its_name(world: World) -> No
     world.step(1.0)
     assert list(world.store.positions()) == [read_header(lane.path).key]
     assert LaneReader.open(lane.path).waiting == 0
+
+
+def test_a_candidate_with_its_classes_in_another_order_is_counted_by_their_names(world: World) -> None:
+    def classes(*names: str) -> LogSchema:
+        spec = TensorSpec("probabilities", "FP32", (None, 2), classes=names)
+        return make_log_schema([TensorSpec("x", "FP32", (None, 2))], [spec], by_rows=True)
+
+    champion, candidate = classes("no", "yes"), classes("yes", "no")
+    columns = tuple(ColumnBins(column.name, "number", (0.5,)) for column in champion.outputs)
+    world.profile = None
+    world.monitor.begin_rollout(WATCH, BinSet(columns))
+    x = np.zeros((4, 2), "f4")
+    wall_ns = world.clock.wall_ns()
+    said = np.array([[0.9, 0.1]] * 4, "f4")
+    offer_rows(world.lane(schema=champion), x, said, ids=ids(4), wall_ns=wall_ns)
+    offer_rows(world.lane("canary", 2, candidate), x, said[:, ::-1], ids=ids(4, "c"), wall_ns=wall_ns)
+    world.step()
+    seen = world.monitor.snapshot().rollouts["m"]
+    assert seen.outputs["canary"].counts.tolist() == seen.outputs["champion"].counts.tolist() == [[0, 4], [4, 0]]

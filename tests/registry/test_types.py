@@ -193,3 +193,10 @@ def test_an_input_with_a_value_in_the_file_is_a_constant(tmp_path: Path) -> None
 def test_a_model_without_inputs_is_proven(tmp_path: Path) -> None:
     found = look(typed_models.constant(tmp_path / "m.onnx"))
     assert (found.inputs, found.probe.run, found.examples["y"].tolist()) == ((), "proven", [1, 2, 3])
+
+
+def test_a_model_without_outputs_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Neg", ["x"], ["y"])
+    model = models.build(tmp_path / "m.onnx", [node], [models.value("x", F32, ["N"])], [])
+    with pytest.raises(ArtifactRejected, match="has no output"):
+        look(model)
