@@ -63,9 +63,15 @@ def _read(path: Path, boot_id: str) -> dict[str, Wish]:
         check_stamp("wishes", document)
         if document["boot_id"] != boot_id:
             return {}
-        return {model: Wish(bool(said["loaded"]), int(said["host_ns"])) for model, said in document["models"].items()}
+        return {model: _wish(said["loaded"], said["host_ns"]) for model, said in document["models"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ServingError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ServingError) as error:
         logger.error("%s cannot be read, so what it says is not done: %s", path.name, error)
         return {}
+
+
+def _wish(loaded: object, host_ns: object) -> Wish:
+    if not isinstance(loaded, bool) or not isinstance(host_ns, int) or not 0 <= host_ns < 1 << 63:
+        raise ValueError(f"a wish says loaded {loaded!r:.40} at {host_ns!r:.40}")
+    return Wish(loaded, host_ns)

@@ -9,6 +9,8 @@ import pytest
 from gateway.data.wishes import Wish, Wishes, read_wishes
 
 BOOT, OTHER = "ab" * 16, "cd" * 16
+TIMELESS = '{"loaded": false, "host_ns": 1e999}'
+UNTRUE = '{"loaded": "false", "host_ns": 10}'
 
 
 def test_the_newest_wish_of_all_workers_counts_and_a_successor_goes_on_with_its_slots(tmp_path: Path) -> None:
@@ -38,6 +40,9 @@ def test_wishes_of_an_earlier_server_say_nothing(tmp_path: Path) -> None:
         f'{{"format": "driftgate.wishes", "v": 1, "boot_id": "{BOOT}", "models": {{"a": {{}}}}}}',
         f'{{"format": "driftgate.wishes", "v": 1, "boot_id": "{BOOT}", "models": {{"a": [1]}}}}',
         f'{{"format": "driftgate.wishes", "v": 1, "boot_id": "{BOOT}", "models": 3}}',
+        f'{{"format": "driftgate.wishes", "v": 1, "boot_id": "{BOOT}", "models": {{"a": {TIMELESS}}}}}',
+        f'{{"format": "driftgate.wishes", "v": 1, "boot_id": "{BOOT}", "models": {{"a": {UNTRUE}}}}}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 def test_a_file_that_cannot_be_read_wishes_nothing(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
