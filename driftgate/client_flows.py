@@ -31,6 +31,7 @@ from driftgate.client_formats import (
 from driftgate.client_retry import Retry, wait_s
 
 LABELS_A_CALL = 10_000  # what the control port takes at once
+_MOST_DEADLINE_MS = 86_400_000  # what the data port takes
 
 T = TypeVar("T")
 
@@ -261,14 +262,14 @@ class Flows:
                 raise DeadlineExceeded(f"not answered within {deadline_s:g} s", code="deadline_exceeded")
             sent = {"accept-encoding": "identity", **headers}  # packing numbers costs more than sending them
             if left_s is not None:
-                sent["x-deadline-ms"] = str(max(1, int(left_s * 1000)))
+                sent["x-deadline-ms"] = str(max(1, int(min(left_s * 1000, _MOST_DEADLINE_MS))))
             tried += 1
             try:
                 response: Response = yield Send(method, url, sent, body, left_s)
             except NotAnswered as fault:
                 error = _not_answered(fault, url, deadline_s)
             else:
-                if response.status_code < 400:
+                if response.status_code < 300:
                     return response
                 error = _refused(response)
             elapsed_s = self._now_s() - started_s

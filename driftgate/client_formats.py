@@ -169,6 +169,8 @@ def frame_columns(frame: Any) -> dict[str, Any]:
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
+    if len({str(name) for name in frame.columns}) != len(frame.columns):
+        raise ValueError("the DataFrame has two columns of one name")
     for name in frame.columns:
         series = frame[name]
         is_float = isinstance(series.dtype, np.dtype) and series.dtype.kind == "f"

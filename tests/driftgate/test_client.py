@@ -324,6 +324,29 @@ def test_a_deadline_holds_for_all_tries_and_is_told_to_the_server() -> None:
         client.infer("m", pd.DataFrame({"x": [1.0]}), deadline_s=5)
 
 
+@pytest.mark.parametrize("deadline_s", [1e9, float("inf")])
+def test_a_deadline_longer_than_the_server_takes_is_told_as_its_longest(deadline_s: float) -> None:
+    replies = Replies(refused(400))
+    with client_of(replies) as client, pytest.raises(DriftgateError):
+        client.infer("m", pd.DataFrame({"x": [1.0]}), deadline_s=deadline_s)
+    assert replies.seen[0].headers["x-deadline-ms"] == "86400000"
+
+
+def test_a_redirect_is_no_answer() -> None:
+    moved = httpx.Response(302, headers={"location": "http://login"})
+    with client_of(Replies(moved)) as client:
+        assert not client.is_ready()
+        with pytest.raises(DriftgateError) as raised:
+            client.infer("m", pd.DataFrame({"x": [1.0]}))
+    assert raised.value.status == 302
+
+
+@pytest.mark.parametrize("names", [["x", "x"], [1, "1"]])
+def test_a_frame_with_two_columns_of_one_name_is_not_sent(names: list[Any]) -> None:
+    with client_of(Replies()) as client, pytest.raises(ValueError, match="two columns of one name"):
+        client.infer("m", pd.DataFrame([[1.0, 2.0]], columns=names))
+
+
 def test_what_is_sent_says_its_form_and_asks_for_no_compression() -> None:
     replies = Replies(METADATA, refused(400))
     for form, kind in (("json", "json"), ("msgpack", "msgpack"), ("arrow", "vnd.apache.arrow.stream")):

@@ -78,6 +78,21 @@ def media_type(headers: Headers) -> str:
     return headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
+def quality(parameters: Sequence[str]) -> float:
+    """How much an `accept` header likes a form, from the parameters beside its name; 0 for what is no number.
+
+    >>> quality(["charset=utf-8", "q=0.5"]), quality([])
+    (0.5, 1.0)
+    """
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
 # curl's default for -d is a form; Open Inference clients send octets with a plain JSON body.
 _JSON_LIKE = frozenset(("application/json", "application/octet-stream", "application/x-www-form-urlencoded", ""))
 

@@ -57,8 +57,13 @@ class EventCall(Call):
         if not self._is_structured:
             own = answer.headers if isinstance(answer, Answer) else ((b"content-type", b"application/json"),)
             return Answer(body, (*own, *((f"ce-{name}".encode(), text.encode()) for name, text in attributes.items())))
-        event = {**attributes, "datacontenttype": "application/json", "data": orjson.Fragment(body)}
-        return Answer(orjson.dumps(event), ((b"content-type", STRUCTURED.encode()),))
+        if not isinstance(answer, Answer):
+            event = {**attributes, "datacontenttype": "application/json", "data": orjson.Fragment(body)}
+            return Answer(orjson.dumps(event), ((b"content-type", STRUCTURED.encode()),))
+        others = dict(answer.headers)  # JSON and binary data, whose other headers stay beside the event
+        kind = others.pop(b"content-type").decode("latin-1")
+        event = {**attributes, "datacontenttype": kind, "data_base64": base64.b64encode(body).decode()}
+        return Answer(orjson.dumps(event), ((b"content-type", STRUCTURED.encode()), *others.items()))
 
 
 def also(door: Door) -> Door:

@@ -22,6 +22,7 @@ from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge, TensorMismatch
 
 _TOLD = 20  # names in an error message
+_MOST_LACKING = 1_000_000  # cells that no record has, where they are more than the others
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none", "<na>"))
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -70,7 +71,7 @@ class RowFrame:
 
     @classmethod
     def of_records(cls, records: Sequence[dict[str, Any]]) -> RowFrame:
-        """Rows as objects; a key that a row lacks is null there."""
+        """Rows as objects; a key that a row lacks is null there. Raises TensorMismatch or PayloadTooLarge."""
         names = list(records[0]) if records else []
         if any(type(record) is not dict for record in records):
             raise MalformedRequest("every record must be an object keyed by column")
@@ -78,6 +79,12 @@ class RowFrame:
             if record.keys() != records[0].keys():
                 names = list(dict.fromkeys(name for record in records for name in record))
                 break
+        given, cells = sum(map(len, records)), len(records) * len(names)
+        if cells > 2 * given + _MOST_LACKING:  # a new name in each record: a table that grows with their square
+            raise PayloadTooLarge(
+                f"{len(records)} records have {given} values and {len(names)} different columns, which makes {cells} "
+                "cells: too many of them are missing"
+            )
         return cls(names, [[record.get(name) for name in names] for record in records])
 
     def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
@@ -101,7 +108,7 @@ class RowFrame:
 
     def _ready(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor | None:
         """Columns that have been read as numbers; None: read their text, which also finds what is wrong with it."""
-        if self._numbers is None or slot.dtype.kind not in "fV":
+        if self._numbers is None or not self.height or slot.dtype.kind not in "fV":
             return None
         chosen = self._numbers[:, list(indexes)]
         if np.isinf(chosen).any() or (not nan and np.isnan(chosen).any()):
@@ -301,4 +308,4 @@ def _cast(slot: InputSlot, column: Tensor, nan: bool) -> Tensor:
 
 
 def _told(names: Sequence[str]) -> str:
-    return ", ".join(str(name) for name in names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")
+    return ", ".join(str(name)[:100] for name in names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")

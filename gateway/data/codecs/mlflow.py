@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from gateway.data.codecs import json_body, tables, v1
-from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers, Reader, media_type
+from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers, Reader, media_type, quality
 from gateway.data.codecs.frame import Frame, RowFrame, feeds_of
 from gateway.data.codecs.v2 import Writer
 from gateway.data.servable import Servable, Tensor
@@ -30,6 +30,7 @@ FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 AZURE_FORMS = ("input_data", "Inputs", "data", *FORMS)
 _JSON = frozenset(("application/json", "application/octet-stream", "application/x-www-form-urlencoded", ""))
 _LINES = frozenset((LINES, "application/x-jsonlines", "application/x-ndjson"))
+_WRITTEN = {"application/json": "", CSV: CSV, **dict.fromkeys(_LINES, LINES)}
 _PARQUET = frozenset((PARQUET, "application/x-parquet"))
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
@@ -75,19 +76,16 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _answer(headers: Headers) -> Predictions:
-    """The first form of `accept` that is written here; JSON where there is none."""
+    """The form written here that `accept` likes best, the first of equals; JSON where there is none."""
     if b"accept" not in headers:
         return PREDICTIONS[""]
+    best, rank = "", 0.0
     for part in headers[b"accept"][:512].decode("latin-1").lower().split(","):
-        name, _, parameters = part.partition(";")
-        if parameters.replace(" ", "") in ("q=0", "q=0.0"):
-            continue
-        name = name.strip()
-        if name == "application/json":
-            break
-        if name == CSV or name in _LINES:
-            return PREDICTIONS[CSV if name == CSV else LINES]
-    return PREDICTIONS[""]
+        name, *parameters = (word.strip() for word in part.split(";"))
+        found = quality(parameters) if name in _WRITTEN else 0.0
+        if found > rank:
+            best, rank = _WRITTEN[name], found
+    return PREDICTIONS[best]
 
 
 # ---- JSON
@@ -124,7 +122,7 @@ def _form(document: Any, forms: Sequence[str]) -> tuple[str, Any]:
         raise MalformedRequest(f"the body must be a JSON object with exactly one of {', '.join(forms)}")
     given = [name for name in document if name in forms]
     if len(given) != 1:
-        got = ", ".join(list(document)[:10]) or "nothing"
+        got = ", ".join(name[:100] for name in list(document)[:10]) or "nothing"
         raise MalformedRequest(f"the body must have exactly one of {', '.join(forms)}; it has {got}")
     return given[0], document[given[0]]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -17,12 +18,13 @@ import numpy as np
 import orjson
 
 from gateway.data.codecs import json_body, parquet_footer
-from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles
+from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles, is_missing
 from gateway.data.servable import Tensor
 from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 
 MOST_CSV_CELLS = 4_000_000  # 60 to 100 bytes each while they are text
+MOST_LINES = 4_000_000  # of JSON, each a value of its own
 MOST_COLUMNS = 65_536
 _LONG_BYTES = 64 * 1024  # parsing less than this takes under a millisecond
 _BATCH_ROWS = 16_384
@@ -46,30 +48,40 @@ async def in_thread(make: Callable[[], _Made]) -> _Made:
 def read_csv(body: bytes, limits: LimitSettings, has_header: bool | None = None) -> Frame:
     """A CSV file (RFC 4180, UTF-8) as a table of text.
 
-    has_header: None: the first line names the columns unless all of it is numbers. Raises MalformedRequest or
-    PayloadTooLarge.
+    has_header: None: the first line names the columns unless all of it is numbers and missing values. Raises
+    MalformedRequest or PayloadTooLarge.
     """
-    cells = json_body.count_byte(body, b",") + json_body.count_byte(body, b"\n") + 1
+    cells = sum(json_body.count_byte(body, mark) for mark in (b",", b"\n", b"\r")) - body.count(b"\r\n") + 1
     most = min(MOST_CSV_CELLS, limits.tensor_elements)
     if cells > most:
         raise PayloadTooLarge(f"the CSV file has about {cells} cells, the limit is {most}; send Parquet", limit=most)
     try:
-        lines = body.decode("utf-8-sig").splitlines(keepends=True)
+        # Lines end as CSV's do: str.splitlines would also cut a cell at U+2028, U+0085 and their like.
+        lines = io.StringIO(body.decode("utf-8-sig"), newline="")
         rows = [row for row in csv.reader(lines, strict=True) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise MalformedRequest(f"the body is not CSV in UTF-8: {error}") from None
     if not rows:
         raise MalformedRequest("the CSV file is empty")
     if has_header is None:
-        has_header = not all(_NUMBER.fullmatch(cell) for cell in rows[0])
+        has_header = not _is_data(rows[0])
     names, rows = (rows[0], rows[1:]) if has_header else (None, rows)
     frame = RowFrame(names, rows, is_text=True)  # TensorMismatch when rows differ in length
     # Of a long file the numbers are read here, away from the event loop, rather than when the model is known.
     return frame if len(body) < _LONG_BYTES else RowFrame(names, rows, is_text=True, numbers=doubles(rows))
 
 
+def _is_data(row: Sequence[str]) -> bool:
+    """Whether a CSV file's first line is no header: numbers, and missing values among them."""
+    numbers = [_NUMBER.fullmatch(cell) is not None for cell in row]
+    return any(numbers) and all(is_number or is_missing(cell) for is_number, cell in zip(numbers, row, strict=True))
+
+
 def read_lines(body: bytes, limits: LimitSettings) -> list[Any]:
-    """The values of a JSON Lines body, one a line. Raises MalformedRequest."""
+    """The values of a JSON Lines body, one a line. Raises MalformedRequest or PayloadTooLarge."""
+    count, most = json_body.count_byte(body, b"\n") + 1, min(MOST_LINES, limits.tensor_elements)
+    if count > most:
+        raise PayloadTooLarge(f"the body has {count} lines, the limit is {most}; send Parquet", limit=most)
     values = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if not line.strip():

@@ -108,7 +108,7 @@ def from_columns(columns: Any, servable: Servable, limits: LimitSettings) -> lis
 def _refuse_names(given: Mapping[str, Any], known: Mapping[str, int]) -> None:
     for name in given:
         if name not in known:
-            raise TensorMismatch(f"unknown input {name!r}; the model has {', '.join(known)}")
+            raise TensorMismatch(f"unknown input {name[:100]!r}; the model has {', '.join(known)}")
     missing = next(name for name in known if name not in given)
     raise TensorMismatch(f'missing input: "{missing}"', input=missing)
 

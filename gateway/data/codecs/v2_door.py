@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 
 from gateway.data.codecs import arrow, arrow_library, call, msgpack, v2
 from gateway.data.codecs.arrow_answer import FILE, STREAM, ArrowCall
-from gateway.data.codecs.call import Codec, Door, Headers, Reader, media_type
+from gateway.data.codecs.call import Codec, Door, Headers, Reader, media_type, quality
 from gateway.data.codecs.v2_calls import Call
 from gateway.data.servable import Servable, Tensor
 from gateway.settings import LimitSettings
@@ -99,20 +99,10 @@ def _wanted(accept: bytes, own: str) -> str:
         name, *parameters = (word.strip() for word in part.split(";"))
         form = own if name in _ANY else _OF_NAME.get(name)
         if form is not None:
-            found = (_quality(parameters), name not in _ANY, form == own)
+            found = (quality(parameters), name not in _ANY, form == own)
             if found[0] > 0 and found > rank:
                 best, rank = form, found
     return best
-
-
-def _quality(parameters: Sequence[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
 
 
 DOOR = Door(v2.CODEC, choose)

@@ -137,3 +137,19 @@ def test_nan_inside_an_event_stays_nan_and_infinity_infinity(tmp_path: Path) -> 
             assert event.json["data"] == (await bench.ask(V1[0], request)).json
 
     with_worker(tmp_path / "run", body)
+
+
+def test_binary_data_comes_back_inside_a_structured_event_as_base64(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await serve(bench, tmp_path)
+        want = onnx.run(onnx.open_session(tmp_path / "a.onnx"), {"x": np.array(ROWS, np.float32)})[0]
+        data = {**V2[1], "parameters": {"binary_data_output": True}}
+        answer = await bench.ask(V2[0], {**EVENT, "data": data}, headers=STRUCTURED)
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/cloudevents+json")
+        assert answer.json["datacontenttype"] == "application/octet-stream"
+        octets = base64.b64decode(answer.json["data_base64"])
+        size = int(answer.headers["inference-header-content-length"])
+        assert json.loads(octets[:size])["model_name"] == "m"
+        assert octets[size:] == want.tobytes()
+
+    with_worker(tmp_path / "run", body)

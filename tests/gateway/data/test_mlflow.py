@@ -21,11 +21,11 @@ from gateway.data.codecs import mlflow, tables
 from gateway.data.codecs.frame import RowFrame, feeds_of
 from gateway.data.page import read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry
-from gateway.data.servable import Servable
+from gateway.data.servable import InputSlot, Servable
 from gateway.settings import LimitSettings
 from monitor.record import make_log_schema
 from registry import onnx
-from registry.errors import CallerError, ServingError
+from registry.errors import CallerError, PayloadTooLarge, ServingError
 from registry.manifest import Manifest, ServingOptions
 from tests.support import models
 from tests.support.serving import Answer, Bench, aspire, with_worker
@@ -369,3 +369,98 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Servable:
     path = models.columns(tmp_path_factory.mktemp("m") / "c.onnx")
     manifest = Manifest.from_json(Path(aspire(path).manifest_path).read_text())
     return Servable("c", 1, onnx.open_session(path), manifest, 64)
+
+
+def test_a_csv_cell_may_hold_what_unicode_calls_a_line_end(tmp_path: Path) -> None:
+    frame = tables.read_csv("city,n\na\u2028b\x85\x0bc,1\r\nd,2\n".encode(), LIMITS)
+    assert (frame.height, frame.width) == (2, 2)
+    slot = onnx_slot(tmp_path)
+    assert frame.column(slot, 0, False).tolist() == ["a\u2028b\x85\x0bc", "d"]
+
+
+def onnx_slot(folder: Path) -> Any:
+    """A slot of strings."""
+    session = onnx.open_session(models.columns(folder / "slot.onnx"))
+    spec = next(spec for spec in onnx.input_specs(session) if spec.datatype == "BYTES")
+    return InputSlot(spec, np.dtype(object))
+
+
+@pytest.mark.parametrize(
+    ("first", "height"), [(b"1,,3", 2), (b"1,NaN,3", 2), (b"1,2,3", 2), (b",,", 1), (b"a,1,2", 1), (b",a,b", 1)]
+)
+def test_a_first_line_with_missing_numbers_is_no_header(first: bytes, height: int) -> None:
+    frame = tables.read_csv(first + b"\n4,5,6\n", LIMITS)
+    assert (frame.height, frame.names is None) == (height, height == 2)
+
+
+def test_lines_that_end_in_carriage_returns_count_as_lines() -> None:
+    few = dataclasses.replace(LIMITS, tensor_elements=7)
+    for body in (b"1\r" * 7, b"1,2\r\n" * 4, b"1\n" * 7):
+        with pytest.raises(PayloadTooLarge):
+            tables.read_csv(body, few)
+    assert tables.read_csv(b"1,2\r\n" * 3, few).height == 3
+    with pytest.raises(PayloadTooLarge):
+        tables.read_lines(b"1\n" * 7, few)
+
+
+def test_a_long_header_without_rows_is_an_empty_table(tmp_path: Path) -> None:
+    header = ",".join(["x", *(f"column {number}" for number in range(6000))]).encode() + b"\n"
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx")}))
+        wide = await invoke(bench, header, "text/csv")
+        assert (wide.status, wide.json["code"]) == (400, "tensor_mismatch")
+        empty = await invoke(bench, b"age,visits,spend," + header, "text/csv")
+        assert empty.status == 400  # "x" is a column too, without width
+        assert (await invoke(bench, b"age,visits,spend," + header[2:], "text/csv")).json == {"predictions": []}
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_records_of_ever_other_columns_are_refused_before_they_become_a_table(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx", nan="allow")}))
+        records = [{f"column {number}": 1} for number in range(2000)]
+        for path in ("/invocations", "/v1/models/m:predict"):
+            form = "dataframe_records" if path == "/invocations" else "instances"
+            answer = await bench.ask(path, {form: records})
+            assert (answer.status, answer.json["code"]) == (413, "payload_too_large")
+        lacking = [{"age": 1.0, "visits": 2.0}, {"age": 1.0, "spend": 2.0}]
+        assert (await invoke(bench, {"dataframe_records": lacking})).status == 200
+
+    with_worker(tmp_path / "run", body)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/csv;q=0.1, application/json", "application/json"),
+        ("application/json;q=0.5, text/csv", "text/csv; charset=utf-8"),
+        ("text/html, text/csv;q=0.5, */*;q=0.1", "text/csv; charset=utf-8"),
+        ("text/csv;q=0, text/csv;q=x", "application/json"),
+    ],
+)
+def test_accept_is_read_by_its_qualities(tmp_path: Path, accept: str, kind: str) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx")}))
+        answer = await invoke(bench, {"instances": [[1, 2, 3]]}, accept=accept)
+        assert (answer.status, answer.headers["content-type"]) == (200, kind)
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_long_names_are_not_sent_back_whole(tmp_path: Path) -> None:
+    long = "a" * 100_000
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx")}))
+        for document in (
+            {long: 1},
+            {"inputs": {"x": [[1, 2, 3]], long: 1}},
+            {"dataframe_records": [{"age": 1, long: 1}]},
+        ):
+            answer = await invoke(bench, document)
+            assert answer.status == 400
+            assert len(answer.body) < 2000
+
+    with_worker(tmp_path / "run", body)
