@@ -114,8 +114,8 @@ class Connection(HttpToolsProtocol):
         if limit_s is None or now_s - self._since_s < limit_s:
             return
         scope = cast(Any, self.scope)  # None until the first byte
-        if scope is None:
-            self.transport.close()  # has never said anything, so there is no request to answer
+        if scope is None or self._is_answered():
+            self.transport.close()  # there is no request to answer
             return
         self.turn_away(SlowRequest(f"the {what} of the request did not arrive within {limit_s:g} s", limit_s=limit_s))
         scope[SLOW] = limit_s
@@ -127,6 +127,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
+    def _is_answered(self) -> bool:
+        """Whether the last request that has begun has its answer."""
+        return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
+
     def _awaited(self) -> str:
         """What the caller owes: "head", "body" or nothing."""
         cycle = self.cycle
@@ -134,6 +138,8 @@ class Connection(HttpToolsProtocol):
             return ""  # it waits for us
         if cycle is None or cycle.scope is not self.scope:
             return "head"
+        if cycle.response_complete:  # bytes after an answer stop uvicorn's own timer, and need not begin a request
+            return "head" if self.timeout_keep_alive_task is None else ""
         return "body" if cycle.more_body and not cycle.response_started else ""
 
 

@@ -8,12 +8,13 @@ remains, which is small, goes to protobuf. Pure; raises MalformedRequest or Payl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 from registry.errors import MalformedRequest, PayloadTooLarge
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_FIELDS = 65_536  # of one message
+_MOST_FIELDS = 65_536  # of one message and its inputs together: each takes a microsecond of the event loop
 HEAD_BYTES = 1024 * 1024  # of a message beside its tensors' data
 _SMALL_INPUT = 1024  # bytes of an input below which its contents are left in it
 
@@ -61,9 +62,12 @@ def tagged(number: int, size: int) -> bytes:
     return varint(number << 3 | _BYTES) + varint(size)
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, bool, int, int, int]]:
-    """Each field as (number, is it bytes, where its tag is, where its value is, where it ends)."""
-    at = count = 0
+def _fields(view: memoryview, numbers: Iterator[int]) -> Iterator[tuple[int, bool, int, int, int]]:
+    """Each field as (number, is it bytes, where its tag is, where its value is, where it ends).
+
+    numbers: counts the fields of the whole message.
+    """
+    at = 0
     while at < len(view):
         tag_at = at
         tag, at = _varint(view, at)
@@ -77,10 +81,9 @@ def _fields(view: memoryview) -> Iterator[tuple[int, bool, int, int, int]]:
             at += 8 if kind == _FIXED64 else 4
         else:
             raise _bad(f"a field of wire type {kind}")
-        count += 1
         if at > len(view):
             raise _bad("it ends inside a field")
-        if count > _MOST_FIELDS:
+        if next(numbers) > _MOST_FIELDS:
             raise PayloadTooLarge(f"the message has more than {_MOST_FIELDS} fields")
         yield tag >> 3, kind == _BYTES, tag_at, start, at
 
@@ -92,14 +95,15 @@ def cut(body: bytes) -> Cut:
     raws: list[memoryview] = []
     contents: dict[int, bytes] = {}
     size = inputs = 0
-    for number, is_bytes, tag_at, start, end in _fields(view):
+    numbers = count(1)
+    for number, is_bytes, tag_at, start, end in _fields(view, numbers):
         if number == 7 and is_bytes:
             raws.append(view[start:end])
             continue
         part: bytes | memoryview = view[tag_at:end]
         if number == 5 and is_bytes:
             if end - start > _SMALL_INPUT:
-                tensor, data = _without_contents(view[start:end])
+                tensor, data = _without_contents(view[start:end], numbers)
                 part = tagged(5, len(tensor)) + tensor
                 contents[inputs] = data
             inputs += 1
@@ -112,11 +116,11 @@ def cut(body: bytes) -> Cut:
     return Cut(b"".join(kept), raws, contents)
 
 
-def _without_contents(tensor: memoryview) -> tuple[bytes, bytes]:
+def _without_contents(tensor: memoryview, numbers: Iterator[int]) -> tuple[bytes, bytes]:
     """An input without its contents, and these: a field that comes twice is one, joined, as protobuf has it."""
     kept: list[memoryview] = []
     contents: list[memoryview] = []
-    for number, is_bytes, tag_at, start, end in _fields(tensor):
+    for number, is_bytes, tag_at, start, end in _fields(tensor, numbers):
         if number == 5 and is_bytes:
             contents.append(tensor[start:end])
         else:

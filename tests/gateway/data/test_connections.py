@@ -215,6 +215,29 @@ def test_a_connection_that_never_says_anything_is_closed(tmp_path: Path) -> None
     visited(tmp_path, visit)
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "more"),
+    [(WHOLE, 200, b"\r\n"), (HEAD % (2 << 20) + b"\r\n{", 413, b"x")],
+    ids=["an empty line", "a piece of a body that was refused"],
+)
+def test_bytes_that_begin_no_request_do_not_hold_a_connection(
+    tmp_path: Path, request_: bytes, status: int, more: bytes
+) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(request_)
+            assert (await caller.hear())[0] == status
+            caller.say(more)
+            await heard_by_the_server()
+            house.look(100.0)
+            house.look(100.4)
+            assert house.server.server_state.connections
+            house.look(100.6)
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit)
+
+
 def test_the_worker_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_LOOK_EVERY_S", 0.05)
 

@@ -285,6 +285,9 @@ def test_many_empty_fields_are_refused_before_they_cost_memory() -> None:
     head_is_full = b"\x2a\x00" * 60_000 + b"\x22\x00" * 60_000  # inputs and parameters of two bytes each
     with pytest.raises(PayloadTooLarge, match="fields"):
         Request(head_is_full)
+    nested = wire.tagged(5, 80_000) + b"\x2a\x00" * 40_000  # an input whose contents come in empty pieces
+    with pytest.raises(PayloadTooLarge, match="fields"):
+        Request(nested * 2)
     with pytest.raises(PayloadTooLarge, match="beside its tensors' data"):
         Request(ModelInferRequest(id="i" * (wire.HEAD_BYTES + 1)).SerializeToString())
     parameters = ModelInferRequest.InferInputTensor(name="n" * (wire.HEAD_BYTES + 1)).SerializeToString()
