@@ -9,6 +9,7 @@ NaN where the version allows NaN and refused where it does not. Called by the co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -128,6 +129,8 @@ class ColumnFrame:
     def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
         """One column as the slot's dtype, (rows, ...)."""
         column = self._columns[index]
+        if not self.height:  # of a file without rows the types are not known
+            return np.empty(0, slot.dtype)
         if column.dtype.kind == "O" or slot.dtype.kind == "O":
             return _values(slot, column.tolist(), nan)
         return _cast(slot, column, nan)
@@ -259,7 +262,10 @@ def _text_values(slot: InputSlot, cells: list[str], nan: bool) -> Tensor:
 def _double(cell: str) -> float:
     if "_" in cell:  # Python reads 1_000
         raise ValueError
-    return float(cell)
+    number = float(cell)
+    if math.isinf(number) and "inf" not in cell.lower():  # 1e400: too large is not infinity
+        raise ValueError
+    return number
 
 
 def _whole(cell: str) -> int:

@@ -464,3 +464,23 @@ def test_long_names_are_not_sent_back_whole(tmp_path: Path) -> None:
             assert len(answer.body) < 2000
 
     with_worker(tmp_path / "run", body)
+
+
+def test_a_number_too_large_for_csv_is_no_infinity(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: named(tmp_path / "a.onnx", nan="allow")}))
+        for rows in (1, 20_000):  # read on the event loop, and beside it
+            answer = await invoke(bench, b"age,visits,spend\n1,1e400,3\n" + b"1,2,3\n" * rows, "text/csv")
+            assert (answer.status, answer.json["code"]) == (400, "tensor_mismatch")
+        assert (await invoke(bench, b"age,visits,spend\n1,-inf,3\n", "text/csv")).status == 200
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_parquet_file_without_rows_has_no_types_to_refuse(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.columns(tmp_path / "a.onnx"))}))
+        answer = await invoke(bench, as_parquet(VISITS[:0]), mlflow.PARQUET)
+        assert (answer.status, answer.json) == (200, {"predictions": []})
+
+    with_worker(tmp_path / "run", body)
