@@ -52,7 +52,14 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # answered as the plain request that it also is
+            # Answered as the plain request that it also is, but for a body: the parser would read that as a request.
+            if any(
+                name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+                for name, value in self.headers
+            ):
+                self.turn_away(MalformedRequest("a request with a body cannot be upgraded; send it without Upgrade"))
+                self._let_go()
+                return
         except httptools.HttpParserError:
             self.turn_away(MalformedRequest("this is not HTTP/1.1"))
             return

@@ -238,6 +238,26 @@ def test_bytes_that_begin_no_request_do_not_hold_a_connection(
     visited(tmp_path, visit)
 
 
+def test_the_body_of_a_request_that_would_be_upgraded_is_not_read_as_another_request(tmp_path: Path) -> None:
+    hidden = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(HEAD % len(hidden) + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n")
+            await heard_by_the_server()
+            caller.say(hidden)
+            status, _, body = await caller.hear()
+            assert (status, body["code"]) == (400, "malformed_request")
+            assert "Upgrade" in body["error"]
+            assert await caller.is_closed()
+        assert house.bench.worker.predict.inflight == 0
+        async with house.caller() as caller:
+            caller.say(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+            assert (await caller.hear())[0] == 200
+
+    visited(tmp_path, visit)
+
+
 def test_the_worker_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_LOOK_EVERY_S", 0.05)
 
