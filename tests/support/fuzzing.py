@@ -23,6 +23,7 @@ _JSON = "application/json"
 # Form: content type.
 FORMS = {
     "v2": _JSON,
+    "v2_long": _JSON,
     "v2_binary": "application/octet-stream",
     "msgpack": "application/msgpack",
     "arrow_stream": "application/vnd.apache.arrow.stream",
@@ -135,6 +136,10 @@ def requests(form: str) -> list[bytes]:
         case "v2":
             matrix = {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": x.tolist()}
             return [orjson.dumps(v2), orjson.dumps({"inputs": [matrix]})]
+        case "v2_long":
+            long = np.linspace(-1e6, 1e6, 1200, dtype=np.float32).reshape(-1, 3)
+            tensor = {"name": "x", "datatype": "FP32", "shape": [400, 3], "data": long.ravel().tolist()}
+            return [orjson.dumps({"inputs": [tensor]}), orjson.dumps({"inputs": [{**tensor, "data": long.tolist()}]})]
         case "v2_binary":
             return [_binary(v2, feeds)]
         case "msgpack":
@@ -269,7 +274,7 @@ def main(form: str, runs: int, corpus: Path) -> None:
     corpus.mkdir(exist_ok=True)
     for number, body in enumerate(requests(form)):
         (corpus / str(number)).write_bytes(body)
-    options = [f"-runs={runs}", "-max_len=4096", "-seed=1", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0"]
+    options = [f"-runs={runs}", "-max_len=12000", "-seed=1", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus.parent}/", str(corpus)], target)
     atheris.Fuzz()
 

@@ -51,7 +51,11 @@ BINARY = (
 def _as_bytes(_context: Any, value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
-    return value.encode() if isinstance(value, str) else bytes(msgpack.packb(json.loads(json.dumps(value))))
+    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        return bytes(msgpack.packb(json.loads(text)))
+    except (ValueError, OverflowError):  # text, or a number that MessagePack cannot hold
+        return text.encode(errors="replace")
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def storm(url: str, examples: int) -> int:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [pytest.param(2), pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(1), pytest.param(60, marks=pytest.mark.slow)])
 def test_made_up_calls_of_the_data_port_are_answered_as_documented(
     tmp_path: Path, free_port: Callable[[], int], examples: int
 ) -> None:
@@ -118,7 +122,7 @@ def test_made_up_calls_of_the_data_port_are_answered_as_documented(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [pytest.param(2), pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(1), pytest.param(40, marks=pytest.mark.slow)])
 def test_made_up_calls_of_the_control_port_are_answered_as_documented(
     tmp_path: Path, free_port: Callable[[], int], examples: int
 ) -> None:

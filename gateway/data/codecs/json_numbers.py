@@ -54,7 +54,7 @@ class Numbers:
             return None
         try:
             wide = np.frombuffer(self._list.as_buffer(of_type=buffer_kind), wide_type)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             return None
         if wide.size != math.prod(self.dims):  # the parser counts to 2^24 only
             return None
@@ -90,7 +90,7 @@ def load(body: bytes, most_levels: int) -> dict[str, Any] | None:
         return None
     try:
         root = simdjson.Parser().parse(body)
-    except ValueError:
+    except (ValueError, RuntimeError):  # RuntimeError: an integer beyond 64 bits
         return None
     document = _fields(root)
     inputs: Any = document.get("inputs") if document is not None else None
