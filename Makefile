@@ -27,7 +27,7 @@ $(READY): requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-tools:  ## unpack Prometheus and wrk from Debian's packages into .tools/, without root
+tools:  ## unpack Prometheus, wrk and Chromium from Debian's packages into .tools/, without root
 	@scripts/tools.sh
 
 demo: $(READY)  ## real models, real traffic, a promotion and a rollback (at most 4 minutes)
