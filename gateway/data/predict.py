@@ -236,7 +236,7 @@ class Predict:
         pending.queued = True
         timeout_us = pending.call.timeout_us
         if timeout_us is not None:
-            deadline_ms = min(timeout_us / 1000, deadline_ms or timeout_us / 1000)
+            deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
         if deadline_ms is not None:
             pending.timer = self._expire_after(pending, deadline_ms)
         arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
