@@ -9,7 +9,6 @@ only.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -19,9 +18,9 @@ from typing import Any, Literal
 
 from registry.errors import InvalidSetting, StateDamaged
 from registry.formats import check_stamp, stamped
+from registry.options import ServingOptions as ServingOptions
 from registry.vocabulary import TensorSpec
 
-PROVIDERS = ("cpu", "cuda")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,111 +40,6 @@ class FileDigest:
     path: str
     sha256: str
     bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingOptions:
-    """How a version is served. Everything here is part of the version's identity."""
-
-    max_batch_rows: int | None = None  # rows in one run, at most; None: the gateway's setting, 1: never joined
-    provider: str = "cpu"  # cpu | cuda
-    nan: Literal["refuse", "allow"] = "refuse"  # refuse: a non-finite output is an error event
-    threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
-    outputs: tuple[str, ...] | None = None  # the outputs that are served; None: all of them
-    output_limits: tuple[tuple[str, float, float], ...] = ()  # (output column, low, high), for data quality
-
-    def to_dict(self) -> dict[str, Any]:
-        """Only what differs from the default, so that a new option never changes an old version's digest."""
-        return {
-            item.name: _plain(getattr(self, item.name))
-            for item in fields(self)
-            if getattr(self, item.name) != item.default
-        }
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> ServingOptions:
-        """Read options as a user writes them in `--options FILE.toml`, or as stored.
-
-        `output_limits` may be a table `{column = [low, high]}`. Raises InvalidSetting with every fault at once.
-        """
-        known = [item.name for item in fields(cls)]
-        faults: list[str] = []
-        values: dict[str, Any] = {}
-        for name, value in document.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                faults.append(f"unknown option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-                continue
-            try:
-                values[name] = _OPTION_READERS[name](value)
-            except (TypeError, ValueError) as error:
-                faults.append(f"option {name!r}: {error}, got {value!r}")
-        if faults:
-            raise InvalidSetting("serving options cannot be used: " + "; ".join(faults), faults=faults, known=known)
-        return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _rows(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536:
-        raise ValueError("wants a whole number from 1 to 65536")
-    return value
-
-
-def _threads(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError("wants a whole number from 1 to 1024")
-    return value
-
-
-def _provider(value: Any) -> str:
-    if value not in PROVIDERS:
-        raise ValueError(f"wants one of {', '.join(PROVIDERS)}")
-    return str(value)
-
-
-def _nan(value: Any) -> str:
-    if value not in ("refuse", "allow"):
-        raise ValueError("wants refuse or allow")
-    return str(value)
-
-
-def _outputs(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("wants a list of output names")
-    if len(set(value)) != len(value):
-        raise ValueError("names an output twice")
-    return tuple(value)
-
-
-def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
-    if isinstance(value, Mapping):
-        try:
-            value = [(name, low, high) for name, (low, high) in value.items()]
-        except (TypeError, ValueError):
-            raise ValueError("wants a table of column = [low, high]") from None
-    if not isinstance(value, list | tuple):
-        raise ValueError("wants a table of column = [low, high]")
-    limits = []
-    for item in value:
-        name, low, high = item
-        if not isinstance(name, str) or not float("-inf") < float(low) <= float(high) < float("inf"):
-            raise ValueError("wants finite numbers, low before high")
-        limits.append((name, float(low), float(high)))
-    return tuple(sorted(limits))
-
-
-_OPTION_READERS: dict[str, Any] = {
-    "max_batch_rows": _rows,
-    "provider": _provider,
-    "nan": _nan,
-    "threads": _threads,
-    "outputs": _outputs,
-    "output_limits": _output_limits,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,19 @@ until a session is opened. Thread-safe: a session may be run from several thread
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import maps
+from registry import maps, providers
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
+from registry.options import ServingOptions
 from registry.vocabulary import TensorSpec
 
 # onnxruntime's type → Open Inference datatype. Types that are not here cannot be carried, or are no tensors.
@@ -69,7 +72,13 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = _Dtypes(
     FP64=np.dtype(np.float64),
     BYTES=np.dtype(np.object_),
 )
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LEVELS = {  # names in onnxruntime.GraphOptimizationLevel
+    "all": "ORT_ENABLE_ALL",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 # "/onnxruntime_src/…/model.cc:47 void onnxruntime::f(const T&, int)::<lambda()> " before the message itself
 _WORD = r"(?:[\w~<>*&]|::)+"
@@ -77,6 +86,7 @@ _SOURCE_LINE = re.compile(
     rf"(?:/\S+|\w+)\.(?:cc|h):\d+ (?:(?:{_WORD} )*{_WORD}\([^()]*\)(?: const|::<lambda\([^()]*\)>)* |[A-Z]\w+ )?"
 )
 _FATAL = 4  # onnxruntime's highest log level
+CPU_OPTIONS = ServingOptions()
 
 
 class Session(Protocol):
@@ -85,6 +95,9 @@ class Session(Protocol):
     def get_inputs(self) -> Sequence[Any]: ...
     def get_outputs(self) -> Sequence[Any]: ...
     def get_overridable_initializers(self) -> Sequence[Any]: ...
+    def get_providers(self) -> Sequence[str]: ...
+    def io_binding(self) -> Any: ...
+    def run_with_iobinding(self, binding: Any) -> None: ...
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]: ...
     def run_with_ort_values(self, output_names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]: ...
 
@@ -99,30 +112,62 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def open_session(path: Path, threads: int = 1, provider: str = "cpu") -> Session:
+def open_session(
+    path: Path, threads: int = 1, options: ServingOptions = CPU_OPTIONS, optimized: Path | None = None
+) -> Session:
     """Load a model for answering. Slow: reads and optimises the graph.
 
-    `threads` work inside one run (and never spin); a run uses one thread across nodes. Raises LoadFailed with
-    onnxruntime's reason; its `details["kind"]` is the name of onnxruntime's error class.
+    `threads` work inside one run (and never spin) unless the options name their own; a run uses one thread across
+    nodes. `optimized`: where the optimised model is kept, and read from when it is there. Raises LoadFailed with
+    onnxruntime's reason; its `details["kind"]` is the name of onnxruntime's error class, or `provider`.
     """
     import onnxruntime
 
-    name = _PROVIDERS.get(provider)
-    if name is None or name not in onnxruntime.get_available_providers():
-        known = [key for key, value in _PROVIDERS.items() if value in onnxruntime.get_available_providers()]
-        raise LoadFailed(
-            f"provider {provider!r} is not available here (available: {', '.join(known)})", kind="provider"
-        )
-    onnxruntime.set_default_logger_severity(_FATAL)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if is_ort_format(path):
-        options.add_session_config_entry("session.load_model_format", "ORT")
+    choice = providers.choose(options, onnxruntime.get_available_providers())
+    session: Session | None = None
+    if optimized is not None and optimized.exists():
+        try:
+            return _open(optimized, threads, replace(options, graph_optimization="none"), choice)
+        except LoadFailed:
+            optimized.unlink(missing_ok=True)  # torn, or of a release that wrote it otherwise: made anew below
+    aside = None if optimized is None else optimized.with_suffix(f".{os.getpid()}.tmp")
     try:
-        session: Session = onnxruntime.InferenceSession(str(path), options, providers=[name])
+        session = _open(path, threads, options, choice, aside)
+    except LoadFailed as error:
+        if choice.first == providers.CPU or options.provider_fallback != "cpu":
+            raise
+        return _open(path, threads, options, providers.fallen(options, error.message))
+    if aside is not None and optimized is not None and aside.exists():
+        os.replace(aside, optimized)
+    if providers.is_absent(choice, session.get_providers()):
+        reason = f"provider {options.provider!r} is not available here: its libraries or a device are missing"
+        providers.fallen(options, reason)  # raises unless running on the CPU is declared; this session does
+    return session
+
+
+def _open(
+    path: Path, threads: int, options: ServingOptions, choice: providers.Choice, optimized: Path | None = None
+) -> Session:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_FATAL)
+    how = onnxruntime.SessionOptions()
+    how.log_severity_level = _FATAL
+    how.intra_op_num_threads = options.threads or threads
+    how.inter_op_num_threads = 1
+    how.enable_cpu_mem_arena = options.memory_arena
+    how.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[options.graph_optimization])
+    how.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if is_ort_format(path):
+        how.add_session_config_entry("session.load_model_format", "ORT")
+    if optimized is not None:
+        optimized.parent.mkdir(parents=True, exist_ok=True)
+        how.optimized_model_filepath = str(optimized)
+        how.add_session_config_entry("session.save_model_format", "ONNX")
+    try:  # without fallback: onnxruntime would print to the terminal and take another provider by itself
+        session: Session = onnxruntime.InferenceSession(
+            str(path), how, providers=list(choice.providers), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise LoadFailed(f"the model cannot be loaded: {plain_reason(error)}", kind=type(error).__name__) from error
     return session
@@ -152,7 +197,7 @@ def run(session: Session, feeds: Mapping[str, Any], names: Sequence[str] | None 
     return outputs
 
 
-def runner(session: Session, outputs: Sequence[TensorSpec]) -> Runner:
+def runner(session: Session, outputs: Sequence[TensorSpec], io_binding: bool = False) -> Runner:
     """How these outputs of a session are computed. Made once, when a version loads; raises as `run` does.
 
     Plain tensors go through `run`. bfloat16, for which numpy has no type, goes through onnxruntime's own buffers.
@@ -160,6 +205,9 @@ def runner(session: Session, outputs: Sequence[TensorSpec]) -> Runner:
     """
     names = [spec.name for spec in outputs]
     types = {node.name: node.type for node in session.get_outputs()}
+    if io_binding:
+        _check_bindable(session, outputs)
+        return lambda feeds: _run_bound(session, feeds, names)
     if any(spec.datatype == "BF16" for spec in outputs):
         return lambda feeds: _run_buffers(session, feeds, names)
     keys = {
@@ -176,6 +224,27 @@ def runner(session: Session, outputs: Sequence[TensorSpec]) -> Runner:
         return [maps.matrix(one, keys[place]) if place in keys else one for place, one in enumerate(results)]
 
     return run_converted
+
+
+def _check_bindable(session: Session, outputs: Sequence[TensorSpec]) -> None:
+    unfit = [node.name for node in session.get_inputs() if node.type in ("tensor(string)", "tensor(bfloat16)")]
+    unfit += [spec.name for spec in outputs if spec.datatype in ("BYTES", "BF16") or spec.classes is not None]
+    if unfit:
+        raise LoadFailed(f"io_binding takes plain numbers, which {unfit[0]!r} does not hold", kind="io_binding")
+
+
+def _run_bound(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[Any]]:
+    try:
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.asarray(array, order="C"))
+        for name in names:
+            binding.bind_output(name)  # onnxruntime allocates it on the CPU, and copies once
+        session.run_with_iobinding(binding)
+        outputs: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+    except Exception as error:  # as above
+        raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
+    return outputs
 
 
 def run_untouched(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[Any]:

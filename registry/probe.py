@@ -40,6 +40,7 @@ _KEPT_ENVIRONMENT = (
     "VIRTUAL_ENV",
 )
 _LINE_BYTES = 1 << 16
+_UNBOUNDED_MB = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def probe(
         "feeds": None,
         "later": later,
         "threads": options.threads or limits.threads,
-        "provider": options.provider,
+        "options": options.to_dict(),
         "outputs": None if options.outputs is None else list(options.outputs),
         "nan": options.nan,
         "max_rows": options.max_batch_rows or limits.max_rows,
@@ -101,7 +102,8 @@ def probe(
         "limits": {
             "seconds": limits.seconds,
             "cpu_s": limits.seconds * max(1, options.threads or limits.threads),
-            "memory_mb": limits.memory_mb,
+            # A GPU's driver maps all of its memory, and the host's, into the process: that cannot be bounded so.
+            "memory_mb": limits.memory_mb if options.provider == "cpu" else _UNBOUNDED_MB,
             "file_mb": limits.file_mb,
         },
     }

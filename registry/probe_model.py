@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from registry import providers
 from registry.errors import ArtifactRejected, InferenceFailed
 from registry.graph import GraphFacts
 from registry.maps import classes_of
 from registry.onnx import Session, input_specs, is_bfloat16, output_specs, run_untouched, runner
+from registry.options import ServingOptions
 from registry.vocabulary import TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -33,9 +35,11 @@ class ProbedModel:
         self.every_output = [node.name for node in session.get_outputs()]
         self.names = [spec.name for spec in self.outputs]
         self.constants = [node.name for node in session.get_overridable_initializers()]
-        self._runner = runner(session, self.outputs)
+        options = ServingOptions.from_dict(job["options"])
+        self._runner = runner(session, self.outputs, options.io_binding)
         self._are_classes_known = all(spec.classes is None for spec in self.outputs)
-        self.warnings: list[str] = []
+        elsewhere = providers.told(options, session.get_providers())
+        self.warnings: list[str] = [elsewhere] if elsewhere else []
         self.non_finite = [0, 0]  # given runs, and how many of them had a non-finite output
         self.examples: Tensors = {}
 

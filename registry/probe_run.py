@@ -27,6 +27,7 @@ from registry.onnx import (
     open_session,
     runtime_version,
 )
+from registry.options import ServingOptions
 from registry.probe_child import is_value_independent
 from registry.probe_model import ProbedModel, Tensors
 from registry.tensors import load_tensors, save_tensors
@@ -97,7 +98,7 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 def _open(job: Mapping[str, Any], model: Path, facts: GraphFacts) -> Session:
     try:
-        return open_session(model, int(job["threads"]), job["provider"])
+        return open_session(model, int(job["threads"]), ServingOptions.from_dict(job["options"]))
     except LoadFailed as error:
         text = error.message
         if facts.foreign:

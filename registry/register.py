@@ -125,6 +125,8 @@ def register(
         staged = _Staged(source, scratch, [stage_model(source, scratch / "model", lambda x: progress("copying", x))])
         golden = None if request.golden is None else stage_golden(request.golden, scratch, scratch / "fetched")
         found, fitted, feeds = _examine(request, staged, golden, limits, progress, fit, read_reference)
+        if request.options.cache_optimized and len(staged.files) > 1:
+            raise ArtifactRejected("cache_optimized is for models in one file; this one has external data")
         progress("storing", 0.0)
         for item in staged.files:
             artifacts.adopt(scratch / "model" / item.path, item.sha256)

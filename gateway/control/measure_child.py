@@ -56,10 +56,10 @@ class _Version:
         self._outputs = [spec.name for spec in manifest.outputs]
         options = manifest.options
         try:
-            session = open_session(artifacts.materialise(manifest), options.threads or threads, options.provider)
+            session = open_session(artifacts.materialise(manifest), threads, options)
         except LoadFailed as error:
             raise NotCompared(f"{name} cannot be loaded: {error.message}") from None
-        self._run = runner(session, manifest.outputs)
+        self._run = runner(session, manifest.outputs, options.io_binding)
 
     @property
     def joined(self) -> int:

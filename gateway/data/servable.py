@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import onnx
+from registry import onnx, providers
 from registry.errors import PayloadTooLarge, TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
@@ -82,7 +82,8 @@ class Servable:
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
         self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
-        self._run = onnx.runner(session, manifest.outputs)
+        self._run = onnx.runner(session, manifest.outputs, manifest.options.io_binding)
+        self.elsewhere = providers.told(manifest.options, session.get_providers())  # why it runs where it was not meant
         self.by_rows = manifest.probe.by_rows
         # Only what the probe has seen equal, bitwise, may be joined.
         self.joinable = manifest.probe.batch == "exact" and manifest.probe.run == "proven" and self.by_rows
@@ -126,7 +127,9 @@ def _slot(spec: TensorSpec) -> InputSlot:
 def load(model: str, version: int, model_path: Path, manifest_path: Path, threads: int, max_rows: int) -> Servable:
     """Open a version's session. Slow; run it away from the event loop. Raises LoadFailed or StateDamaged."""
     manifest = Manifest.from_json(manifest_path.read_bytes())
-    session = onnx.open_session(
-        model_path, threads=manifest.options.threads or threads, provider=manifest.options.provider
-    )
+    options, optimized = manifest.options, None
+    if options.cache_optimized:
+        name = providers.optimized_name(manifest.files[0].sha256, options, onnx.runtime_version())
+        optimized = manifest_path.parent.parent / "optimized" / name
+    session = onnx.open_session(model_path, threads, options, optimized)
     return Servable(model, version, session, manifest, max_rows)

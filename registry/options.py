@@ -1,0 +1,175 @@
+"""How a version is served: what `--options FILE.toml` may say. Part of the version's identity.
+
+Invariant: only what differs from the default is stored, so a new option never changes an old version's digest. Every
+fault of a file is told at once, with the nearest known name. Read by registry, workers and controller; standard library
+only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from registry.errors import InvalidSetting
+
+PROVIDERS = ("cpu", "cuda", "tensorrt")
+GRAPH_LEVELS = ("all", "layout", "extended", "basic", "none")
+MOST_PROVIDER_OPTIONS = 64
+_PROVIDER_OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How a version is served. Everything here is part of the version's identity."""
+
+    max_batch_rows: int | None = None  # rows in one run, at most; None: the gateway's setting, 1: never joined
+    provider: str = "cpu"  # cpu | cuda | tensorrt: where it runs
+    nan: Literal["refuse", "allow"] = "refuse"  # refuse: a non-finite output is an error event
+    threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
+    outputs: tuple[str, ...] | None = None  # the outputs that are served; None: all of them
+    output_limits: tuple[tuple[str, float, float], ...] = ()  # (output column, low, high), for data quality
+    provider_fallback: str = "none"  # where the provider is absent: none, the version is refused | cpu, and it is told
+    provider_options: tuple[tuple[str, str], ...] = ()  # as onnxruntime's provider names them, such as device_id
+    device_memory_mb: int | None = None  # of the device, for this version in one worker; None: as it needs
+    io_binding: bool = False  # inputs and outputs are bound to the device for each run, rather than copied by the call
+    memory_arena: bool = True  # onnxruntime keeps what a run needed for the next; off: less memory, slower runs
+    graph_optimization: str = "all"  # all | layout | extended | basic | none
+    cache_optimized: bool = False  # keep the optimised model on disk, so that it loads faster the next time
+    answer_cache_bytes: int = 0  # answers kept in a worker, for requests that are equal bit by bit; 0: none
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what differs from the default, so that a new option never changes an old version's digest."""
+        return {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if getattr(self, item.name) != item.default
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ServingOptions:
+        """Read options as a user writes them in `--options FILE.toml`, or as stored.
+
+        `output_limits` may be a table `{column = [low, high]}`. Raises InvalidSetting with every fault at once.
+        """
+        known = [item.name for item in fields(cls)]
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for name, value in document.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                faults.append(f"unknown option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+                continue
+            try:
+                values[name] = _OPTION_READERS[name](value)
+            except (TypeError, ValueError) as error:
+                faults.append(f"option {name!r}: {error}, got {value!r}")
+        if faults:
+            raise InvalidSetting("serving options cannot be used: " + "; ".join(faults), faults=faults, known=known)
+        options = cls(**values)
+        fault = options.contradiction()
+        if fault:
+            raise InvalidSetting(f"serving options cannot be used: {fault}", faults=[fault], known=known)
+        return options
+
+    def contradiction(self) -> str:
+        """What cannot be meant together; empty when nothing contradicts."""
+        device_only = {
+            "provider_options": bool(self.provider_options),
+            "device_memory_mb": self.device_memory_mb is not None,
+            "provider_fallback": self.provider_fallback != "none",
+        }
+        given = [name for name, is_given in device_only.items() if is_given]
+        if self.provider == "cpu" and given:
+            return f"{', '.join(given)}: the provider is cpu, which has none of that"
+        if self.provider != "cpu" and self.cache_optimized:
+            return "cache_optimized: an optimised model can be kept for the provider cpu only"
+        return ""
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _one_of(*words: str) -> Any:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"wants one of {', '.join(words)}")
+        return str(value)
+
+    return read
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("wants true or false")
+    return value
+
+
+def _whole(low: int, high: int) -> Any:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"wants a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _provider_options(value: Any) -> tuple[tuple[str, str], ...]:
+    """A table of texts, numbers and booleans; onnxruntime takes texts. A stored list of pairs reads the same."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or len(pairs) > MOST_PROVIDER_OPTIONS:
+        raise ValueError(f"wants a table of at most {MOST_PROVIDER_OPTIONS} options")
+    told = {}
+    for name, said in pairs:
+        if not isinstance(name, str) or not _PROVIDER_OPTION.fullmatch(name):
+            raise ValueError(f"has an option named {name!r:.80}, which no provider has")
+        if not isinstance(said, str | int | float) or len(str(said)) > 4096:
+            raise ValueError(f"option {name}: wants a text, a number or a boolean")
+        told[name] = ("1" if said else "0") if isinstance(said, bool) else str(said)
+    return tuple(sorted(told.items()))
+
+
+def _outputs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("wants a list of output names")
+    if len(set(value)) != len(value):
+        raise ValueError("names an output twice")
+    return tuple(value)
+
+
+def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
+    if isinstance(value, Mapping):
+        try:
+            value = [(name, low, high) for name, (low, high) in value.items()]
+        except (TypeError, ValueError):
+            raise ValueError("wants a table of column = [low, high]") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("wants a table of column = [low, high]")
+    limits = []
+    for item in value:
+        name, low, high = item
+        if not isinstance(name, str) or not float("-inf") < float(low) <= float(high) < float("inf"):
+            raise ValueError("wants finite numbers, low before high")
+        limits.append((name, float(low), float(high)))
+    return tuple(sorted(limits))
+
+
+_OPTION_READERS: dict[str, Any] = {
+    "max_batch_rows": _whole(1, 65_536),
+    "provider": _one_of(*PROVIDERS),
+    "nan": _one_of("refuse", "allow"),
+    "threads": _whole(1, 1024),
+    "outputs": _outputs,
+    "output_limits": _output_limits,
+    "provider_fallback": _one_of("none", "cpu"),
+    "provider_options": _provider_options,
+    "device_memory_mb": _whole(1, 1 << 22),
+    "io_binding": _bool,
+    "memory_arena": _bool,
+    "graph_optimization": _one_of(*GRAPH_LEVELS),
+    "cache_optimized": _bool,
+    "answer_cache_bytes": _whole(0, 1 << 40),
+}
