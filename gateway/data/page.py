@@ -7,8 +7,9 @@ lanes may drop rows, evidence may not.
 
 Who touches it: the worker's event loop writes; `read_pages` runs in the controller. Standard library and numpy only.
 
-Layout: a header, then four tables of fixed-width entries. An entry is a key (UTF-8 text) and words; its key's length
-is stored last, so an entry is seen whole or not at all.
+Layout: a header, then four tables. A table is its entries' key lengths, their keys (UTF-8 text), and their words, each
+side by side, so that a table with room for thousands costs memory and reading for what is used of it only. An entry's
+key length is stored last, so it is seen whole or not at all; low places are taken first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import json
 import math
 import mmap
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,13 +78,19 @@ _SEGMENT_WORDS = 8
 
 _KEY_BYTES = 248  # after the 8-byte length
 _TOTALS, _SEGMENTS, _LOADS, _VETOES = range(4)
-_ENTRIES = (256, 1024, 512, 64)
-_WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load: state, reason length, reason text; a veto: rollout id text
+_ENTRIES = (4096, 1024, 4096, 256)
+_WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load: as below; a veto: length and text of a rollout id
+
+# Words of a load entry.
+_LOAD_STATE, _REASON_BYTES, _LOAD_BYTES, _LOAD_US, _REASON = range(5)
 
 _HEADER_BYTES = 4096
 _HEADER_JSON = 16
 _HEADER_WORDS = 2048 // 8
 _PID, _STARTED, _BOOT0, _BOOT1, _HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _NO_ROOM, _SLOT = range(10)
+_MEMORY, _BUDGET, _LOADED, _WAITING_LOADS = range(10, 14)  # as they are now
+_LOADS_DONE, _LOADS_FAILED, _LOADS_US, _EVICTIONS, _LOADS_REFUSED = range(14, 19)  # ever
+_HEADER_WORDS_USED = 19
 _DRAINING, _READY = 1, 2
 
 _NOBODY = "|0|"
@@ -90,11 +98,14 @@ _SPARE_TOTALS = 64
 
 _LOAD_STATES = tuple(LoadState)
 
+TotalsKey = tuple[str, int, str]  # model, version, role
 
-def _offsets() -> tuple[tuple[int, ...], int]:
+
+def _offsets() -> tuple[tuple[tuple[int, int, int], ...], int]:
+    """Where each table's lengths, keys and words begin, in bytes; and where the last one ends."""
     offsets, at = [], _HEADER_BYTES
     for entries, words in zip(_ENTRIES, _WORDS, strict=True):
-        offsets.append(at)
+        offsets.append((at, at + entries * 8, at + entries * (8 + _KEY_BYTES)))
         at += entries * (8 + _KEY_BYTES + 8 * words)
     return tuple(offsets), at
 
@@ -137,6 +148,7 @@ def _header_json() -> bytes:
         "latency_edges": len(LATENCY_EDGES_US),
         "stages": STAGES,
         "segment_key": 6,
+        "by_columns": 1,
     }
     return json.dumps(stamped("page", layout)).encode()
 
@@ -158,13 +170,13 @@ class WorkerPage:
         self._mm[_HEADER_JSON : _HEADER_JSON + len(text)] = text
         self.words = memoryview(self._mm).cast("q")
         self.array: NDArray[np.int64] = np.frombuffer(self._mm, dtype=np.int64)
-        self._known: dict[tuple[int, str], int] = {}
+        self._known: list[dict[str, int]] = [{} for _ in _ENTRIES]
         self._free: list[list[int]] = [[] for _ in _ENTRIES]
         self._scan()
         self._set(_SLOT, slot)
         boot = bytes.fromhex(boot_id)
         self._mm[8 * (_HEADER_WORDS + _BOOT0) : 8 * (_HEADER_WORDS + _BOOT0) + 16] = boot
-        for name in (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT):
+        for name in (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _MEMORY, _BUDGET, _LOADED, _WAITING_LOADS):
             self._set(name, 0)
         for table in (_LOADS, _VETOES):
             self._release_where(table, lambda _key: True)
@@ -195,46 +207,53 @@ class WorkerPage:
     def _set(self, name: int, value: int) -> None:
         self.words[_HEADER_WORDS + name] = value
 
-    def _entry(self, table: int, index: int) -> int:
-        return _OFFSETS[table] + index * (8 + _KEY_BYTES + 8 * _WORDS[table])
+    def _place(self, table: int, index: int) -> tuple[int, int, int]:
+        """Of an entry: the word of its key's length, the byte of its key, and its first word."""
+        lengths, keys, words = _OFFSETS[table]
+        return lengths // 8 + index, keys + index * _KEY_BYTES, words // 8 + index * _WORDS[table]
 
     def _scan(self) -> None:
         for table, entries in enumerate(_ENTRIES):
-            for index in reversed(range(entries)):
-                at = self._entry(table, index)
-                length = self.words[at // 8]
-                if 0 < length <= _KEY_BYTES:
-                    self._known[table, bytes(self._mm[at + 8 : at + 8 + length]).decode()] = index
-                else:
-                    self._free[table].append(index)
+            first, _, _ = self._place(table, 0)
+            lengths = self.array[first : first + entries]
+            used = (lengths > 0) & (lengths <= _KEY_BYTES)
+            for index in np.flatnonzero(used).tolist():
+                word, at, _ = self._place(table, index)
+                self._known[table][bytes(self._mm[at : at + self.words[word]]).decode()] = index
+            self._free[table] = np.flatnonzero(~used)[::-1].tolist()
 
     def _find(self, table: int, key: str) -> int | None:
         """The first word's index of an entry, made when new; None when the table is full (counted)."""
-        index = self._known.get((table, key))
+        index = self._known[table].get(key)
         if index is None:
             text = key.encode()
             if not self._free[table] or len(text) > _KEY_BYTES:
                 self.count_no_room()
                 return None
             index = self._free[table].pop()
-            at = self._entry(table, index)
-            first = (at + 8 + _KEY_BYTES) // 8
+            word, at, first = self._place(table, index)
             self.array[first : first + _WORDS[table]] = 0
-            self._mm[at + 8 : at + 8 + len(text)] = text
-            self.words[at // 8] = len(text)
-            self._known[table, key] = index
-        return (self._entry(table, index) + 8 + _KEY_BYTES) // 8
+            self._mm[at : at + len(text)] = text
+            self.words[word] = len(text)
+            self._known[table][key] = index
+        return self._place(table, index)[2]
 
     def count_no_room(self) -> None:
         """Something could not be counted: evidence from this worker is incomplete."""
         self._set(_NO_ROOM, self.words[_HEADER_WORDS + _NO_ROOM] + 1)
 
+    def _add(self, name: int, more: int) -> None:
+        self.words[_HEADER_WORDS + name] += more
+
     def _release_where(self, table: int, unwanted: Any) -> None:
-        for (kind, key), index in list(self._known.items()):
-            if kind == table and unwanted(key):
-                self.words[self._entry(table, index) // 8] = 0
-                del self._known[kind, key]
-                self._free[table].append(index)
+        for key in [key for key in self._known[table] if unwanted(key)]:
+            self._release(table, key)
+
+    def _release(self, table: int, key: str) -> None:
+        index = self._known[table].pop(key, None)
+        if index is not None:
+            self.words[self._place(table, index)[0]] = 0
+            self._free[table].append(index)
 
     def totals(self, model: str, version: int, role: str) -> int:
         """Index of the first word of these totals; the shared entry of no model when the table is full."""
@@ -266,19 +285,47 @@ class WorkerPage:
         """Free the segments of every other rollout: their evidence has been decided on."""
         self._release_where(_SEGMENTS, lambda key: key.split("|")[3] not in rollouts)
 
-    def set_load(self, model: str, version: int, state: LoadState, reason: str = "") -> None:
-        """Say what this worker holds."""
+    def set_load(
+        self, model: str, version: int, state: LoadState, reason: str = "", *, size_bytes: int = 0, load_us: int = 0
+    ) -> None:
+        """Say what this worker holds; of what is READY, what it takes of memory and how long it took to load.
+
+        The reason of a version that is READY says what is not as it was asked for.
+        """
         first = self._find(_LOADS, f"{model}|{version}")
         if first is None:
             return
-        text = reason.encode()[: 8 * (_WORDS[_LOADS] - 2)]
-        self._mm[8 * (first + 2) : 8 * (first + 2) + len(text)] = text
-        self.words[first + 1] = len(text)
-        self.words[first] = _LOAD_STATES.index(state) + 1
+        text = reason.encode()[: 8 * (_WORDS[_LOADS] - _REASON)]
+        at = 8 * (first + _REASON)
+        self._mm[at : at + len(text)] = text
+        self.words[first + _REASON_BYTES] = len(text)
+        self.words[first + _LOAD_BYTES] = size_bytes
+        self.words[first + _LOAD_US] = load_us
+        self.words[first + _LOAD_STATE] = _LOAD_STATES.index(state) + 1
 
     def clear_load(self, model: str, version: int) -> None:
         """This worker no longer holds the version."""
-        self._release_where(_LOADS, lambda key: key == f"{model}|{version}")
+        self._release(_LOADS, f"{model}|{version}")
+
+    def set_memory(self, *, used_bytes: int, budget_bytes: int, loaded: int, waiting: int) -> None:
+        """What this process takes and may take (0: no limit), versions that it holds, requests that wait for one."""
+        self._set(_MEMORY, used_bytes)
+        self._set(_BUDGET, budget_bytes)
+        self._set(_LOADED, loaded)
+        self._set(_WAITING_LOADS, waiting)
+
+    def count_load(self, load_us: int, *, failed: bool = False) -> None:
+        """A load has ended."""
+        self._add(_LOADS_FAILED if failed else _LOADS_DONE, 1)
+        self._add(_LOADS_US, load_us)
+
+    def count_eviction(self) -> None:
+        """A version left, so that another had room."""
+        self._add(_EVICTIONS, 1)
+
+    def count_refused_load(self) -> None:
+        """A request could not wait for a load, or there was no room for it."""
+        self._add(_LOADS_REFUSED, 1)
 
     def veto(self, model: str, rollout_id: str) -> None:
         """Say that this worker has lowered the canary to 0 by itself, for this rollout."""
@@ -341,6 +388,53 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What holding a version costs one worker."""
+
+    size_bytes: int  # measured when it was loaded
+    load_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """One worker's memory, and its loads since the page was made."""
+
+    used_bytes: int = 0
+    budget_bytes: int = 0  # 0: no limit
+    loaded: int = 0
+    waiting: int = 0  # requests that wait for a load
+    loads: int = 0
+    failed: int = 0
+    load_us: int = 0
+    evictions: int = 0
+    refused: int = 0
+
+
+class TotalsTable(Mapping[TotalsKey, Totals]):
+    """Totals by (model, version, role). An entry is read when it is asked for: most readers want a few of thousands."""
+
+    def __init__(self, places: Mapping[TotalsKey, int], words: NDArray[np.int64]) -> None:
+        self._places = places
+        self._words = words  # (entries, words)
+        self._read: dict[TotalsKey, Totals] = {}
+
+    def __getitem__(self, key: TotalsKey) -> Totals:
+        found = self._read.get(key)
+        if found is None:
+            found = self._read[key] = _read_totals(self._words[self._places[key]])
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[TotalsKey]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
 class PageSnapshot:
     """All that one worker page says."""
 
@@ -355,9 +449,11 @@ class PageSnapshot:
     inflight: int
     no_room: int  # entries that found a table full; evidence is incomplete when this is not 0
     loads: dict[tuple[str, int], tuple[LoadState, str]]
-    totals: dict[tuple[str, int, str], Totals]
+    totals: Mapping[TotalsKey, Totals]
     segments: tuple[Segment, ...]
     vetoes: dict[str, str]
+    held: Mapping[tuple[str, int], Held] = field(default_factory=dict)
+    memory: MemoryUse = field(default_factory=MemoryUse)
 
     @property
     def shed(self) -> dict[tuple[str, str], int]:
@@ -379,36 +475,63 @@ def read_pages(run: Path) -> list[PageSnapshot]:
 def read_page(path: Path) -> PageSnapshot | None:
     """One page; None when the file is being made or is gone. Raises FormatTooNew for a newer layout."""
     try:
-        data = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    if len(data) != PAGE_BYTES or data[:8] != MAGIC:
+    try:
+        return _read_open_page(descriptor)
+    except (OSError, _Torn):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+class _Torn(Exception):
+    """The file became shorter while it was read: its worker begins it anew."""
+
+
+def _pread(descriptor: int, size: int, at: int) -> bytes:
+    # Not a mapping: of a file that becomes shorter, one would end this process with SIGBUS.
+    data = os.pread(descriptor, size, at)
+    if len(data) != size:
+        raise _Torn
+    return data
+
+
+def _read_open_page(descriptor: int) -> PageSnapshot | None:
+    if os.fstat(descriptor).st_size != PAGE_BYTES:
+        return None
+    data = _pread(descriptor, _HEADER_BYTES, 0)
+    if data[:8] != MAGIC:
         return None
     header = json.loads(data[_HEADER_JSON : _HEADER_JSON + int.from_bytes(data[8:16], "little")])
     check_stamp("page", header)
-    words = np.frombuffer(data, dtype=np.int64)
-    head = [int(word) for word in words[_HEADER_WORDS : _HEADER_WORDS + 10]]
+    head = np.frombuffer(data, dtype=np.int64)[_HEADER_WORDS : _HEADER_WORDS + _HEADER_WORDS_USED].tolist()
     boot_at = 8 * (_HEADER_WORDS + _BOOT0)
     loads: dict[tuple[str, int], tuple[LoadState, str]] = {}
-    for key, first in _entries(data, words, _LOADS):
+    held: dict[tuple[str, int], Held] = {}
+    keys, words = _entries(descriptor, _LOADS)
+    for key, index in keys:
         model, version = key.split("|")
-        state, length = int(words[first]), int(words[first + 1])
+        state, length, size, took_us = words[index, :_REASON].tolist()
         if 1 <= state <= len(_LOAD_STATES):
-            reason = data[8 * (first + 2) : 8 * (first + 2) + length].decode(errors="replace")
+            reason = words[index, _REASON:].tobytes()[: max(0, length)].decode(errors="replace")
             loads[model, int(version)] = (_LOAD_STATES[state - 1], reason)
-    totals = {}
-    for key, first in _entries(data, words, _TOTALS):
+            if size:
+                held[model, int(version)] = Held(size, took_us)
+    places: dict[TotalsKey, int] = {}
+    keys, total_words = _entries(descriptor, _TOTALS)
+    for key, index in keys:
         model, version, role = key.split("|")
-        totals[model, int(version), role] = _read_totals(words[first : first + _TOTAL_WORDS])
+        places[model, int(version), role] = index
     segments = []
-    for key, first in _entries(data, words, _SEGMENTS):
+    keys, words = _entries(descriptor, _SEGMENTS)
+    for key, index in keys:
         model, version, role, rollout_id, weight, judged = key.split("|")
-        counts = [int(word) for word in words[first : first + 4]]
+        counts = words[index, :4].tolist()
         segments.append(Segment(model, int(version), role, rollout_id, float(weight), judged == "1", *counts))
-    vetoes = {
-        key: data[8 * (first + 1) : 8 * (first + 1) + int(words[first])].decode()
-        for key, first in _entries(data, words, _VETOES)
-    }
+    keys, words = _entries(descriptor, _VETOES)
+    vetoes = {key: words[index, 1:].tobytes()[: max(0, int(words[index, 0]))].decode() for key, index in keys}
     return PageSnapshot(
         slot=head[_SLOT],
         pid=head[_PID],
@@ -421,21 +544,25 @@ def read_page(path: Path) -> PageSnapshot | None:
         inflight=head[_INFLIGHT],
         no_room=head[_NO_ROOM],
         loads=loads,
-        totals=totals,
+        totals=TotalsTable(places, total_words),
         segments=tuple(segments),
         vetoes=vetoes,
+        held=held,
+        memory=MemoryUse(*head[_MEMORY:_HEADER_WORDS_USED]),
     )
 
 
-def _entries(data: bytes, words: NDArray[np.int64], table: int) -> list[tuple[str, int]]:
-    stride = (8 + _KEY_BYTES) // 8 + _WORDS[table]
-    start = _OFFSETS[table] // 8
-    lengths = words[start : start + stride * _ENTRIES[table] : stride]
-    found = []
-    for index in np.flatnonzero((lengths > 0) & (lengths <= _KEY_BYTES)):
-        at = 8 * (start + stride * int(index))
-        found.append((data[at + 8 : at + 8 + int(lengths[index])].decode(), (at + 8 + _KEY_BYTES) // 8))
-    return found
+def _entries(descriptor: int, table: int) -> tuple[list[tuple[str, int]], NDArray[np.int64]]:
+    """The keys of a table with their places, and the words of all places up to the last that is used."""
+    lengths_at, keys_at, words_at = _OFFSETS[table]
+    lengths = np.frombuffer(_pread(descriptor, 8 * _ENTRIES[table], lengths_at), dtype=np.int64)
+    used = np.flatnonzero((lengths > 0) & (lengths <= _KEY_BYTES)).tolist()
+    count, width = (used[-1] + 1 if used else 0), _WORDS[table]
+    text = _pread(descriptor, count * _KEY_BYTES, keys_at)
+    words = np.frombuffer(_pread(descriptor, 8 * count * width, words_at), dtype=np.int64).reshape(count, width)
+    sizes = lengths.tolist()
+    keys = [(text[i * _KEY_BYTES : i * _KEY_BYTES + sizes[i]].decode(), i) for i in used]
+    return keys, words
 
 
 def _read_totals(words: NDArray[np.int64]) -> Totals:

@@ -50,6 +50,48 @@ def test_a_reader_sees_what_the_worker_wrote(tmp_path: Path) -> None:
     assert seen.vetoes == {"m": "r-1"}
 
 
+def test_a_page_says_what_holding_a_version_costs_and_what_was_loaded(tmp_path: Path) -> None:
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    mine.set_load("m", 1, LoadState.READY, "it runs on cpu", size_bytes=5_000, load_us=70)
+    mine.set_load("m", 2, LoadState.LOADING)
+    mine.set_memory(used_bytes=9, budget_bytes=10, loaded=1, waiting=3)
+    mine.count_load(70)
+    mine.count_load(30, failed=True)
+    mine.count_eviction()
+    mine.count_refused_load()
+    mine.close()
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    mine.set_load("m", 1, LoadState.READY, "it runs on cpu", size_bytes=5_000, load_us=70)
+    (seen,) = read_pages(tmp_path)
+    assert seen.loads == {("m", 1): (LoadState.READY, "it runs on cpu")}
+    assert seen.held == {("m", 1): page.Held(5_000, 70)}
+    assert seen.memory == page.MemoryUse(loads=1, failed=1, load_us=100, evictions=1, refused=1)
+
+
+def test_thousands_of_versions_have_room_and_only_what_is_used_is_read(tmp_path: Path) -> None:
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    for i in range(2000):
+        mine.words[mine.totals(f"m{i}", 1, "champion") + page.LATENCY] += i
+        mine.set_load(f"m{i}", 1, LoadState.READY)
+    mine.clear_load("m7", 1)
+    (seen,) = read_pages(tmp_path)
+    assert (seen.no_room, len(seen.loads), len(seen.totals)) == (0, 1999, 2001)
+    assert seen.totals["m1999", 1, "champion"].latency_counts[0] == 1999
+    assert ("m2000", 1, "champion") not in seen.totals
+
+
+def test_a_page_that_becomes_shorter_while_it_is_read_is_skipped(tmp_path: Path) -> None:
+    path = page_path(tmp_path, 0)
+    WorkerPage(path, 0, BOOT).close()
+    with path.open("r+b") as file:
+        real = os.fstat(file.fileno()).st_size
+        file.truncate(8192)
+        assert page._pread(file.fileno(), 8, 0)
+        with pytest.raises(page._Torn):
+            page._pread(file.fileno(), real, 0)
+    assert read_page(path) is None
+
+
 def test_the_successor_of_a_dead_worker_goes_on_counting_and_starts_with_nothing_loaded(tmp_path: Path) -> None:
     path = page_path(tmp_path, 0)
     first = WorkerPage(path, 0, BOOT)
@@ -82,7 +124,7 @@ def test_segments_of_ended_rollouts_are_freed_and_start_at_zero_when_used_again(
 
 def test_a_full_table_is_counted_and_shares_one_entry_instead_of_failing(tmp_path: Path) -> None:
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
-    entries = {mine.totals(f"m{i}", 1, "champion") for i in range(400)}
+    entries = {mine.totals(f"m{i}", 1, "champion") for i in range(5000)}
     assert len(entries) == page._ENTRIES[0]
     mine.make_room({("m0", 1), ("m5", 1)})
     kept = read_page(mine.path)
