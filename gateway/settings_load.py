@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "registry.probe_memory_mb": (256, 2**24),
     "registry.probe_file_mb": (1, 2**24),
     "monitor.tick_ms": (10, 10_000),
-    "monitor.tile_s": (1, 3600),
+    "monitor.tile_s": (1, 60),
     "monitor.keep_tiles_h": (1, 24 * 366),
     "monitor.latency_window_s": (1, 3600),
     "monitor.join_memory_rows": (1, 2**28),

@@ -11,8 +11,8 @@ class MonitorSettings:
 
     enabled: bool = True  # false: nothing is logged to lanes and nothing is judged
     tick_ms: int = 500  # pause between two looks at lanes and pages
-    tile_s: int = 10  # seconds of records added up in one stored tile
-    keep_tiles_h: int = 48  # hours that tiles are kept in the database
+    tile_s: int = 10  # seconds of records in the narrowest tile, at most; a divisor of a minute is taken
+    keep_tiles_h: int = 840  # hours that tiles are kept in the database; after two days they are of a whole day
     latency_window_s: int = 60  # the champion's p99 is taken over closed windows of this length
     join_memory_rows: int = 200_000  # predictions remembered for shadow pairs and labels; the oldest leave first
     label_memory: int = 100_000  # labels that wait for their prediction; the oldest leave first

@@ -8,14 +8,14 @@ Called by the monitor alone, in its thread.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitor.windows import Tile, VersionBins
+from monitor.windows import Place, Slot, Tile, VersionBins
 from registry.catalog import Catalog
 from registry.errors import StateDamaged
 from registry.schema import evidence, lane_positions, tiles
@@ -31,6 +31,7 @@ class Saved:
     tiles: list[Tile]
     positions: Mapping[str, int]  # lane key → first row that is not in the counts
     evidence: Mapping[tuple[str, str], Mapping[str, Any]]  # (rollout id, name) → document
+    removed: Sequence[Place] = ()  # tiles that were rolled up into others; gone before `tiles` are written
 
 
 class MonitorStore:
@@ -40,10 +41,16 @@ class MonitorStore:
         self._catalog = catalog
         self._tenant = tenant
         self._upserts: dict[sa.Table, sa.Insert] = {}
+        same_place = [tiles.c[name] == sa.bindparam(f"k_{name}") for name in Place._fields]
+        self._delete = tiles.delete().where(tiles.c.tenant == tenant, *same_place)
 
     def save(self, saved: Saved, time_ns: int) -> None:
         """Write a checkpoint in one transaction."""
         with self._catalog.transaction() as connection:
+            if saved.removed:
+                connection.execute(
+                    self._delete, [{f"k_{name}": v for name, v in p._asdict().items()} for p in saved.removed]
+                )
             self._upsert(
                 connection,
                 tiles,
@@ -102,22 +109,25 @@ class MonitorStore:
             with self._catalog.transaction() as connection:
                 connection.execute(lane_positions.delete().where(lane_positions.c.lane == sa.bindparam("k_lane")), rows)
 
-    def tiles(self, model: str, version: int, bins: VersionBins, since_s: int, until_s: int) -> list[Tile]:
-        """The tiles under these bins that start in [since_s, until_s), oldest first."""
+    def tiles(
+        self, model: str, version: int, bins: VersionBins, since_s: int, until_s: int, skip: Container[Slot] = ()
+    ) -> list[Tile]:
+        """The tiles under these bins that touch [since_s, until_s), oldest first, but those that are not wanted."""
         query = (
-            sa.select(tiles.c.document)
+            sa.select(tiles.c.role, tiles.c.start_s, tiles.c.width_s, tiles.c.document)
             .where(
                 tiles.c.tenant == self._tenant,
                 tiles.c.model == model,
                 tiles.c.version == version,
-                tiles.c.start_s >= since_s,
+                tiles.c.start_s + tiles.c.width_s > since_s,
                 tiles.c.start_s < until_s,
                 tiles.c.edges == bins.edges,
             )
             .order_by(tiles.c.start_s)
         )
         with self._catalog.reading() as connection:
-            return [Tile.from_bytes(document, bins) for (document,) in connection.execute(query)]
+            found = [row.document for row in connection.execute(query) if row[:3] not in skip]
+        return [Tile.from_bytes(document, bins) for document in found]
 
     def evidence(self, rollout_id: str) -> dict[str, dict[str, Any]]:
         """A rollout's documents by name. Raises StateDamaged."""
@@ -136,9 +146,11 @@ class MonitorStore:
         return [document for document in found if document is not None]
 
     def prune(self, before_s: int) -> int:
-        """Delete tiles that started before this time; how many."""
+        """Delete tiles that ended before this time; how many."""
         with self._catalog.transaction() as connection:
-            done = connection.execute(tiles.delete().where(tiles.c.tenant == self._tenant, tiles.c.start_s < before_s))
+            done = connection.execute(
+                tiles.delete().where(tiles.c.tenant == self._tenant, tiles.c.start_s + tiles.c.width_s <= before_s)
+            )
             return done.rowcount
 
 

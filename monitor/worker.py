@@ -38,6 +38,7 @@ CHECKPOINT_S = 1.0
 READ_ROWS = 8192
 OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
 PRUNE_S = 600.0
+ROLLS = 4  # tiles added up to wider ones in one checkpoint
 
 BinsOf = Callable[[str, int], VersionBins | None]
 _ARMS = {Role.CHAMPION: "champion", Role.CANARY: "canary", Role.SHADOW: "shadow"}
@@ -98,6 +99,7 @@ class Monitor:
         self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
         self._stored_s = clock.now_s()
         self._pruned_s = clock.now_s()
+        self._rolled_s = 0
         self.records = 0
         self.windows = Windows(settings.tile_s, store.tiles)
 
@@ -144,9 +146,12 @@ class Monitor:
         positions = self._drains.positions()
         moved = {lane: at for lane, at in positions.items() if self._positions.get(lane) != at}
         evidence = {key: document for key, document in self._documents() if self._evidence.get(key) != document}
-        tiles = self.windows.dirty()
+        wall_s = self._wall_s()
+        if self._rolled_s != self.windows.start_of(wall_s) and self.windows.roll_up(wall_s, ROLLS) < ROLLS:
+            self._rolled_s = self.windows.start_of(wall_s)
+        tiles, removed = self.windows.dirty(), self.windows.removed()
         if moved or tiles or evidence:
-            self._store.save(Saved(tiles, moved, evidence), self._clock.wall_ns())
+            self._store.save(Saved(tiles, moved, evidence, removed), self._clock.wall_ns())
             self.windows.stored()
             self._positions.update(moved)
             self._evidence.update(evidence)
@@ -198,6 +203,7 @@ class Monitor:
 
     def refresh(self, model: str, version: int) -> None:
         """The version has another profile, or is loaded again: ask for its bins anew."""
+        self.checkpoint()
         self._versions.pop((model, version), None)
         self._drains.revive(model, version)
 

@@ -16,8 +16,10 @@ from gateway.control.drifting import ROLES, Drifting
 from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
 from monitor.agreement import tolerances
+from monitor.drains import LaneKey
 from monitor.facts import LabelFacts
 from monitor.join_counts import RolloutWatch
+from monitor.lane import LaneStatistics
 from monitor.profile import ReferenceProfile
 from monitor.rollout import RolloutRecord
 from monitor.settings import MonitorSettings
@@ -155,6 +157,15 @@ class Monitoring:
                 found = self._drifting.now(model, version, known.profile, window or "5m")
                 items += [{"version": version, **measurement.to_dict()} for measurement in found]
         return items
+
+    @property
+    def records(self) -> int:
+        """Rows counted since the start."""
+        return self._monitor.records
+
+    def lanes(self) -> Mapping[LaneKey, LaneStatistics]:
+        """What went into the lanes and came out."""
+        return self._monitor.snapshot().lanes
 
     def shadow(self, model: str) -> list[dict[str, Any]]:
         """Champion and candidate on the same input, in the rollout that runs."""
