@@ -13,7 +13,7 @@ TEST     := $(BIN)/python -m pytest -n 2 --dist worksteal
 VERSION   = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-all lint fmt types bench docs docs-check lock image check release clean
+.PHONY: help setup tools demo test test-all lint fmt types bench bench-list docs docs-check lock image check release clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,12 @@ fmt: $(READY)  ## let ruff mend what it can
 types: $(READY)  ## mypy, strict, tests too
 	$(BIN)/mypy --explicit-package-bases $(TYPED)
 
-bench: $(READY)  ## what serving costs: the gateway against a bare app, in the same run
-	$(BIN)/python -m bench $(ARGS)
+SCENARIO ?= hot-path
+bench: $(READY)  ## what serving costs; SCENARIO="hot-path image", or all; `make bench-list` names them
+	$(BIN)/python -m bench run $(SCENARIO) $(ARGS)
+
+bench-list: $(READY)  ## the scenarios of make bench
+	$(BIN)/python -m bench list
 
 docs: $(READY)  ## write docs/reference/ from the code
 	$(BIN)/python -m scripts.docs

@@ -1,1 +1,1 @@
-"""Load tests. Not part of the wheel."""
+"""Load tests and measurements: `python -m bench list` names them. Not part of the wheel."""

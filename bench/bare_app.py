@@ -1,6 +1,6 @@
 """What we compare with: the least that answers the same request, uvicorn + orjson + onnxruntime and nothing else.
 
-Run by `bench.hot_path` as `python -m bench.bare_app MODEL PORT`.
+Run by the hot-path scenario as `python -m bench.bare_app MODEL PORT`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def make(path: str) -> Any:
     label = session.get_inputs()[0].name
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":  # is it up?
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         message = await receive()
         body = message["body"]
         while message.get("more_body"):

@@ -1,6 +1,6 @@
 """What the image scenario compares with: uvicorn, np.frombuffer and onnxruntime, and nothing else.
 
-Run by `bench.image` as `python -m bench.bare_image MODEL PORT`.
+Run by the image scenario as `python -m bench.bare_image MODEL PORT`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def make(path: str) -> Any:
     label = session.get_inputs()[0].name
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":  # is it up?
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         message = await receive()
         parts = [message["body"]]
         while message.get("more_body"):

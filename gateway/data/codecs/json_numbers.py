@@ -5,7 +5,7 @@ orjson gives, since both round correctly, so a tensor has the same bits whicheve
 (values that are no numbers, doubled keys, ragged lists, numbers beyond 64 bits, text that is no JSON) makes `load` or
 `Numbers.array` give None, and the ordinary way reads the body again and says what is wrong.
 
-Measured on one core (`python -m bench --scenario image`): 150,528 numbers take 0.35 to 0.47 of the time of
+Measured on one core (`python -m bench run image`): 150,528 numbers take 0.35 to 0.47 of the time of
 np.asarray(orjson.loads(…)), four fifths of it parsing. It pays from about 300 numbers on. Without the library
 everything is read the ordinary way.
 """

@@ -1,0 +1,59 @@
+"""What a measurement was taken on: processor, kernel, versions, commit. Never the name of the host.
+
+Every result file carries both, because a figure without its machine and its code is a rumour. Called by the frame.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("numpy", "onnxruntime", "uvicorn", "uvloop", "httptools", "orjson")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, memory, kernel, Python and the versions that matter."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def commit() -> dict[str, Any]:
+    """The commit that is measured (short), and whether the tree differs from it."""
+    git = shutil.which("git")
+    if git is None:
+        return {"id": "unknown", "changed": True}
+
+    def say(*words: str) -> str:
+        return subprocess.run([git, *words], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+    return {
+        "id": say("rev-parse", "--short=10", "HEAD") or "unknown",
+        "changed": bool(say("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or "unknown"
