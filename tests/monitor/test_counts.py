@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from monitor.counts import BinSet, ColumnBins, Counter, Counts
 from registry.errors import StateDamaged
@@ -34,6 +37,22 @@ FLOATS = st.one_of(
 )
 
 
+def slowly_in_numpy(block: NDArray[Any], bins: BinSet) -> list[list[int]]:
+    """What each column's bins hold, by np.searchsorted and np.bincount."""
+    found = []
+    for column, values in zip(bins.columns, block.T.astype(np.float64), strict=True):
+        present = values[~np.isnan(values)]
+        if column.kind == "number":
+            place = np.searchsorted(np.array(column.edges), present, side="right")
+        else:
+            known = np.array(column.values)
+            left = np.searchsorted(known, present)
+            hit = np.isin(present, known)
+            place = np.where(hit, left, len(known))
+        found.append(np.bincount(place, minlength=column.bins).tolist())
+    return found
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(FLOATS, min_size=1, max_size=40))
 def test_bins_are_those_of_counting_one_value_at_a_time(values: list[float]) -> None:
@@ -44,6 +63,55 @@ def test_bins_are_those_of_counting_one_value_at_a_time(values: list[float]) -> 
     assert counts.infinite[0] == np.isinf(block[:, 0]).sum()
     assert counts.of(0).sum() + counts.missing[0] == counts.rows == len(values)
     assert counts.finite[0] == np.isfinite(block[:, 0]).sum()
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> tuple[NDArray[Any], BinSet, str]:
+    """A block of rows as some lane carries it, bins, and the lane's dtype."""
+    source, lane = draw(st.sampled_from([("f4", "f4"), ("f8", "f8"), ("i2", "f4"), ("i8", "f8"), ("u1", "f4")]))
+    grid = [-3.0, -1.1, -0.5, 0.0, 0.1, 0.7, 1.0, 2.0, 5.0, 1e30]
+    pick = st.lists(st.sampled_from(grid), max_size=len(grid), unique=True).map(lambda marks: tuple(sorted(marks)))
+    columns = []
+    for at in range(draw(st.integers(1, 4))):
+        marks = draw(pick)
+        if draw(st.booleans()):
+            columns.append(ColumnBins(str(at), "number", marks, whole=draw(st.booleans())))
+        else:
+            columns.append(ColumnBins(str(at), "category", values=marks))
+    shape = draw(st.tuples(st.integers(0, 50), st.just(len(columns))))
+    elements: Any = None
+    if source.startswith("f"):
+        known = [float(np.dtype(source).type(mark)) for mark in (*grid, np.finfo(source).max, np.finfo(source).tiny)]
+        odd = st.sampled_from([*known, np.inf, -np.inf, np.nan, -0.0, float(np.finfo(source).min)])
+        elements = st.one_of(odd, st.floats(width=32) if source == "f4" else st.floats())
+    return draw(hnp.arrays(source, shape, elements=elements)), BinSet(tuple(columns)), lane
+
+
+@settings(max_examples=60, deadline=None)
+@given(made=blocks(), chunk=st.sampled_from([1, 7, 8192]), hot=st.sampled_from([1, 64, 1 << 18]))
+def test_counts_of_any_block_are_those_of_searchsorted(
+    made: tuple[NDArray[Any], BinSet, str], chunk: int, hot: int
+) -> None:
+    block, bins, lane = made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monitor.counts._CHUNK_ROWS", chunk)
+        patch.setattr("monitor.counts._HOT_BYTES", hot)
+        counts = Counter(bins, lane).count(block)
+    values = block.astype(np.float64)
+    finite = np.where(np.isfinite(values), values, 0.0)
+    assert [counts.of(at).tolist() for at in range(len(bins.columns))] == slowly_in_numpy(block, bins)
+    assert counts.missing.tolist() == np.isnan(values).sum(axis=0).tolist()
+    assert counts.infinite.tolist() == np.isinf(values).sum(axis=0).tolist()
+    assert counts.negative.tolist() == np.isneginf(values).sum(axis=0).tolist()
+    for at, column in enumerate(bins.columns):
+        wrong = (finite[:, at] % 1.0 != 0.0).sum() if column.whole else 0
+        assert counts.mistyped[at] == wrong
+        if column.edges and np.abs(finite).max(initial=0.0) < 1e100:
+            tails = [
+                finite[:, at][side].sum()
+                for side in (values[:, at] < column.edges[0], values[:, at] >= column.edges[-1])
+            ]
+            assert counts.tails[at] == pytest.approx(tails, rel=1e-6, abs=1e-9)
 
 
 def test_edges_that_no_float32_equals_put_neighbours_on_their_own_sides() -> None:
@@ -97,6 +165,35 @@ def test_split_then_merge_is_the_whole_in_either_order(block: np.ndarray, cut: i
         np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-6, atol=1e-6)
 
 
+def test_moments_of_a_wide_range_and_of_a_constant_lose_no_digits() -> None:
+    rng = np.random.default_rng(4)
+    far = 1e9 + rng.normal(size=20_000)
+    block = np.column_stack([far, np.full(20_000, 0.1), np.where(rng.random(20_000) < 0.3, np.nan, far)])
+    counts = counted(block, BinSet(tuple(ColumnBins(name, "number") for name in "abc")), "f8")
+    for at, kept in ((0, far), (2, block[:, 2][~np.isnan(block[:, 2])])):
+        mean = math.fsum(kept) / len(kept)
+        assert counts.mean[at] == pytest.approx(mean, rel=1e-15)
+        assert counts.m2[at] == pytest.approx(math.fsum((kept - mean) ** 2), rel=1e-9)
+    assert (counts.mean[1], counts.m2[1]) == (0.1, 0.0)
+
+
+def test_what_lies_outside_the_range_is_told_apart_by_side_sum_and_sign() -> None:
+    values = [-5.0, -2.0, 0.0, 0.7, 10.0, np.inf, -np.inf, -np.inf, np.nan]
+    counts = counted(np.column_stack([values, np.full(9, 9.0)]), dtype="f8")
+    assert counts.outside.tolist() == [[4, 3], [0, 0]]
+    assert (counts.infinite[0], counts.negative[0], counts.missing[0]) == (3, 2, 1)
+    assert counts.tails[0].tolist() == [-7.0, 10.7]
+    assert counts.unseen.tolist() == [0, 9]
+
+
+def test_a_fraction_among_whole_numbers_is_of_the_wrong_type() -> None:
+    bins = BinSet((ColumnBins("a", "number", (0.0, 9.0), whole=True),))
+    counts = counted(np.array([[1.0], [2.5], [np.nan], [np.inf], [-0.0]]), bins, "f8")
+    assert counts.mistyped.tolist() == [1]
+    assert BinSet.from_list(bins.to_list()) == bins
+    assert bins.digest != BinSet((ColumnBins("a", "number", (0.0, 9.0)),)).digest
+
+
 def test_the_order_of_rows_does_not_matter_and_inputs_are_untouched() -> None:
     block = np.random.default_rng(2).normal(size=(200, 2)).astype("f4")
     before = block.copy()
@@ -116,6 +213,7 @@ def test_counts_survive_json_under_their_own_bins_only() -> None:
     assert (again.counts == counts.counts).all()
     assert (again.mean == counts.mean).all()
     assert again.rows == 50
+    assert (again.tails == counts.tails).all()
     again.merge(counts)
     with pytest.raises(StateDamaged):
         Counts.from_dict(document, BinSet((ColumnBins("a", "number"),)))

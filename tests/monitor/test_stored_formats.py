@@ -6,6 +6,8 @@ import base64
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from monitor.counts import BinSet, ColumnBins
 from monitor.lane import LaneReader
 from monitor.windows import Tile, VersionBins
@@ -56,3 +58,13 @@ def test_a_v1_tile_is_read() -> None:
     assert tile.inputs.missing.tolist() == [1]
     assert tile.inputs.mean.tolist() == [1.0]
     assert tile.outputs.of(0).tolist() == [2, 1, 1]
+
+
+def test_a_v1_tile_does_not_know_how_far_out_its_values_lay() -> None:
+    inputs = BinSet((ColumnBins("x", "number", (0.0,)),))
+    outputs = BinSet((ColumnBins("y", "category", values=(1.0, 2.0)),))
+    tile = Tile.from_bytes(TILE_V1.encode(), VersionBins(inputs, outputs))
+    again = Tile.from_bytes(tile.to_bytes(), VersionBins(inputs, outputs)).merge(tile)
+    assert np.isnan(again.inputs.tails).all()
+    assert again.inputs.mistyped.tolist() == again.inputs.negative.tolist() == [0]
+    assert (again.outputs.tails == 0.0).all()
