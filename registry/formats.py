@@ -9,7 +9,7 @@ from registry.errors import FormatTooNew, StateDamaged
 
 # The newest version of each kind that this release reads, and the one that it writes where nothing else is said.
 VERSIONS = {
-    "manifest": 2,  # 1 for all that release 0.1 can serve: `manifest.py`
+    "manifest": 3,  # 1 for all that release 0.1 can serve: `manifest.py`
     "profile": 1,
     "tile": 1,
     "plan": 1,

@@ -16,11 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from registry.batching import Axes, Batching, Kind
 from registry.errors import InvalidSetting, StateDamaged
 from registry.formats import check_stamp, stamped
 from registry.options import ServingOptions as ServingOptions
 from registry.vocabulary import TensorSpec
 
+# The options that formats 1 and 2 have.
+_FIRST_OPTIONS = frozenset(("max_batch_rows", "provider", "nan", "threads", "outputs", "output_limits"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -48,13 +51,34 @@ class ProbeResult:
 
     run: Literal["proven", "unproven"]  # unproven: it was never seen to run; `reason` says why
     reason: str
-    batch: Literal["exact", "never"]  # exact: joined rows were bitwise equal to single rows on given rows
+    batch: Kind  # whether requests may be joined; see Batching
     batch_reason: str
-    by_rows: bool  # axis 0 of every input and output is rows; False: a request is one row and is never joined
+    by_rows: bool  # axis 0 of every input and output is rows; False: a request is one row
     rows_tried: int  # given rows that were run alone and joined
     onnxruntime: str
-    joined_rows: int = 0  # exact: every size of a joined run up to this one was tried
+    joined_rows: int = 0  # every size of a joined run up to this one was tried
     opset: Mapping[str, int] = field(default_factory=dict)  # domain ("" is ONNX's own) → version
+    axes: Axes | None = None  # where rows lie; None: on axis 0 if by_rows, else nowhere
+    largest_difference: float | None = None  # of a number that came out otherwise when joined; None: none did
+    shared: tuple[str, ...] = ()  # see Batching
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored; what an older release does not know only where it says something."""
+        document = {item.name: getattr(self, item.name) for item in fields(self)}
+        document["opset"] = dict(self.opset)
+        document["axes"] = None if self.axes is None else self.axes.to_dict()
+        document["shared"] = list(self.shared)
+        new = ("axes", "largest_difference", "shared")
+        return {name: value for name, value in document.items() if value or name not in new}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ProbeResult:
+        """The reverse of to_dict; unknown fields are ignored. Raises KeyError, TypeError or ValueError."""
+        known = {item.name for item in fields(cls)}
+        values = {name: value for name, value in document.items() if name in known}
+        if values.get("axes") is not None:
+            values["axes"] = Axes.from_dict(values["axes"])
+        return cls(**{**values, "shared": tuple(str(digest) for digest in values.get("shared", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +111,30 @@ class Manifest:
         """The version's digest, 64 hex digits."""
         return hashlib.sha256(canonical(self.identity())).hexdigest()
 
+    @property
+    def batching(self) -> Batching:
+        """Whether and how requests may be joined: what was found, as far as the options allow it."""
+        probe, tolerance = self.probe, self.options.batch_tolerance
+        axes = probe.axes
+        if axes is None and probe.by_rows:
+            axes = Axes((0,) * len(self.inputs), (0,) * len(self.outputs))
+        kind = probe.batch
+        if probe.run != "proven" or axes is None or probe.joined_rows < 2:
+            kind = "never"
+        if kind == "within_tolerance" and (tolerance is None or not (probe.largest_difference or 0.0) <= tolerance):
+            kind = "never"
+        return Batching(
+            kind=kind,
+            reason=probe.batch_reason,
+            axes=None if kind == "never" else axes,
+            rows_proven=probe.joined_rows,
+            tolerance=tolerance,
+            largest_difference=0.0 if kind == "exact" else probe.largest_difference,
+            shared=probe.shared,
+        )
+
     def to_json(self) -> str:
         """The stored document."""
-        probe = {item.name: getattr(self.probe, item.name) for item in fields(self.probe)}
         return json.dumps(
             stamped(
                 "manifest",
@@ -101,13 +146,20 @@ class Manifest:
                     "golden": self.golden,
                     "inputs": [spec_to_dict(spec) for spec in self.inputs],
                     "outputs": [spec_to_dict(spec) for spec in self.outputs],
-                    "probe": {**probe, "opset": dict(self.probe.opset)},
+                    "probe": self.probe.to_dict(),
                     "log_schema": self.log_schema,
                     "reference_rows": self.reference_rows,
                 },
-                2 if any(_is_new(spec) for spec in (*self.inputs, *self.outputs)) else 1,
+                self._format(),
             )
         )
+
+    def _format(self) -> int:
+        """The lowest format that says all of this: an older release must refuse what it would misread."""
+        has_other_axes = self.probe.axes is not None and not self.probe.axes.are_rows
+        if has_other_axes or self.options.to_dict().keys() - _FIRST_OPTIONS:
+            return 3
+        return 2 if any(_is_new(spec) for spec in (*self.inputs, *self.outputs)) else 1
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -120,7 +172,6 @@ class Manifest:
             raise StateDamaged("a manifest is not a JSON object")
         check_stamp("manifest", document)
         try:
-            known = {item.name for item in fields(ProbeResult)}
             manifest = cls(
                 files=tuple(FileDigest(item["path"], item["sha256"], item["bytes"]) for item in document["files"]),
                 options=ServingOptions.from_dict(document["options"]),
@@ -128,7 +179,7 @@ class Manifest:
                 golden=document["golden"],
                 inputs=tuple(spec_from_dict(spec) for spec in document["inputs"]),
                 outputs=tuple(spec_from_dict(spec) for spec in document["outputs"]),
-                probe=ProbeResult(**{name: value for name, value in document["probe"].items() if name in known}),
+                probe=ProbeResult.from_dict(document["probe"]),
                 log_schema=document.get("log_schema"),
                 reference_rows=document.get("reference_rows"),
             )
@@ -137,6 +188,9 @@ class Manifest:
             raise StateDamaged(f"a manifest cannot be read: {error!r}") from None
         if digest != document.get("digest"):
             raise StateDamaged(f"a manifest says digest {document.get('digest')}, its content gives {digest}")
+        axes = manifest.probe.axes
+        if axes and (len(axes.inputs), len(axes.outputs)) != (len(manifest.inputs), len(manifest.outputs)):
+            raise StateDamaged("a manifest has axes for other inputs or outputs than it names")
         if not all(_SHA256.fullmatch(item.sha256) for item in manifest.files):
             raise StateDamaged("a manifest names a file by something that is no SHA-256")
         if manifest.reference_rows is not None and not _SHA256.fullmatch(str(manifest.reference_rows)):

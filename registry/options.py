@@ -26,6 +26,8 @@ class ServingOptions:
     """How a version is served. Everything here is part of the version's identity."""
 
     max_batch_rows: int | None = None  # rows in one run, at most; None: the gateway's setting, 1: never joined
+    batch_tolerance: float | None = None  # how far a number of a joined answer may be from the one alone; None: no bit
+    latency_target_ms: float | None = None  # joined runs are kept short enough for it; None: the gateway's setting
     provider: str = "cpu"  # cpu | cuda | tensorrt: where it runs
     nan: Literal["refuse", "allow"] = "refuse"  # refuse: a non-finite output is an error event
     threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
@@ -117,6 +119,12 @@ def _whole(low: int, high: int) -> Any:
     return read
 
 
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError("wants a number above 0")
+    return float(value)
+
+
 def _provider_options(value: Any) -> tuple[tuple[str, str], ...]:
     """A table of texts, numbers and booleans; onnxruntime takes texts. A stored list of pairs reads the same."""
     pairs = list(value.items()) if isinstance(value, Mapping) else value
@@ -159,6 +167,8 @@ def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
 
 _OPTION_READERS: dict[str, Any] = {
     "max_batch_rows": _whole(1, 65_536),
+    "batch_tolerance": _positive,
+    "latency_target_ms": _positive,
     "provider": _one_of(*PROVIDERS),
     "nan": _one_of("refuse", "allow"),
     "threads": _whole(1, 1024),

@@ -6,9 +6,11 @@ another path for a single row) return other values. Pure but for the runs; calle
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,15 @@ def same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
     if first.dtype == object:
         return bool(np.array_equal(first, second))
     return first.tobytes() == second.tobytes()
+
+
+def shared_digest(arrays: Sequence[NDArray[Any]]) -> str:
+    """A digest of values that joined requests must share: names dtypes, shapes and every bit. 16 hex digits."""
+    digest = blake2b(digest_size=8)
+    for array in arrays:
+        content = json.dumps(array.ravel().tolist()).encode() if array.dtype == object else array.tobytes()
+        digest.update(f"{array.dtype.name}{array.shape}{len(content)}:".encode() + content)
+    return digest.hexdigest()
 
 
 def find_structure(run: Runner, feeds: Feeds, specs: Sequence[TensorSpec]) -> RowsFinding:

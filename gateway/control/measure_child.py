@@ -63,8 +63,10 @@ class _Version:
 
     @property
     def joined(self) -> int:
-        """Rows that one run may hold, as in a worker."""
-        return max(1, self.manifest.probe.joined_rows) if self.manifest.probe.batch == "exact" else 1
+        """Rows that one run may hold: as many as surely change no bit."""
+        batching = self.manifest.batching
+        is_plain = batching.kind == "exact" and batching.axes is not None and batching.axes.are_rows
+        return max(1, batching.rows_proven) if is_plain else 1
 
     def say(self, feeds: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, answers). Raises InferenceFailed."""

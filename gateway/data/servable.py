@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data.joining import Joining
 from registry import onnx, providers
 from registry.errors import PayloadTooLarge, TensorMismatch
 from registry.manifest import Manifest
@@ -85,14 +86,16 @@ class Servable:
         self._run = onnx.runner(session, manifest.outputs, manifest.options.io_binding)
         self.elsewhere = providers.told(manifest.options, session.get_providers())  # why it runs where it was not meant
         self.by_rows = manifest.probe.by_rows
-        # Only what the probe has seen equal, bitwise, may be joined.
-        self.joinable = manifest.probe.batch == "exact" and manifest.probe.run == "proven" and self.by_rows
+        batching = manifest.batching
         self.max_rows = min(default_max_rows, manifest.options.max_batch_rows or default_max_rows)
-        if self.joinable:
-            self.max_rows = max(1, min(self.max_rows, manifest.probe.joined_rows))
+        if batching.kind != "never":
+            self.max_rows = max(1, min(self.max_rows, batching.rows_proven))
+        # Only what registration proved is joined; a run of one row has nothing to join.
+        self.joinable = batching.kind != "never" and self.max_rows > 1
         self.fixed_row_shape = all(
             slot.spec.shape is not None and None not in slot.spec.shape[1:] for slot in self.slots
         )
+        self.joining = Joining(batching, fixed_row_shape=self.fixed_row_shape)
         self.refuses_nonfinite = manifest.options.nan == "refuse"
         self.leases = 0
 
@@ -117,6 +120,15 @@ class Servable:
         except TypeError:  # an input of no declared rank, and a request that sends it without axes
             raise TensorMismatch("the model takes rows: an input without axes holds none") from None
         return rows
+
+    def shape_bucket(self, feeds: Sequence[Tensor], rows: int) -> int:
+        """The bucket of shapes in which a run's time is learned: 0 where all rows have one shape, else by elements.
+
+        feeds: of one request or of a joined run; rows: what they hold.
+        """
+        if self.fixed_row_shape and self.by_rows:
+            return 0
+        return (sum(feed.size for feed in feeds) // max(1, rows)).bit_length()
 
 
 def _slot(spec: TensorSpec) -> InputSlot:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from registry.batching import Axes, Batching
 from registry.errors import FormatTooNew, InvalidSetting, StateDamaged
-from registry.manifest import FileDigest, Manifest, ServingOptions
+from registry.manifest import FileDigest, Manifest, ProbeResult, ServingOptions
 from registry.vocabulary import TensorSpec
 from tests.support.models import manifest_of
+
+
+def probed(**changes: Any) -> ProbeResult:
+    return replace(manifest_of("a").probe, joined_rows=64, **changes)
 
 
 def test_a_manifest_survives_being_stored() -> None:
@@ -19,6 +26,7 @@ def test_a_manifest_survives_being_stored() -> None:
         inputs=(TensorSpec("x", "FP32", None), TensorSpec("s", "INT64", ())),
         log_schema={"by_rows": True},
         reference_rows="c" * 64,
+        probe=probed(batch="within_tolerance", axes=Axes((1, None), (2,)), largest_difference=0.1, shared=("ab",)),
     )
     assert Manifest.from_json(manifest.to_json()) == manifest
 
@@ -27,11 +35,16 @@ def test_only_a_manifest_that_an_older_release_would_misread_is_stamped_as_newer
     spec = TensorSpec("p", "FP32", (None, 2), classes=("größe 1/ü", "数"))
     manifest = manifest_of("a", outputs=(spec,))
     assert Manifest.from_json(manifest.to_json()).outputs == (spec,)
-    stamps = [
-        json.loads(one.to_json())["v"]
-        for one in (manifest_of("a"), manifest, manifest_of("a", inputs=(TensorSpec("x", "BF16", (3,)),)))
-    ]
-    assert stamps == [1, 2, 2]
+    ones = (
+        manifest_of("a"),
+        manifest,
+        manifest_of("a", inputs=(TensorSpec("x", "BF16", (3,)),)),
+        manifest_of("a", probe=probed(axes=Axes((0,), (0,)))),
+        manifest_of("a", probe=probed(axes=Axes((1,), (0,)))),
+        manifest_of("a", options=ServingOptions(batch_tolerance=0.1)),
+        manifest_of("a", options=ServingOptions(latency_target_ms=5.0)),
+    )
+    assert [json.loads(one.to_json())["v"] for one in ones] == [1, 2, 2, 1, 3, 3, 3]
 
 
 def test_the_digest_is_of_what_was_given_not_of_what_was_found() -> None:
@@ -71,17 +84,49 @@ def test_a_manifest_of_the_first_release_is_read() -> None:
     assert manifest.options.max_batch_rows == 8
     assert manifest.outputs[0].shape is None
     assert manifest.reference_rows is None
+    assert manifest.batching == Batching(kind="never", reason="r")
+
+
+def test_rows_that_the_first_release_proved_are_joined_on_axis_0() -> None:
+    document = json.loads(_STORED_V1)
+    document["probe"].update(batch="exact", joined_rows=8)
+    batching = Manifest.from_json(json.dumps(document)).batching
+    assert (batching.kind, batching.axes, batching.rows_proven) == ("exact", Axes((0,), (0,)), 8)
+    assert batching.largest_difference == 0.0
+
+
+@pytest.mark.parametrize(
+    ("probe", "tolerance", "kind"),
+    [
+        (probed(), None, "exact"),
+        (probed(run="unproven"), None, "never"),
+        (probed(by_rows=False), None, "never"),
+        (probed(by_rows=False, axes=Axes((1,), (0,))), None, "exact"),
+        (replace(probed(), joined_rows=1), None, "never"),
+        (probed(batch="within_tolerance", largest_difference=0.01), None, "never"),
+        (probed(batch="within_tolerance", largest_difference=0.01), 0.009, "never"),
+        (probed(batch="within_tolerance", largest_difference=0.01), 0.01, "within_tolerance"),
+        (probed(batch="never"), 1.0, "never"),
+    ],
+)
+def test_only_what_was_proven_and_allowed_may_be_joined(probe: ProbeResult, tolerance: float | None, kind: str) -> None:
+    batching = manifest_of("a", probe=probe, options=ServingOptions(batch_tolerance=tolerance)).batching
+    assert batching.kind == kind
+    assert (batching.axes is None) == (kind == "never")
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"v": 3}, FormatTooNew),
+        ({"v": 4}, FormatTooNew),
         ({"format": "driftgate.plan"}, StateDamaged),
         ({"digest": "0" * 64}, StateDamaged),
         ({"files": [{"path": "m", "sha256": "x"}]}, StateDamaged),
         ({"files": []}, StateDamaged),
         ({"probe": {}}, StateDamaged),
+        ({"probe": {**probed().to_dict(), "axes": {"inputs": [0, 0], "outputs": [0]}}}, StateDamaged),
+        ({"probe": {**probed().to_dict(), "axes": {"inputs": [-1], "outputs": [0]}}}, StateDamaged),
+        ({"probe": {**probed().to_dict(), "axes": [0]}}, StateDamaged),
         ({"options": {"nonsense": 1}}, StateDamaged),
     ],
 )
@@ -100,7 +145,16 @@ def test_options_are_read_as_written_and_all_faults_told_at_once() -> None:
     assert ServingOptions().to_dict() == {}
     with pytest.raises(InvalidSetting) as caught:
         ServingOptions.from_dict(
-            {"max_batch_row": 4, "provider": "tpu", "nan": 1, "threads": True, "outputs": [], "output_limits": {"y": 3}}
+            {
+                "max_batch_row": 4,
+                "provider": "tpu",
+                "nan": 1,
+                "threads": True,
+                "outputs": [],
+                "output_limits": {"y": 3},
+                "batch_tolerance": 0,
+                "latency_target_ms": float("inf"),
+            }
         )
-    assert len(caught.value.details["faults"]) == 6
+    assert len(caught.value.details["faults"]) == 8
     assert "did you mean 'max_batch_rows'" in caught.value.message

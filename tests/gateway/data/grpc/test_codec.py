@@ -46,6 +46,9 @@ class Unrun:
     def get_outputs(self) -> list[Any]:
         return [SimpleNamespace(name="p", type="seq(map(string,tensor(float)))")]
 
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
 
 def servable_of(*datatypes: str, outputs: tuple[TensorSpec, ...] = ()) -> Servable:
     """A servable with inputs x0, x1 … of these datatypes and any shape."""
