@@ -43,6 +43,10 @@ def main(words: Sequence[str]) -> int:
                 print(f"{', '.join(unknown) or 'no scenario'}: the scenarios are {', '.join(known)}", file=sys.stderr)
                 return 2
             return run_all(chosen, rest[len(names) :])
+        case ["peers", *rest]:
+            from bench.peers.__main__ import main as peers
+
+            return peers(rest)
         case _:
             print(__doc__, file=sys.stderr)
             return 0 if words and words[0] in ("-h", "--help", "help") else 2

@@ -111,7 +111,9 @@ class Result:
         width = max(map(len, self.figures), default=0)
         lines = [f"  {name:<{width}}  {figure}" for name, figure in self.figures.items()]
         for bar in self.bars:
-            verdict = "holds " if self.holds(bar) else "MISSED"
+            verdict = (
+                ("held" if self.quick else "holds ") if self.holds(bar) else ("not held" if self.quick else "MISSED")
+            )
             got = number(self.figures[bar.figure].median)
             lines.append(f"  {verdict} {bar.says}: {got}, wanted {bar.relation} {number(bar.limit)}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])

@@ -20,15 +20,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.conformance.models import MODELS, Model
+from tests.conformance.peers import environments
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-PACKAGES = {"mlserver": "mlserver==1.7.1", "kserve": "kserve==0.21.0", "triton": "nvidia-pytriton==0.7.0"}
+PACKAGES = {"mlserver": environments.MLSERVER, "kserve": environments.KSERVE, "triton": environments.TRITON}
 # Parts of the suite that a server says it does not have, or does not have in its documentation.
 WITHOUT = {
     "mlserver": ["binary", "raw", "compression", "config", "statistics"],
@@ -39,28 +39,8 @@ _START_S = 120.0
 _STARTS = 20  # of one server in one run
 
 
-def install(folder: Path, name: str) -> None:
-    """Make the environment, unless it is there."""
-    python = folder / name / "bin/python"
-    if not python.exists():
-        venv.create(folder / name, with_pip=True)
-    if not _marker(folder, name).exists():
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGES[name]], check=True)
-        _marker(folder, name).write_text(PACKAGES[name] + "\n")
-
-
-def _marker(folder: Path, name: str) -> Path:
-    return folder / name / PACKAGES[name]
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _mlserver(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, str]]:
-    models = _fresh(folder / "models-mlserver")
+    models = environments.fresh(folder / "models-mlserver")
     shutil.copy(HERE / "in_mlserver.py", models)
     settings = {
         "http_port": port, "grpc_port": grpc, "metrics_endpoint": None, "parallel_workers": 0, "host": "127.0.0.1",
@@ -82,7 +62,7 @@ def _mlserver(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, 
 
 
 def _kserve(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, str]]:
-    place = _fresh(folder / "models-kserve") / "models.json"
+    place = environments.fresh(folder / "models-kserve") / "models.json"
     able = [model.description() for model in MODELS.values()]
     place.write_text(json.dumps([about for about in able if "BF16" not in str(about)]))  # KServe cannot read BF16
     python, program = folder / "kserve/bin/python", HERE / "in_kserve.py"
@@ -90,17 +70,7 @@ def _kserve(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, st
 
 
 def _triton(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, str]]:
-    models = _fresh(folder / "models-triton")
-    python = folder / "triton/bin/python"
-    (site,) = (folder / "triton/lib").glob("python*/site-packages")
-    wheel = site / "pytriton/tritonserver"
-    backends = _fresh(folder / "backends-triton")
-    shutil.copytree(wheel / "backends", backends, dirs_exist_ok=True)
-    said = "import sys; print('%d.%d' % sys.version_info[:2])"
-    version = subprocess.run([python, "-c", said], capture_output=True, text=True, check=True).stdout.strip()
-    stub = backends / "python/triton_python_backend_stub"
-    shutil.copy(wheel / "python_backend_stubs" / version / stub.name, stub)
-    stub.chmod(0o755)
+    models = environments.fresh(folder / "models-triton")
     for model in MODELS.values():
         if model.name == "scalar":
             continue  # a configuration's dims may not be empty
@@ -108,17 +78,7 @@ def _triton(folder: Path, port: int, grpc: int) -> tuple[list[str], dict[str, st
         place.mkdir(parents=True)
         shutil.copy(HERE / "in_triton.py", place / "model.py")
         (place.parent / "config.pbtxt").write_text(_config(model))
-    command = [
-        str(wheel / "bin/tritonserver"), f"--model-repository={models}", f"--backend-directory={backends}",
-        f"--http-port={port}", f"--grpc-port={grpc}", "--allow-metrics=false", "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1", "--disable-auto-complete-config",
-    ]  # fmt: skip
-    libraries = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    paths = [str(site / "nvidia_pytriton.libs"), libraries]
-    return command, {"LD_LIBRARY_PATH": ":".join(paths), "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    return environments.triton(folder, models, port, grpc)
 
 
 def _config(model: Model) -> str:
@@ -207,7 +167,10 @@ def main(words: list[str]) -> None:
     match words:
         case ["install" | "run" as what, folder, *names] if set(names) <= set(PACKAGES):
             for name in names or list(PACKAGES):
-                (install if what == "install" else run)(Path(folder).resolve(), name)
+                if what == "install":
+                    environments.install(Path(folder).resolve(), name, [PACKAGES[name]])
+                else:
+                    run(Path(folder).resolve(), name)
         case ["serve", folder, name, port, grpc] if name in PACKAGES:
             serve(Path(folder).resolve(), name, int(port), int(grpc))
         case _:
