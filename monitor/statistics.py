@@ -173,6 +173,20 @@ def share_limits(
     return _binomial_low(n_eff, low, half), 1.0 - _binomial_low(n_eff, 1.0 - high, half)
 
 
+def clopper_pearson(events: ArrayLike, rows: ArrayLike, level: float) -> tuple[Floats, Floats]:
+    """Between which shares the truth lies, given `events` in `rows`, each side wrong with probability `level`.
+
+    Shapes broadcast; effective (fractional) events and rows are welcome. Source: Clopper and Pearson (1934).
+
+    >>> [round(float(limit), 4) for limit in clopper_pearson(0, 100, 0.025)]
+    [0.0, 0.0362]
+    """
+    k, n = np.broadcast_arrays(np.asarray(events, np.float64), np.asarray(rows, np.float64))
+    low = np.where(k > 0, special.betaincinv(np.maximum(k, 1e-9), np.maximum(n - k, 0.0) + 1.0, level), 0.0)
+    high = np.where(n > k, special.betaincinv(k + 1.0, np.maximum(n - k, 1e-9), 1.0 - level), 1.0)
+    return np.asarray(low, np.float64), np.asarray(high, np.float64)
+
+
 def psi_log10_p(
     value: ArrayLike, reference: ArrayLike, current: ArrayLike, *, tolerance: float, deff: ArrayLike
 ) -> Any:

@@ -19,6 +19,7 @@ VERSIONS = {
     "page": 1,
     "rollout": 1,
     "wishes": 1,
+    "detector": 1,
 }
 
 

@@ -1,0 +1,113 @@
+"""How much live rows depend on their neighbours, learned while they come, without mistaking a drift for it.
+
+Why: a reference whose order nobody knows says nothing of dependence, and traffic may depend where the reference did
+not; either makes counts say less than they seem to. Invariants: what is learned from an evaluation weakens the evidence
+of later ones alone, so the promise holds (the weakening is known beforehand); it never strengthens it; bounded memory.
+Owned by `monitor/watch.py`. Pure.
+
+The measure is the difference of an event's share between two neighbouring blocks of 1, 2, 4 … evaluations (Allan's
+variance): its mean size over that of independent rows. One level shift lies in one difference of each length, so it
+inflates nothing, and a mean of sizes (not of squares) hardly notices it; what comes again and again is dependence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.events import Events
+from monitor.packing import pack, unpack
+
+Floats = NDArray[np.float64]
+LEVELS = 8  # blocks of up to 128 evaluations
+LEAST_PAIRS = 24  # differences of one length, before they say anything
+MEMORY_PAIRS = 200.0  # older ones fade
+DOUBT = 4.0  # standard errors that an excess must have
+MARGIN = 1.3  # as in the profile's fit: the estimate itself is uncertain
+LEAST_EXPECTED = 5.0  # events (and their opposites) expected in a block; a rarer one says nothing of runs
+_HALF_NORMAL = float(np.sqrt(2.0 / np.pi))
+
+
+class LiveDependence:
+    """The live design effect of every feature of one family, as a weakening of its events' evidence."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._starts = np.flatnonzero(np.diff(events.column, prepend=-1))
+        self._sizes = np.diff(self._starts, append=len(events))
+        e, f = len(events), len(self._starts)
+        self._open = np.zeros((LEVELS, 2, e))  # the first block of each length's open pair: happened, of
+        self._is_open = np.zeros(LEVELS, bool)
+        self._size = np.zeros((LEVELS, f))  # faded sums of the mean sizes of differences, and of their weights
+        self._pairs = np.zeros((LEVELS, f))
+        self._strength = np.ones(e)
+
+    def strength(self) -> Floats:
+        """(E,): what evidence is multiplied by, at most 1."""
+        return self._strength
+
+    def update(self, happened: Floats, of: Floats) -> None:
+        """Take one evaluation's counts (E,) each."""
+        block, count = happened, of
+        for level in range(LEVELS):
+            if not self._is_open[level]:
+                self._open[level] = block, count
+                self._is_open[level] = True
+                return
+            first, of_first = self._open[level]
+            self._is_open[level] = False
+            self._compare(level, first, of_first, block, count)
+            block, count = block + first, count + of_first
+
+    def _compare(self, level: int, k1: Floats, n1: Floats, k2: Floats, n2: Floats) -> None:
+        events = self._events
+        both = np.minimum(n1, n2)
+        pooled = (k1 + k2) / np.maximum(n1 + n2, 1.0)
+        told = both * np.minimum(pooled, 1.0 - pooled) >= LEAST_EXPECTED
+        safe = np.where(told, both, 1.0)
+        spread = np.sqrt(
+            np.where(told, pooled * (1.0 - pooled), 1.0) * (1.0 / np.maximum(n1, safe) + 1.0 / np.maximum(n2, safe))
+        )
+        size = np.where(told, np.abs(k1 / np.maximum(n1, 1.0) - k2 / np.maximum(n2, 1.0)) / spread, 0.0)
+        size /= np.sqrt(events.deff)
+        count = np.add.reduceat(told.astype(np.float64), self._starts)
+        mean = np.add.reduceat(size, self._starts) / np.maximum(count, 1.0)
+        heard = count > 0
+        fade = np.where(heard, 1.0 - 1.0 / MEMORY_PAIRS, 1.0)
+        self._size[level] = self._size[level] * fade + np.where(heard, mean, 0.0)
+        self._pairs[level] = self._pairs[level] * fade + heard
+        self._judge()
+
+    def _judge(self) -> None:
+        pairs = np.maximum(self._pairs, 1.0)
+        mean = self._size / pairs
+        # Events of one feature move together: their mean size is taken to be as noisy as one alone.
+        noise = np.sqrt((1.0 - 2.0 / np.pi) / pairs)
+        excess = np.where(
+            (self._pairs >= LEAST_PAIRS) & (mean > _HALF_NORMAL + DOUBT * noise), np.square(mean / _HALF_NORMAL), 1.0
+        )
+        deff = excess.max(axis=0)
+        deff = np.where(deff > 1.0, deff * MARGIN, 1.0)
+        self._strength = np.repeat(1.0 / deff, self._sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole state as a JSON object."""
+        return {
+            "open": pack(self._open),
+            "is_open": self._is_open.tolist(),
+            "size": pack(self._size),
+            "pairs": pack(self._pairs),
+        }
+
+    def take(self, document: Mapping[str, Any]) -> None:
+        """Go on where `to_dict` stood. Raises KeyError, TypeError or ValueError for another state."""
+        is_open = np.array([bool(each) for each in document["is_open"]])
+        if is_open.shape != self._is_open.shape:
+            raise ValueError("another number of block lengths")
+        for name, mine in (("open", self._open), ("size", self._size), ("pairs", self._pairs)):
+            mine[:] = unpack(document[name], "<f8", mine.size).reshape(mine.shape)
+        self._is_open[:] = is_open
+        self._judge()
