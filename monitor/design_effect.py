@@ -1,57 +1,143 @@
-"""How many rows that follow each other say as much as one independent row, found in the reference rows themselves.
+"""How rows that follow each other depend, found in the reference rows themselves: design effects and a tile's length.
 
 Why: autocorrelated rows (a price every half hour) make any test that takes them for independent alarm all the time.
-Measured as the variance of bin counts between blocks of neighbouring rows over that of independent rows, at several
-block lengths. Invariant: 1.0 unless the excess is beyond doubt; pure. Called by the profile's fit.
+For each event (a value in this bin, below this edge, missing) the variance of its count in blocks of neighbouring
+rows is compared with that of independent rows, at growing block lengths: the variance of the moving-block bootstrap of
+the event's share in closed form (Künsch 1989, section 3), so nothing is drawn. Invariants: pure; 1.0 unless the excess
+is beyond doubt. Called by the profile's fit. A design effect is the number of rows that say as much as one independent
+row.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.counts import BinSet, ColumnBins
 
-_LENGTHS = (8, 32, 128, 512, 2048)  # rows of a block; correlation that reaches further is not seen
-_LEAST_BLOCKS = 48
-_DOUBT = 5.0  # standard errors that an excess must have
+_BASE = 8  # rows of the shortest block
+_LEAST_BLOCKS = 12  # apart from each other, of the longest
+_DOUBT = 5.0  # standard errors, of the logarithm, that an excess must have
 _MARGIN = 1.3  # the estimate itself is uncertain: simulated false alarms were right with this
-_MOST_VALUES = 20_000_000  # values looked at, over all columns
+_LEVEL = 1.15  # variance that grows by no more than this (and noise) with the block's length has levelled off
+_FURTHER = 2  # doublings that must have been seen to add no more
+_LEAST_EVENTS = 10.0  # an event (or its opposite) seen less often says nothing of runs
+_MOST_VALUES = 5_000_000  # values looked at, over all columns
 _MOST_ROWS = 200_000
 
 
-def design_effects(bins: BinSet, block: NDArray[np.floating]) -> list[float]:
-    """Per column of block (n, C), at least 1.0 each."""
+@dataclass(frozen=True, slots=True)
+class Dependence:
+    """How one column's rows depend on their neighbours.
+
+    deff is the column's own, for statistics of all its bins together. bins (B,) and edges (B - 1,) are those of the
+    events "in bin k" and "in a bin up to k"; edges is empty for categories. block_rows is how long a tile must be for
+    the next one to be as good as independent: 1 for independent rows, None where nothing could be found out. It is a
+    lower bound where the variance was still growing at the longest block that the rows allow: levelled is False then.
+    """
+
+    deff: float
+    bins: tuple[float, ...]
+    edges: tuple[float, ...]
+    missing: float
+    block_rows: int | None
+    levelled: bool = True
+
+    @classmethod
+    def same(cls, column: ColumnBins, deff: float, block_rows: int | None) -> Dependence:
+        """One design effect for every event."""
+        edges = column.bins - 1 if column.kind == "number" else 0
+        return cls(deff, (deff,) * column.bins, (deff,) * edges, deff, block_rows)
+
+
+def dependences(bins: BinSet, block: NDArray[np.floating]) -> list[Dependence]:
+    """Per column of block (n, C), rows in the order in which they happened."""
     rows = min(len(block), _MOST_ROWS, max(_MOST_VALUES // max(block.shape[1], 1), 4096))
-    return [_design_effect(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
+    return [_dependence(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
 
 
-def _design_effect(column: ColumnBins, values: NDArray[np.floating]) -> float:
-    n = len(values)
-    if n < _LENGTHS[0] * _LEAST_BLOCKS:
-        return 1.0
-    width = column.bins + 1  # and one for missing values
+def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
+    blocks = len(values) // _BASE
+    if blocks < 2 * _LEAST_BLOCKS:
+        return Dependence.same(column, 1.0, None)
+    counts = _event_counts(column, values[: blocks * _BASE])
+    share = counts[-1] / (blocks * _BASE)
+    expected = share * blocks * _BASE
+    seen = (expected >= _LEAST_EVENTS) & (blocks * _BASE - expected >= _LEAST_EVENTS)
+    if not seen.any():
+        return Dependence.same(column, 1.0, 1)
+    lengths = [1 << power for power in range(40) if blocks >= _LEAST_BLOCKS << power]
+    ratios = np.ones((len(lengths), len(share)))
+    for row, length in enumerate(lengths):
+        ratios[row, seen] = _variance_ratio(counts[:, seen], share[seen], length, blocks)
+    kept = np.array([blocks // length for length in lengths], np.float64)
+    is_bin = np.arange(len(share)) <= column.bins  # the bins and missing; the edges follow
+    groups = [seen & is_bin, seen & ~is_bin]
+    means = np.max([ratios[:, group].mean(axis=1) for group in groups if group.any()], axis=0)
+    sure = means * np.exp(-_DOUBT * np.sqrt(2.0 / (kept - 1.0))) > 1.0
+    if not sure.any():
+        return Dependence.same(column, 1.0, 1)
+    at, levelled = _level(means, kept)
+    longer = slice(at, at + _FURTHER + 1)
+    # An event's own ratio is noisy where blocks are few: it is drawn towards the column's mean.
+    weight = kept[at] / (kept[at] + 8.0)
+    events = ratios[longer].max(axis=0)
+    typical = float(means[longer].max())
+    events = np.where(seen, weight * events + (1.0 - weight) * typical, typical)
+    events = np.round(np.maximum(events * _MARGIN, 1.0), 3)
+    deff = round(max(1.0, _MARGIN * float(means[sure].max())), 3)
+    b = column.bins
+    return Dependence(
+        deff,
+        tuple(events[:b].tolist()),
+        tuple(events[b + 1 :].tolist()),
+        float(events[b]),
+        2 * lengths[at] * _BASE,
+        levelled,
+    )
+
+
+def places(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.intp]:
+    """(n,): each value's bin; a missing one's is column.bins."""
     marks = np.array(column.edges if column.kind == "number" else column.values, np.float64)
     place = np.searchsorted(marks, values, side="right")
     if column.kind == "category":
-        known = (place > 0) & (marks[np.maximum(place - 1, 0)] == values) if len(marks) else np.zeros(n, bool)
+        known = (place > 0) & (marks[np.maximum(place - 1, 0)] == values) if len(marks) else np.zeros(len(values), bool)
         place = np.where(known, place - 1, len(marks))
-    place = np.where(np.isnan(values), width - 1, place)
-    largest = 1.0
-    for length in _LENGTHS:
-        blocks = n // length
-        if blocks < _LEAST_BLOCKS:
-            break
-        used = blocks * length
-        at = np.repeat(np.arange(blocks) * width, length) + place[:used]
-        counts = np.bincount(at, minlength=blocks * width).reshape(blocks, width).astype(np.float64)
-        for events in (counts, np.cumsum(counts, axis=1)):
-            share = events.mean(axis=0) / length
-            open_ = (share * used >= 10.0) & ((1.0 - share) * used >= 10.0)
-            if not open_.any():
-                continue
-            ratio = events[:, open_].var(axis=0, ddof=1) / (length * share[open_] * (1.0 - share[open_]))
-            mean = float(ratio.mean())
-            if mean > 1.0 + _DOUBT * np.sqrt(2.0 / (blocks - 1)):
-                largest = max(largest, _MARGIN * mean)
-    return largest
+    return np.where(np.isnan(values), column.bins, place)
+
+
+def _event_counts(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(blocks + 1, events): how often each event was seen before each block of _BASE rows. Bins, missing, edges."""
+    width = column.bins + 1
+    blocks = len(values) // _BASE
+    at = np.repeat(np.arange(blocks) * width, _BASE) + places(column, values)
+    counts = np.bincount(at, minlength=blocks * width).reshape(blocks, width)
+    if column.kind == "number":
+        counts = np.concatenate([counts, np.cumsum(counts[:, : column.bins - 1], axis=1)], axis=1)
+    sums = np.zeros((blocks + 1, counts.shape[1]))
+    np.cumsum(counts, axis=0, out=sums[1:])
+    return sums
+
+
+def _variance_ratio(
+    sums: NDArray[np.float64], share: NDArray[np.float64], length: int, blocks: int
+) -> NDArray[np.float64]:
+    """Per event: the variance of its count in all overlapping blocks over that of independent rows."""
+    step = max(1, length // 4)
+    rows = length * _BASE
+    rest = sums[length::step] - sums[: blocks + 1 - length : step] - rows * share
+    # About the mean of these very rows a block varies less than about the true one, by its share of them.
+    ratio: NDArray[np.float64] = np.einsum("ij,ij->j", rest, rest) / len(rest) / (1.0 - length / blocks)
+    return ratio / (rows * share * (1.0 - share))
+
+
+def _level(means: NDArray[np.float64], kept: NDArray[np.float64]) -> tuple[int, bool]:
+    """The first length after which the variance grows no more, and whether there is one; else the longest."""
+    allowed = _LEVEL * np.exp(np.sqrt(2.0 / kept))
+    for at in range(len(means) - _FURTHER):
+        if bool((means[at + 1 :] <= allowed[at + 1 :] * means[at]).all()):
+            return at, True
+    return len(means) - 1, False

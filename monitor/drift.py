@@ -151,7 +151,8 @@ class _Side:
     ) -> None:
         self.kind, self.columns, self.window, self.level = kind, columns, window, level
         self.live, self.rows = counts, counts.rows
-        self.profile, self.reference_rows = profile.digest, profile.rows
+        self.profile = profile.digest
+        self.reference_rows = max((column.rows for column in columns), default=0)  # the same for all of a side
         self.reference = np.zeros((len(columns), counts.bins.width))
         for at, column in enumerate(columns):
             self.reference[at, : len(column.counts)] = column.counts

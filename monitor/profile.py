@@ -1,9 +1,10 @@
 """What a model was promised to see and say: the reference profile, fitted once from reference rows.
 
 Why: drift, data quality and output limits are all judged against it, so its bins and counts are made by the very code
-that counts live rows. Invariants: a profile is a pure function of schema and rows (no clock, no chance), so the same
-reference gives the same bytes and digest; it never changes after the fit. Called at registration (fit), by the
-controller (limits, bins) and by `monitor/drift.py`. Imports numpy and nothing slower.
+that counts live rows. Invariants: a profile is a pure function of schema, rows and what is said of them (no clock, no
+chance), so the same reference gives the same bytes and digest; it never changes after the fit. Called at registration
+and by `driftgate profile` (fit), by the controller (limits, bins), by `monitor/drift.py` and by the offline drift
+report. Imports numpy and nothing slower.
 """
 
 from __future__ import annotations
@@ -12,111 +13,69 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.column_profile import ColumnProfile, FeatureType
 from monitor.counts import BinSet, ColumnBins, Counter, Counts
-from monitor.design_effect import design_effects
+from monitor.design_effect import Dependence, dependences, places
+from monitor.feature_bins import feature_bins
 from monitor.record import Column, LogSchema
+from monitor.season import Season, fit_season
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
 
-BINS = 16  # equal shares of the reference, besides the two overflow bins
-MOST_VALUES = 32  # a number with so few different values has a bin for each
-MOST_CATEGORIES = 64  # the most frequent ones have a bin of their own, all others share one
-WIDEN = 0.10  # of the range seen, either way, before an output is called out of range
+__all__ = ["ColumnProfile", "Order", "ReferenceProfile", "fit"]
+
 _RUNS = 20.0  # a design effect above this deserves a warning
+_CHUNK_ROWS = 65_536
+_MOST_NAMED = 5  # columns in one warning
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnProfile:
-    """One column of the reference rows. low, high, mean, sd are of finite values, None when there were none.
+class Order:
+    """What is known of the order of reference rows.
 
-    `complete` says that every category seen has a bin of its own, so another one is unseen. `deff` is the design
-    effect: how many rows that come in runs say as much as one independent row.
+    in_time: True, they are in the order of time; False, they are not; None, nobody said. times_s (n,) are the rows'
+    moments in Unix seconds, where known.
     """
 
-    bins: ColumnBins
-    counts: tuple[int, ...]
-    missing: int
-    infinite: int
-    low: float | None
-    high: float | None
-    mean: float | None
-    sd: float | None
-    complete: bool
-    deff: float
-    hashed: bool
+    in_time: bool | None = None
+    times_s: NDArray[np.float64] | None = None
 
-    @property
-    def name(self) -> str:
-        return self.bins.name
-
-    def limits(self) -> tuple[float, float] | None:
-        """The range outside of which an output is bad; None where the reference says too little to tell."""
-        if self.low is None or self.high is None or self.hashed:
-            return None
-        if self.bins.kind == "category":
-            return self.low, self.high
-        span = self.high - self.low
-        return (self.low - WIDEN * span, self.high + WIDEN * span) if 0.0 < span < math.inf else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "kind": self.bins.kind,
-            "edges": list(self.bins.edges),
-            "values": list(self.bins.values),
-            "counts": list(self.counts),
-            "missing": self.missing,
-            "infinite": self.infinite,
-            "low": self.low,
-            "high": self.high,
-            "mean": self.mean,
-            "sd": self.sd,
-            "complete": self.complete,
-            "deff": self.deff,
-            "hashed": self.hashed,
-        }
-
-    @classmethod
-    def from_dict(cls, item: Mapping[str, Any]) -> ColumnProfile:
-        bins = BinSet.from_list([item]).columns[0]
-        counts = tuple(int(count) for count in item["counts"])
-        if len(counts) != bins.bins or min(counts) < 0:
-            raise ValueError(f"{bins.name!r} has {len(counts)} counts for {bins.bins} bins")
-        low, high, mean, sd = (None if item[k] is None else float(item[k]) for k in ("low", "high", "mean", "sd"))
-        return cls(
-            bins=bins,
-            counts=counts,
-            missing=int(item["missing"]),
-            infinite=int(item["infinite"]),
-            low=low,
-            high=high,
-            mean=mean,
-            sd=sd,
-            complete=bool(item["complete"]),
-            deff=float(item["deff"]),
-            hashed=bool(item["hashed"]),
-        )
+    def take(self, rows: NDArray[np.int64]) -> Order:
+        """That of a selection of the rows, which is in order."""
+        return self if self.times_s is None else replace(self, times_s=self.times_s[rows])
 
 
 @dataclass(frozen=True)
 class ReferenceProfile:
-    """All columns of the reference rows, in the order of the version's log schema."""
+    """All columns of the reference rows, in the order of the version's log schema.
+
+    `rows` are the inputs' rows; a column's own are `ColumnProfile.rows`, as the model may have been run on fewer.
+    ordered: whether the rows were in the order of time, None where nobody said (and in what release 0.1 stored). Where
+    it is not True, an independence that the rows show proves nothing, and a column's block_rows is None: how live rows
+    depend on each other can only be learned from live tiles. since_s, until_s: the first and last moment, where known.
+    """
 
     rows: int
     inputs: tuple[ColumnProfile, ...]
     outputs: tuple[ColumnProfile, ...]
+    ordered: bool | None = None
+    since_s: float | None = None
+    until_s: float | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, stamped."""
         body = {
             "rows": self.rows,
+            "ordered": self.ordered,
+            "since_s": self.since_s,
+            "until_s": self.until_s,
             "inputs": [column.to_dict() for column in self.inputs],
             "outputs": [column.to_dict() for column in self.outputs],
         }
@@ -134,7 +93,11 @@ class ReferenceProfile:
         check_stamp("profile", document)
         try:
             sides = {side: tuple(map(ColumnProfile.from_dict, document[side])) for side in ("inputs", "outputs")}
-            return cls(rows=int(document["rows"]), **sides)
+            ordered = document.get("ordered")
+            moments = [None if document.get(k) is None else float(document[k]) for k in ("since_s", "until_s")]
+            if ordered is not None and not isinstance(ordered, bool):
+                raise ValueError(f"ordered is {ordered!r}")
+            return cls(int(document["rows"]), sides["inputs"], sides["outputs"], ordered, *moments)
         except (KeyError, TypeError, ValueError) as error:
             raise StateDamaged(f"a reference profile cannot be read: {error!r}") from None
 
@@ -168,97 +131,127 @@ class ReferenceProfile:
 
     def warnings(self) -> list[str]:
         """What the owner of the reference should know, in plain sentences."""
-        said = []
-        for column in (*self.inputs, *self.outputs):
-            if self.rows and column.missing == self.rows:
-                said.append(f"{column.name}: all reference values are missing, so only the missing share is watched")
-            elif column.deff > _RUNS:
-                said.append(
-                    f"{column.name}: reference rows come in runs ({column.deff:.0f} rows say as much as one "
-                    "independent row), so drift needs that many more rows to be seen; is the file sorted?"
-                )
+        columns = (*self.inputs, *self.outputs)
+        said = [
+            f"{column.name}: all reference values are missing, so only the missing share is watched"
+            for column in columns
+            if column.rows and column.missing == column.rows
+        ]
+        runs = [column for column in columns if column.deff > _RUNS and column.missing < column.rows]
+        if runs:
+            worst = max(runs, key=lambda column: column.deff)
+            sorted_ = "" if self.ordered else "; is the file sorted?"
+            said.append(
+                f"{_named(runs)}: reference rows come in runs (up to {worst.deff:.0f} rows say as much as one "
+                f"independent row), so drift needs that many more rows to be seen{sorted_}"
+            )
+        if columns and self.rows and self.ordered is not True:
+            why = "are not in the order of time" if self.ordered is False else "are not said to be in the order of time"
+            said.append(
+                f"the reference's rows {why}, so how rows depend on each other is unknown until live traffic shows it"
+            )
         return said
 
 
-def fit(schema: LogSchema, features: NDArray[Any], outputs: NDArray[Any]) -> ReferenceProfile:
-    """The profile of reference rows: features (n, F) and outputs (n, O), gathered by `schema`, in the file's order.
+_UNKNOWN = Order()
 
-    Raises ValueError when the blocks are not of this schema or differ in rows.
+
+def _named(columns: Sequence[ColumnProfile]) -> str:
+    more = f" and {len(columns) - _MOST_NAMED} more" if len(columns) > _MOST_NAMED else ""
+    return ", ".join(column.name for column in columns[:_MOST_NAMED]) + more
+
+
+def fit(
+    schema: LogSchema,
+    features: NDArray[Any],
+    outputs: NDArray[Any],
+    *,
+    types: Mapping[str, FeatureType] | None = None,
+    order: Order = _UNKNOWN,
+    output_order: Order | None = None,
+) -> ReferenceProfile:
+    """The profile of reference rows: features (n, F) and outputs (k, O), gathered by `schema`, in the file's order.
+
+    types overrides what a column's type is found to be, by name. order tells what is known of the features' rows;
+    output_order of the outputs' where those are other rows (the model may have been run on fewer).
+    Raises ValueError when the blocks are not of this schema.
     """
-    if features.shape != (len(features), len(schema.inputs)) or outputs.shape != (len(features), len(schema.outputs)):
+    if features.shape[1:] != (len(schema.inputs),) or outputs.shape[1:] != (len(schema.outputs),):
         raise ValueError(
             f"reference rows: got {features.shape} and {outputs.shape}, the schema has {len(schema.inputs)} inputs and "
             f"{len(schema.outputs)} outputs"
         )
+    times = order.times_s
+    some = times is not None and len(times) > 0
+    types = types or {}
     return ReferenceProfile(
         rows=len(features),
-        inputs=_fit_side(schema.inputs, features, schema.input_dtype),
-        outputs=_fit_side(schema.outputs, outputs, schema.output_dtype),
+        inputs=_fit_side(schema.inputs, features, schema.input_dtype, types, order, True),
+        outputs=_fit_side(schema.outputs, outputs, schema.output_dtype, types, output_order or order, False),
+        ordered=order.in_time,
+        since_s=float(times.min()) if times is not None and some else None,
+        until_s=float(times.max()) if times is not None and some else None,
     )
 
 
-def _fit_side(columns: Sequence[Column], block: NDArray[Any], dtype: str) -> tuple[ColumnProfile, ...]:
+def _fit_side(
+    columns: Sequence[Column],
+    block: NDArray[Any],
+    dtype: str,
+    types: Mapping[str, FeatureType],
+    order: Order,
+    is_input: bool,
+) -> tuple[ColumnProfile, ...]:
     block = np.asarray(block, dtype)
-    found = [_bins_of(column, block[:, at]) for at, column in enumerate(columns)]
-    bins = BinSet(tuple(column_bins for column_bins, _ in found))
-    deffs = design_effects(bins, block)
+    found = [feature_bins(column, block[:, at], types.get(column.name), is_input) for at, column in enumerate(columns)]
+    bins = BinSet(tuple(feature.bins for feature in found))
+    depends = _dependences(bins, block, order)
     counts = Counts.empty(bins)
     counter = Counter(bins, dtype)
-    for start in range(0, len(block), 65_536):
-        counter.add(counts, block[start : start + 65_536].copy())  # the kernel may sort what it is given
+    for start in range(0, len(block), _CHUNK_ROWS):
+        counter.add(counts, block[start : start + _CHUNK_ROWS].copy())  # the kernel may sort what it is given
     profiles = []
-    for at, (column, (column_bins, complete)) in enumerate(zip(columns, found, strict=True)):
-        finite = block[:, at][np.isfinite(block[:, at])]
-        some = len(finite) > 0
+    for at, (column, feature, dependence) in enumerate(zip(columns, found, depends, strict=True)):
+        some = feature.low is not None
         profiles.append(
             ColumnProfile(
-                bins=column_bins,
+                bins=feature.bins,
                 counts=tuple(int(count) for count in counts.of(at)),
                 missing=int(counts.missing[at]),
                 infinite=int(counts.infinite[at]),
-                low=float(finite.min()) if some else None,
-                high=float(finite.max()) if some else None,
+                low=feature.low,
+                high=feature.high,
                 mean=_told(counts.mean[at]) if some else None,
                 sd=_told(counts.sd[at]) if some else None,
-                complete=complete,
-                deff=deffs[at],
+                complete=feature.complete,
+                deff=dependence.deff,
                 hashed=column.hashed,
+                type=feature.type,
+                bin_deffs=dependence.bins,
+                edge_deffs=dependence.edges,
+                missing_deff=dependence.missing,
+                block_rows=dependence.block_rows,
+                levelled=dependence.levelled,
+                season=_season(feature.bins, block[:, at], order),
             )
         )
     return tuple(profiles)
 
 
+def _dependences(bins: BinSet, block: NDArray[Any], order: Order) -> list[Dependence]:
+    if order.in_time is False:
+        return [Dependence.same(column, 1.0, None) for column in bins.columns]
+    found = dependences(bins, block)
+    if order.in_time is None:  # rows that look independent may have been shuffled
+        return [replace(one, block_rows=None) if one.block_rows == 1 else one for one in found]
+    return found
+
+
+def _season(bins: ColumnBins, values: NDArray[Any], order: Order) -> Season | None:
+    if order.times_s is None or len(order.times_s) != len(values):
+        return None
+    return fit_season(places(bins, values), bins.bins, order.times_s)
+
+
 def _told(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _bins_of(column: Column, values: NDArray[Any]) -> tuple[ColumnBins, bool]:
-    """A column's bins, and whether they name every value seen."""
-    finite = values[np.isfinite(values)]
-    different, counts = np.unique(finite, return_counts=True)
-    if column.kind == "category":
-        complete = len(different) <= MOST_CATEGORIES
-        kept = np.sort(different[np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]])
-        return ColumnBins(column.name, "category", values=tuple(map(float, kept))), complete
-    return ColumnBins(column.name, "number", edges=_edges(finite, different, counts)), False
-
-
-def _edges(finite: NDArray[Any], different: NDArray[Any], counts: NDArray[np.int64]) -> tuple[float, ...]:
-    """Rising edges from the smallest value to just above the largest, so that what lies outside was never seen.
-
-    A value with at least a bin's share of the rows has a bin of its own: quantiles alone would repeat such a value (or,
-    made unique, hide it among its neighbours), and a constant that begins to move is the drift easiest to miss.
-    """
-    if len(different) == 0:
-        return ()
-    top = np.inf * np.ones((), finite.dtype)
-    heavy = different if len(different) <= MOST_VALUES else different[counts * BINS >= len(finite)]
-    marks = [different[:1], np.nextafter(different[-1:], top), heavy, np.nextafter(heavy, top)]
-    if len(different) > MOST_VALUES:
-        shares = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
-        marks.append(np.quantile(finite, shares, method="higher").astype(finite.dtype))
-    elif len(different) > 1:
-        # Between two values of few lies nothing: one edge is enough, and a new value there joins the one below it.
-        marks = [different, np.nextafter(different[-1:], top)]
-    edges = np.unique(np.concatenate(marks).astype(np.float64))
-    return tuple(float(edge) for edge in edges[np.isfinite(edges)])

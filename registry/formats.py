@@ -10,7 +10,7 @@ from registry.errors import FormatTooNew, StateDamaged
 # The newest version of each kind that this release reads, and the one that it writes where nothing else is said.
 VERSIONS = {
     "manifest": 3,  # 1 for all that release 0.1 can serve: `manifest.py`
-    "profile": 1,
+    "profile": 2,  # 1, of release 0.1, knew no types, seasons or order
     "tile": 1,
     "plan": 1,
     "event": 1,

@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from monitor.counts import Counter, Counts
-from monitor.profile import BINS, ReferenceProfile, fit
+from monitor.feature_bins import BINS
+from monitor.profile import Order, ReferenceProfile, fit
 from registry.errors import FormatTooNew, StateDamaged
 from tests.support.profiles import fitted, schema
 
@@ -94,8 +96,8 @@ def test_what_is_no_profile_is_refused(content: bytes) -> None:
 
 
 def test_a_newer_profile_is_refused_by_name() -> None:
-    with pytest.raises(FormatTooNew, match=r"driftgate\.profile v2"):
-        ReferenceProfile.from_bytes(b'{"format":"driftgate.profile","v":2}')
+    with pytest.raises(FormatTooNew, match=r"driftgate\.profile v3"):
+        ReferenceProfile.from_bytes(b'{"format":"driftgate.profile","v":3}')
 
 
 def test_output_limits_widen_the_range_seen_by_a_tenth() -> None:
@@ -114,16 +116,75 @@ def test_blocks_of_another_schema_are_refused() -> None:
         fit(schema("number"), np.zeros((5, 2)), np.zeros((5, 1)))
 
 
+def _walk(rho: float, rows: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """An AR(1), by its definition."""
+    noise = rng.normal(size=rows)
+    walk = np.zeros(rows)
+    for i in range(1, rows):
+        walk[i] = rho * walk[i - 1] + noise[i]
+    return walk
+
+
 def test_independent_rows_have_no_design_effect_and_runs_have_theirs() -> None:
     rng = np.random.default_rng(4)
-    walk = np.zeros(20_000)
-    noise = rng.normal(size=20_000)
-    for i in range(1, len(walk)):
-        walk[i] = 0.9 * walk[i - 1] + noise[i]
-    profile = fitted(noise, walk, rng.permutation(walk))
-    independent, runs, shuffled = (column.deff for column in profile.inputs)
-    assert independent == shuffled == 1.0
-    assert 8.0 < runs < 40.0  # an AR(1) of .9 has 19 for its mean
+    walk = _walk(0.9, 20_000, rng)
+    profile = fitted(rng.normal(size=20_000), walk, rng.permutation(walk))
+    independent, runs, shuffled = profile.inputs
+    assert independent.deff == shuffled.deff == 1.0
+    assert 8.0 < runs.deff < 40.0  # an AR(1) of .9 has 19 for its mean
+
+
+def test_independence_is_believed_only_of_rows_in_the_order_of_time() -> None:
+    values = np.random.default_rng(5).normal(size=(20_000, 1))
+    made = schema("number")
+    for in_time, block_rows in ((True, 1), (None, None), (False, None)):
+        profile = fit(made, values, values, order=Order(in_time))
+        assert (profile.ordered, profile.inputs[0].block_rows) == (in_time, block_rows)
+        assert any("unknown until live traffic shows it" in said for said in profile.warnings()) is not in_time
+        assert ReferenceProfile.from_bytes(profile.to_bytes()) == profile
+
+
+def test_rows_that_are_said_to_be_in_no_order_have_no_dependence_however_they_lie() -> None:
+    walk = _walk(0.9, 5_000, np.random.default_rng(6))[:, None]
+    assert fit(schema("number"), walk, walk, order=Order(False)).inputs[0].deff == 1.0
+
+
+def test_outputs_may_be_of_fewer_rows_than_inputs() -> None:
+    values = np.arange(500.0)[:, None]
+    profile = fit(schema("number"), values, values[:40])
+    assert (profile.rows, profile.inputs[0].rows, profile.outputs[0].rows) == (500, 500, 40)
+
+
+def test_types_are_inferred_of_inputs_and_may_be_said() -> None:
+    columns = ([0.5, 2.0, 1.0] * 5, [1, 2, 7] * 5, [0, 1, 1] * 5, [1, 2, 2] * 5, [1.0] * 15)
+    kinds = ("number", "number", "number", "category", "number")
+    block = np.column_stack([np.asarray(column, np.float64) for column in columns])
+    found = fit(schema(*kinds), block, block[:, 2:3])
+    assert [c.type for c in found.inputs] == ["numeric", "integer", "boolean", "categorical", "integer"]
+    assert found.inputs[2].bins.values == (0.0, 1.0)
+    assert found.outputs[0].type == "integer"  # an output of 0 and 1 may be a rounded score
+    said = fit(schema(*kinds), block, block[:, 2:3], types={"x1": "categorical", "x2": "numeric", "x4": "boolean"})
+    assert [c.type for c in said.inputs] == ["numeric", "categorical", "numeric", "categorical", "boolean"]
+    assert said.inputs[1].bins.values == (1.0, 2.0, 7.0)
+    assert said.inputs[4].bins.values == (0.0, 1.0)
+
+
+def test_a_code_for_missing_in_a_continuous_column_has_a_bin_of_its_own() -> None:
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=20_000)
+    values[rng.random(20_000) < 0.01] = -999.0
+    column = fitted(values).inputs[0]
+    assert column.bins.edges[:2] == (-999.0, np.nextafter(-999.0, 0.0))
+    assert column.counts[:2] == (0, int((values == -999.0).sum()))
+
+
+def test_a_column_constant_for_most_of_its_rows_keeps_its_constant_apart() -> None:
+    rng = np.random.default_rng(8)
+    values = np.concatenate([np.full(17_424, 0.003467), rng.normal(0.0035, 0.0004, size=700)])
+    column = fitted(values).inputs[0]
+    at = np.searchsorted(column.bins.edges, 0.003467, side="right")
+    assert column.counts[at] == 17_424
+    assert np.all(np.diff(column.bins.edges) > 0)
 
 
 def test_a_sorted_reference_is_named_in_a_warning() -> None:

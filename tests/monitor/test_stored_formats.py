@@ -10,6 +10,7 @@ import numpy as np
 
 from monitor.counts import BinSet, ColumnBins
 from monitor.lane import LaneReader
+from monitor.profile import ReferenceProfile
 from monitor.windows import Tile, VersionBins
 
 # A lane of three rows of a classifier with two inputs, zlib and base64.
@@ -33,6 +34,28 @@ TILE_V1 = (
     'jYIAAAAAIAAE=","infinite":"eAFjYIAAAAAIAAE=","mean":"eAFjYAABNgcAAFQARw==","m2":"eAFjYACCAxYOAAL4ATk'
     '="}}'
 )
+
+
+PROFILE_V1 = (
+    '{"format":"driftgate.profile","v":1,"rows":60,"inputs":[{"name":"x0","kind":"number","edges":[1.0,2.0,5.0,5.00000'
+    '0000000001],"values":[],"counts":[0,9,20,30,0],"missing":1,"infinite":0,"low":1.0,"high":5.0,"mean":3.3728813559322'
+    '033,"sd":1.6864193849264744,"complete":false,"deff":2.5,"hashed":false},{"name":"x1","kind":"category","edges":[],"'
+    'values":[0.0,1.0,2.0],"counts":[20,20,20,0],"missing":0,"infinite":0,"low":0.0,"high":2.0,"mean":1.0,"sd":0.8164965'
+    '80927726,"complete":true,"deff":1.0,"hashed":false}],"outputs":[{"name":"y0","kind":"number","edges":[0.0,0.5,1.0],'
+    '"values":[],"counts":[0,30,30,0],"missing":0,"infinite":0,"low":0.0,"high":1.0,"mean":0.5,"sd":0.29,"complete":fals'
+    'e,"deff":1.0,"hashed":false}]}'
+)
+
+
+def test_a_v1_profile_is_read_with_an_order_that_nobody_knew() -> None:
+    profile = ReferenceProfile.from_bytes(PROFILE_V1.encode())
+    assert (profile.rows, profile.ordered, profile.since_s) == (60, None, None)
+    x0, x1 = profile.inputs
+    assert (x0.counts, x0.missing, x0.rows, x0.type) == ((0, 9, 20, 30, 0), 1, 60, "numeric")
+    assert (x0.deff, x0.bin_deffs, x0.edge_deffs, x0.missing_deff) == (2.5, (2.5,) * 5, (2.5,) * 4, 2.5)
+    assert (x0.block_rows, x0.season) == (None, None)
+    assert (x1.type, x1.bin_deffs, x1.edge_deffs, x1.complete) == ("categorical", (1.0,) * 4, (), True)
+    assert ReferenceProfile.from_bytes(profile.to_bytes()) == profile
 
 
 def test_a_v1_lane_is_read(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""From a column's reference values to its type and its bins.
+
+Why: bins decide what drift can be seen, for as long as the profile is used. Invariants: edges rise strictly whatever
+ties the values have; a value outside of what was seen falls into a bin that held nothing; pure, and the same for the
+same values. Called by the profile's fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.column_profile import FeatureType
+from monitor.counts import ColumnBins
+from monitor.record import Column
+
+BINS = 16  # equal shares of the reference, besides the two overflow bins
+MOST_VALUES = 32  # a number with so few different values has a bin for each
+MOST_CATEGORIES = 64  # the most frequent ones have a bin of their own, all others share one
+_LOOKED_AT = 262_144  # rows that decide edges; all decide the range
+_POINTS = 8  # values that stand out of a continuous column and get bins of their own: a code for missing, a cap
+_POINT_SHARE = 0.002
+_POINT_TIMES = 20  # as frequent as the median value
+_SEED = 20_13
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBins:
+    """What was found of a column. low, high: of finite values, None without any; complete: every category has a bin."""
+
+    type: FeatureType
+    bins: ColumnBins
+    low: float | None
+    high: float | None
+    complete: bool
+
+
+def feature_bins(
+    column: Column, values: NDArray[np.floating], wanted: FeatureType | None, is_input: bool
+) -> FeatureBins:
+    """The bins of one column (n,). `wanted` is the type that its owner says; else it is inferred."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+    looked_at = finite
+    if len(finite) > _LOOKED_AT:
+        looked_at = finite[np.sort(np.random.default_rng(_SEED).choice(len(finite), _LOOKED_AT, replace=False))]
+    different, counts = np.unique(looked_at, return_counts=True)
+    kind = wanted if wanted is not None and not column.hashed else _inferred(column, finite, different, is_input)
+    if kind in ("categorical", "boolean"):
+        if len(finite) > len(looked_at):
+            different, counts = np.unique(finite, return_counts=True)  # a rare category is seen, too
+        complete = len(different) <= MOST_CATEGORIES
+        kept = np.sort(different[np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]])
+        marks = tuple(map(float, kept)) if kind == "categorical" or len(kept) > 2 else (0.0, 1.0)
+        return FeatureBins(kind, ColumnBins(column.name, "category", values=marks), low, high, complete)
+    edges = _edges(looked_at, different, counts, finite.min(), finite.max()) if len(finite) else ()
+    return FeatureBins(kind, ColumnBins(column.name, "number", edges=edges), low, high, False)
+
+
+def _inferred(
+    column: Column, finite: NDArray[np.floating], different: NDArray[np.floating], is_input: bool
+) -> FeatureType:
+    if column.kind == "category":
+        return "categorical"
+    if column.kind == "summary":
+        return "tensor_summary"
+    if is_input and different.tolist() == [0.0, 1.0] and bool(((finite == 0) | (finite == 1)).all()):
+        return "boolean"
+    return "integer" if len(finite) and bool((finite == np.floor(finite)).all()) else "numeric"
+
+
+def _edges(
+    finite: NDArray[np.floating],
+    different: NDArray[np.floating],
+    counts: NDArray[np.int64],
+    low: np.floating,
+    high: np.floating,
+) -> tuple[float, ...]:
+    """Rising edges from the smallest value to just above the largest, so that what lies outside was never seen.
+
+    A value with at least a bin's share of the rows has a bin of its own: quantiles alone would repeat such a value (or,
+    made unique, hide it among its neighbours), and a constant that begins to move is the drift easiest to miss. So have
+    values that stand out of a continuous column, such as -999 where nothing was measured.
+    """
+    top = np.inf * np.ones((), finite.dtype)
+    if len(different) <= MOST_VALUES:
+        # Between two values of few lies nothing: one edge is enough, and a new value there joins the one below it.
+        marks = [different]
+    else:
+        often = counts * BINS >= len(finite)
+        points = (counts >= _POINT_SHARE * len(finite)) & (counts >= _POINT_TIMES * np.median(counts)) & ~often
+        most = np.argsort(-np.where(points, counts, 0), kind="stable")[:_POINTS]
+        heavy = np.concatenate([different[often], different[most[points[most]]]])
+        shares = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
+        marks = [heavy, np.nextafter(heavy, top), np.quantile(finite, shares, method="higher").astype(finite.dtype)]
+    marks.append(np.array([low, np.nextafter(high, top)], finite.dtype))
+    edges = np.unique(np.concatenate(marks).astype(np.float64))
+    return tuple(float(edge) for edge in edges[np.isfinite(edges)])
