@@ -16,15 +16,18 @@ import secrets
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.block import MOST_ROWS, Block, Blocks, ColumnBlocks, Rows
 from monitor.lane_file import (
     DROPPED,
     HEAD,
+    LAYOUT,
     OFFERED,
     PAGE,
     PID,
@@ -38,10 +41,11 @@ from monitor.lane_file import (
     generation_of,
     is_locked,
     lane_path,
+    layout_of,
     lock,
     read_header,
 )
-from monitor.record import HEAD_BYTES, ROLE_CODES, LogSchema, row_dtype
+from monitor.record import LogSchema
 from registry.errors import StateDamaged
 from registry.vocabulary import Role
 
@@ -49,9 +53,7 @@ __all__ = ["LaneReader", "LaneStatistics", "LaneWriter", "generation_of", "lane_
 
 TRIES = 8  # reads of a block with a bad sum before its rows are given up as torn
 _MASK = 2**64 - 1
-Column = float | NDArray[Any]  # of an offer: one value for all its rows, or one a row
-_HEAD_AT = 16  # of a row: what comes before is written by `_seal`
-_STAGE_ROWS = 256  # rows written at once; a larger offer is several blocks, published together
+Buffer = Any  # bytes, or an array in C order
 
 
 class LaneWriter(LaneFile):
@@ -59,29 +61,9 @@ class LaneWriter(LaneFile):
 
     def __init__(self, path: Path, header: LaneHeader, file: int) -> None:
         super().__init__(path, header, file)
-        self._stage = np.zeros(_STAGE_ROWS, self.dtype)
-        self._stage["role"] = ROLE_CODES[header.role]
-        self._stage_bytes = self._stage.view(np.uint8).reshape(_STAGE_ROWS, self.dtype.itemsize)
-        self._stage_view = self._stage_bytes.reshape(-1).data
-        self._marks = self._stage_view.cast("Q")  # a row's first word: rows << 32 | sum; its second: seq
-        self._size = self.dtype.itemsize
-        # Views of the stage by field, made once: a lookup by name in a structured array costs more than the copy.
-        self._hashes = self._stage_bytes[:, 24:40].view("<u8")
-        stage = self._stage
-        # In the order of `offer`'s arguments. What is one value for all rows is set in one row's head, which is then
-        # copied to all of them.
-        self._targets = (
-            *(stage["row"], stage["rows"], stage["wall_ns"], stage["epoch"]),
-            *(stage["flags"], stage["queue_us"], stage["infer_us"]),
-        )
-        self._heads = self._stage_bytes[:, _HEAD_AT:HEAD_BYTES].view("<u8")
-        text: Any = memoryview(bytearray(self._stage_bytes[0, _HEAD_AT:HEAD_BYTES].tobytes()))
-        self._head = np.frombuffer(text, "<u8")
-        places = (("I", 48), ("I", 52), ("q", 16), ("Q", 40), ("B", 65), ("f", 56), ("f", 60))
-        self._values = [(text.cast(form), (at - _HEAD_AT) // struct.calcsize(form)) for form, at in places]
-        self._features = self._stage["features"]
-        self._outputs = self._stage["outputs"]
-        self._ring_view = self.ring.reshape(-1).data
+        self._layout = ColumnBlocks(header.schema, header.role)
+        self._bytes = self.ring.reshape(-1).data
+        self._sums = self._bytes.cast("I")
         self.words[PID] = os.getpid()
 
     @classmethod
@@ -125,7 +107,7 @@ class LaneWriter(LaneFile):
                     raise
                 old = None  # the reader sets it aside
             if old is not None:
-                same = old.header.schema == schema and old.header.capacity == capacity
+                same = old.header == replace(old.header, layout=LAYOUT, schema=schema, capacity=capacity)
                 if same and old.header.boot_id == boot_id:
                     return old
                 counts = {at: old.words[at] for at in counts}
@@ -144,6 +126,7 @@ class LaneWriter(LaneFile):
             lineage=lineage,
             words_at=0,
             rows_at=0,
+            layout=LAYOUT,
         )
         return cls._create(lane_path(folder, slot, model, version, role, newest + 1), header, counts)
 
@@ -161,14 +144,13 @@ class LaneWriter(LaneFile):
     def _create(cls, path: Path, header: LaneHeader, counts: Mapping[int, int]) -> LaneWriter:
         draft = header.to_bytes()
         words_at = -(-(len(draft) + 64) // PAGE) * PAGE  # 64: the two offsets grow from one digit
-        values = {name: getattr(header, name) for name in header.__slots__}
-        header = LaneHeader(**{**values, "words_at": words_at, "rows_at": words_at + PAGE})
+        header = replace(header, words_at=words_at, rows_at=words_at + PAGE)
         aside = path.with_name(f".{path.name}.{os.getpid()}.new")
         file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             lock(file, path)
             # Reserved, not only sized: writing into a hole of a full disk is a SIGBUS.
-            os.posix_fallocate(file, 0, header.rows_at + header.capacity * row_dtype(header.schema).itemsize)
+            os.posix_fallocate(file, 0, header.rows_at + header.capacity * layout_of(header).slot_bytes)
             os.pwrite(file, header.to_bytes(), 0)
             words = np.zeros(PAGE // 8, "<u8")
             for at, value in {**counts, HEAD: header.base}.items():
@@ -185,43 +167,48 @@ class LaneWriter(LaneFile):
 
     def offer(
         self,
-        hashes: NDArray[np.uint64],
-        row: Column,
-        rows: Column,
-        wall_ns: Column,
-        epoch: Column,
-        flags: Column,
-        queue_us: Column,
-        infer_us: Column,
-        features: NDArray[Any] | None,
-        outputs: NDArray[Any] | None,
+        hashes: bytes,
+        wall_ns: int,
+        epoch: int,
+        flags: int,
+        started_ns: int,
+        infer_us: float,
+        times: Buffer | None,
+        places: bytes | None,
+        features: Buffer,
+        outputs: Buffer,
     ) -> int:
         """Publish rows with one store; the newest that find no room are dropped and counted. Returns rows committed.
 
-        Shapes: hashes (n, 2), features (n, F), outputs (n, O) or None for NaN; the others (n,) or one value for all.
+        n rows are n hashes of 16 bytes. The others are buffers of as many rows: times, when each was decoded (i8, of
+        the clock of started_ns; None: it did not wait); places, each row's number in its request, then each row's
+        request's rows (u4; None: every request is one row); features (n, F) and outputs (n, O) in C order, of the
+        schema's dtypes. The rest is of all rows.
         """
         words = self.words
-        n = len(hashes)
+        n = len(hashes) // 16
         words[OFFERED] = (words[OFFERED] + n) & _MASK
         tail = words[TAIL]
         room = self.capacity - (tail - words[HEAD])
-        fits = n if n <= room else max(room, 0)
+        slot = tail % self.capacity
         written = 0
-        columns = (row, rows, wall_ns, epoch, flags, queue_us, infer_us)
+        shared = wall_ns, epoch, flags, started_ns, infer_us
         try:
-            if fits == n <= _STAGE_ROWS:
+            if n <= room and n <= MOST_ROWS and slot + n <= self.capacity:
                 if n:
-                    self._write(tail, n, hashes, columns, features, outputs)
+                    self._put(slot, self._layout.pack(n, tail, hashes, *shared, times, places, features, outputs))
                 written = n
             else:
-                while written < fits:
-                    part = slice(written, min(fits, written + _STAGE_ROWS))
-                    cut = tuple(x[part] if isinstance(x, np.ndarray) and x.ndim else x for x in columns)
-                    x = None if features is None else features[part]
-                    y = None if outputs is None else outputs[part]
-                    self._write(tail + written, part.stop - written, hashes[part], cut, x, y)
-                    written = part.stop
-        except (ValueError, TypeError, IndexError, OverflowError):
+                fits = min(n, max(room, 0))
+                cut = _Cut(n, hashes, times, places, features, outputs)
+                while written < fits:  # a lap that ends inside: two blocks, each whole
+                    slot = (tail + written) % self.capacity
+                    end = min(fits, written + MOST_ROWS, written + self.capacity - slot)
+                    hashes_of, *parts = cut(written, end)
+                    block = self._layout.pack(end - written, tail + written, hashes_of or b"", *shared, *parts)
+                    self._put(slot, block)
+                    written = end
+        except (ValueError, TypeError, BufferError, struct.error):
             pass  # a caller's shapes were wrong: its rows are dropped, and counted below
         if written:
             words[TAIL] = (tail + written) & _MASK
@@ -229,41 +216,10 @@ class LaneWriter(LaneFile):
             words[DROPPED] = (words[DROPPED] + n - written) & _MASK
         return written
 
-    def _write(
-        self,
-        at: int,
-        n: int,
-        hashes: NDArray[np.uint64],
-        columns: tuple[Column, ...],
-        features: NDArray[Any] | None,
-        outputs: NDArray[Any] | None,
-    ) -> None:
-        arrays = []
-        for target, value, (view, place) in zip(self._targets, columns, self._values, strict=True):
-            if isinstance(value, np.ndarray):
-                arrays.append((target, value))
-            else:
-                view[place] = value
-        self._heads[:n] = self._head
-        self._hashes[:n] = hashes
-        for target, value in arrays:
-            target[:n] = value
-        self._features[:n] = np.nan if features is None else features
-        self._outputs[:n] = np.nan if outputs is None else outputs
-        start = at % self.capacity
-        first = min(n, self.capacity - start)
-        self._seal(0, first, start, at)
-        if first < n:  # the lap ends inside: two blocks, each whole
-            self._seal(first, n, 0, at + first)
-
-    def _seal(self, begin: int, end: int, slot: int, position: int) -> None:
-        size, marks, at = self._size, self._marks, begin * self._size // 8
-        view = self._stage_view[begin * size : end * size]
-        marks[at + 1] = position
-        marks[at] = (end - begin) << 32
-        marks[at] |= zlib.crc32(view[4:])
-        self._ring_view[slot * size : (slot + end - begin) * size] = view
-        marks[at] = marks[at + 1] = 0
+    def _put(self, slot: int, block: bytes) -> None:
+        at = slot * self.slot_bytes
+        self._bytes[at + 4 : at + 4 + len(block)] = block
+        self._sums[at >> 2] = zlib.crc32(block)
 
     def count_sampled(self, rows: int) -> None:
         """Count rows that were left out by sampling and so never offered."""
@@ -271,8 +227,27 @@ class LaneWriter(LaneFile):
 
     def close(self) -> None:
         if self._file >= 0:
-            self._ring_view.release()
+            self._sums.release()
+            self._bytes.release()
         super().close()
+
+
+class _Cut:
+    """Some rows of an offer, as buffers of their own."""
+
+    def __init__(
+        self, n: int, hashes: bytes, times: Buffer | None, places: bytes | None, features: Buffer, outputs: Buffer
+    ) -> None:
+        half = 0 if places is None else len(places) // 2
+        columns = hashes, times, None if places is None else places[:half], places and places[half:], features, outputs
+        views = [None if column is None else memoryview(column).cast("B") for column in columns]
+        self._views = [(view, 0 if view is None else len(view) // n) for view in views]
+
+    def __call__(self, begin: int, end: int) -> list[bytes | None]:
+        hashes, times, row, rows, features, outputs = (
+            None if view is None else bytes(view[begin * size : end * size]) for view, size in self._views
+        )
+        return [hashes, times, None if row is None or rows is None else row + rows, features, outputs]
 
 
 class LaneReader(LaneFile):
@@ -280,6 +255,7 @@ class LaneReader(LaneFile):
 
     def __init__(self, path: Path, header: LaneHeader, file: int) -> None:
         super().__init__(path, header, file)
+        self._layout: Blocks = layout_of(header)
         self.position = self.words[HEAD]
         self.torn = self.words[TORN]
         self._tries = 0
@@ -316,75 +292,63 @@ class LaneReader(LaneFile):
         """Start reading at a position that a database remembers, as far as this file goes."""
         self.position = min(max(self.position, position), self.words[TAIL])
 
-    def read(self, max_rows: int) -> NDArray[np.void]:
-        """A copy of the next whole blocks, at least one if one waits: (n,) of the lane's dtype, in order.
+    def read(self, max_rows: int) -> Rows:
+        """The next whole blocks, at least one if one waits, in order. What is given is a copy.
 
         A block with a bad sum or another lap's number stops the reading; after `TRIES` reads its rows are skipped and
         counted as torn.
         """
-        tail = self.words[TAIL]
-        available = tail - self.position
+        available = self.words[TAIL] - self.position
         if available <= 0:
-            return np.empty(0, self.dtype)
-        start = self.position
-        rows = self._copy(start, min(available, max(max_rows, _STAGE_ROWS)))
-        good = self._check(rows, start)
-        if good == 0:
+            return self._rows(b"", [])
+        raw = self._copy(self.position, min(available, max(max_rows, MOST_ROWS)))
+        view = raw.data
+        blocks = self._layout.whole(view, len(raw) // self.slot_bytes, self.position)
+        if not blocks:
             self._tries += 1
             if self._tries >= TRIES:
-                self._skip(rows)
-            return rows[:0]
-        self._tries = 0
-        self.position += good
-        rows["seq"][:good] = np.arange(good, dtype=np.uint64) + np.uint64(start)  # the writer numbers only first rows
-        return rows[:good]
+                self._skip(raw)
+        else:
+            self._tries = 0
+            self.position += blocks[-1].start + blocks[-1].head[0]
+        return self._rows(view, blocks)
+
+    def _rows(self, view: Any, blocks: list[Block]) -> Rows:
+        return self._layout.rows(view, blocks) if blocks else Rows.empty(self.header.schema)
 
     def release(self, position: int) -> None:
         """Give the space before position back to the writer, after what came from it is stored."""
         self.words[TORN] = self.torn
         self.words[HEAD] = position
 
-    def history(self, max_rows: int) -> NDArray[np.void]:
+    def history(self, max_rows: int) -> Rows:
         """What the ring still holds of the rows before `position`: for memories that a restart lost. May be empty."""
-        tail = self.words[TAIL]
-        oldest = max(self.header.base, tail - self.capacity, self.position - max_rows)
+        oldest = max(self.header.base, self.words[TAIL] - self.capacity, self.position - max_rows)
         if oldest >= self.position:
-            return np.empty(0, self.dtype)
-        rows = self._copy(oldest, self.position - oldest)
-        for start in np.flatnonzero(rows["block_rows"]).tolist():
-            good = self._check(rows[start:], oldest + start)
-            if good == len(rows) - start:
-                return rows[start:]
-        return rows[:0]
+            return self._rows(b"", [])
+        raw = self._copy(oldest, self.position - oldest)
+        total, view = self.position - oldest, raw.data
+        for start in self._layout.starts(raw, oldest):
+            blocks = self._layout.whole(view[start * self.slot_bytes :], total - start, oldest + start)
+            if blocks and start + blocks[-1].start + blocks[-1].head[0] == total:
+                return self._rows(view[start * self.slot_bytes :], blocks)
+        return self._rows(b"", [])
 
-    def _copy(self, position: int, n: int) -> NDArray[np.void]:
+    def _copy(self, position: int, n: int) -> NDArray[np.uint8]:
         start = position % self.capacity
         first = min(n, self.capacity - start)
-        out = np.empty((n, self.dtype.itemsize), np.uint8)
+        out = np.empty((n, self.slot_bytes), np.uint8)
         out[:first] = self.ring[start : start + first]
         if first < n:
             out[first:] = self.ring[: n - first]
-        return out.reshape(-1).view(self.dtype)
+        return out.reshape(-1)
 
-    def _check(self, rows: NDArray[np.void], position: int) -> int:
-        """How many rows, from the first on, are whole blocks with good sums. Checked on the copy, so it stays true."""
-        view = rows.view(np.uint8).data
-        size, total, good = self.dtype.itemsize, len(rows), 0
-        sizes, sums, numbers = rows["block_rows"].tolist(), rows["block_crc"].tolist(), rows["seq"]
-        while good < total:
-            count = sizes[good]
-            if not 0 < count <= total - good or int(numbers[good]) != position + good:
-                break
-            if zlib.crc32(view[good * size + 4 : (good + count) * size]) != sums[good]:
-                break
-            good += count
-        return good
-
-    def _skip(self, rows: NDArray[np.void]) -> None:
+    def _skip(self, raw: NDArray[np.uint8]) -> None:
         """Give up rows up to the next block that can be read, or all that were looked at."""
-        lost = len(rows)
-        for start in np.flatnonzero(rows["block_rows"]).tolist():
-            if start and self._check(rows[start:], self.position + start):
+        total = lost = len(raw) // self.slot_bytes
+        view = raw.data
+        for start in self._layout.starts(raw, self.position):
+            if start and self._layout.whole(view[start * self.slot_bytes :], total - start, self.position + start):
                 lost = start
                 break
         self.position += lost

@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from monitor.record import LogSchema, row_dtype
+from monitor.block import Blocks, ColumnBlocks, RowBlocks
+from monitor.record import LogSchema
 from registry.errors import StateDamaged
-from registry.formats import check_stamp, stamped
+from registry.formats import VERSIONS, check_stamp, stamped
 from registry.vocabulary import Role
 
 MAGIC = b"DGLANE01"
+LAYOUT = VERSIONS["lane"]  # how rows lie in the ring: `block.py`
 PAGE = 4096
 MIN_ROWS = 64  # a lane of very wide rows is larger than asked for rather than shorter than this
 MAX_HEADER = 4 * 1024 * 1024
@@ -64,6 +66,7 @@ class LaneHeader:
     lineage: str  # random, shared by the generations of one lane: a wiped folder starts another
     words_at: int
     rows_at: int
+    layout: int  # the version of the format
 
     @property
     def key(self) -> str:
@@ -71,9 +74,9 @@ class LaneHeader:
         return f"{self.slot}-{self.model}-{self.version}-{self.role}-{self.lineage}"
 
     def to_bytes(self) -> bytes:
-        body = {name: getattr(self, name) for name in self.__slots__ if name != "schema"}
+        body = {name: getattr(self, name) for name in self.__slots__ if name not in ("schema", "layout")}
         body = {**body, "role": str(self.role), "schema": self.schema.to_dict()}
-        return MAGIC + json.dumps(stamped("lane", body), separators=(",", ":")).encode() + b"\0"
+        return MAGIC + json.dumps(stamped("lane", body, self.layout), separators=(",", ":")).encode() + b"\0"
 
 
 def read_header(path: Path) -> LaneHeader:
@@ -107,18 +110,24 @@ def read_header(path: Path) -> LaneHeader:
             lineage=str(document["lineage"]),
             words_at=int(document["words_at"]),
             rows_at=int(document["rows_at"]),
+            layout=int(document["v"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StateDamaged(f"{path} has a header that cannot be read: {error!r}") from None
-    whole = header.rows_at + header.capacity * row_dtype(header.schema).itemsize
+    whole = header.rows_at + header.capacity * layout_of(header).slot_bytes
     if header.capacity < 1 or header.words_at % PAGE or header.rows_at != header.words_at + PAGE or size < whole:
         raise StateDamaged(f"{path} is shorter than its header says")
     return header
 
 
+def layout_of(header: LaneHeader) -> Blocks:
+    """How this lane's rows lie in its ring."""
+    return RowBlocks(header.schema) if header.layout == 1 else ColumnBlocks(header.schema, header.role)
+
+
 def capacity_of(schema: LogSchema, lane_bytes: int) -> int:
     """Rows that a lane of so many bytes holds."""
-    return max(MIN_ROWS, (lane_bytes - 2 * PAGE) // row_dtype(schema).itemsize)
+    return max(MIN_ROWS, (lane_bytes - 2 * PAGE) // ColumnBlocks(schema, Role.CHAMPION).slot_bytes)
 
 
 def lane_path(folder: Path, slot: int, model: str, version: int, role: str, generation: int) -> Path:
@@ -139,15 +148,15 @@ class LaneFile:
     def __init__(self, path: Path, header: LaneHeader, file: int) -> None:
         self.path = path
         self.header = header
-        self.dtype = row_dtype(header.schema)
+        self.slot_bytes = layout_of(header).slot_bytes
         self.capacity = header.capacity
         self._file = file
-        self._map = mmap.mmap(file, header.rows_at + header.capacity * self.dtype.itemsize)
+        self._map = mmap.mmap(file, header.rows_at + header.capacity * self.slot_bytes)
         # Writes of one aligned word through a memoryview are single stores, so a reader sees old or new, never half.
         self.words = memoryview(self._map)[header.words_at : header.rows_at].cast("Q")
-        size = self.dtype.itemsize * header.capacity
+        size = self.slot_bytes * header.capacity
         ring = np.frombuffer(self._map, np.uint8, size, header.rows_at)
-        self.ring = ring.reshape(header.capacity, self.dtype.itemsize)
+        self.ring = ring.reshape(header.capacity, self.slot_bytes)
 
     def statistics(self) -> LaneStatistics:
         """The counts as they stand. The reader's words are read first, so waiting is never negative."""

@@ -1,4 +1,4 @@
-"""One prediction as a fixed-width row: which columns a version's tensors become, and how a worker fills them.
+"""One prediction as numbers of a fixed width: which columns a version's tensors become, and how a worker fills them.
 
 Why: lanes, counts and profiles all speak of *columns*; this file is the only place that knows how tensors become
 columns, so what a worker logs and what a profile was fitted on can never differ. Invariant: a schema is a pure function
@@ -281,7 +281,12 @@ class Gatherer:
 
     def is_block(self, only: NDArray[Any], rows: int) -> bool:
         """Whether the one tensor of a side is its block of rows already."""
-        return self._only is not None and only.dtype == self._dtype and only.shape == (rows, self._width)
+        return (
+            self._only is not None
+            and only.dtype == self._dtype
+            and only.shape == (rows, self._width)
+            and only.flags.c_contiguous
+        )
 
     def __call__(self, tensors: Mapping[str, NDArray[Any]], rows: int) -> NDArray[Any]:
         if self._only is not None:
@@ -351,16 +356,16 @@ def gather(
     return Gatherer(schema.outputs, schema.by_rows, schema.output_dtype)(tensors, rows)
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------
+# -- rows of lanes of version 1 -----------------------------------------------------------------------------------
 
-HEAD_BYTES = 72  # of a row, before its features
+_HEAD_BYTES = 72  # of a row, before its features
 
 
 def row_dtype(schema: LogSchema) -> np.dtype[np.void]:
-    """The structured dtype of one row of a lane. The block's check sum comes first, so it covers all that follows."""
+    """The structured dtype of a row of such a lane. A block's check sum comes first, so it covers all that follows."""
     features = np.dtype((schema.input_dtype, (len(schema.inputs),)))
     outputs = np.dtype((schema.output_dtype, (len(schema.outputs),)))
-    outputs_at = _up(HEAD_BYTES + features.itemsize, outputs.base.itemsize)
+    outputs_at = _up(_HEAD_BYTES + features.itemsize, outputs.base.itemsize)
     fields: list[tuple[str, Any, int]] = [
         ("block_crc", "<u4", 0),
         ("block_rows", "<u4", 4),
@@ -375,7 +380,7 @@ def row_dtype(schema: LogSchema) -> np.dtype[np.void]:
         ("infer_us", "<f4", 60),
         ("role", "u1", 64),
         ("flags", "u1", 65),
-        ("features", features, HEAD_BYTES),
+        ("features", features, _HEAD_BYTES),
         ("outputs", outputs, outputs_at),
     ]
     return np.dtype(

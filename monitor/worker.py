@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.answers import Answers
+from monitor.block import Rows
 from monitor.counts import BinSet, Counter, Counts
 from monitor.drains import Drains, LaneKey
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
@@ -260,7 +261,7 @@ class Monitor:
 
     # -- counting --------------------------------------------------------------------------------------------------
 
-    def _count(self, reader: LaneReader, rows: NDArray[np.void], now_s: float) -> None:
+    def _count(self, reader: LaneReader, rows: Rows, now_s: float) -> None:
         header = reader.header
         version = self._version(header.model, header.version, header.schema)
         self.records += len(rows)
@@ -286,7 +287,7 @@ class Monitor:
         else:
             self._add(memory, header.version, header.role, good, version.answers)
 
-    def _remember(self, reader: LaneReader, rows: NDArray[np.void]) -> None:
+    def _remember(self, reader: LaneReader, rows: Rows) -> None:
         """Rows that are counted already, for the joins alone."""
         if len(rows):
             header = reader.header
@@ -296,7 +297,7 @@ class Monitor:
             self._add(memory, header.version, header.role, rows[(rows["flags"] & ERROR) == 0], version.answers)
 
     @staticmethod
-    def _add(memory: JoinMemory, version: int, role: Role, rows: NDArray[np.void], answers: Answers) -> None:
+    def _add(memory: JoinMemory, version: int, role: Role, rows: Rows, answers: Answers) -> None:
         memory.add(version, ROLE_CODES[role], rows["hash0"], rows["row"], answers.reduce(rows["outputs"]))
 
     def _count_arm(
@@ -321,7 +322,7 @@ class Monitor:
         counter, order = counters[key]
         counter.add(into, outputs if order is None else outputs[:, order])
 
-    def _by_tile(self, rows: NDArray[np.void]) -> list[tuple[int, NDArray[np.void]]]:
+    def _by_tile(self, rows: Rows) -> list[tuple[int, Rows]]:
         width_ns = self.windows.width_s * 1_000_000_000
         tiles = rows["wall_ns"] // width_ns
         first = int(tiles[0])

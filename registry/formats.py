@@ -15,7 +15,7 @@ VERSIONS = {
     "plan": 1,
     "event": 1,
     "routes": 1,
-    "lane": 1,
+    "lane": 2,  # 1 held whole rows one after another
     "page": 1,
     "rollout": 1,
     "wishes": 1,

@@ -45,6 +45,7 @@ class DataApp:
         self._doors = doors
         self._others = others
         self._targets = doors.known
+        self.targets = doors.known_raw  # by the bytes of a request line, for the connections
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """As ASGI 3. Hands over a coroutine rather than being one: a coroutine more costs a microsecond."""

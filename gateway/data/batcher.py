@@ -40,13 +40,21 @@ class Rows:
 
 
 class Waiter(Rows):
-    """A request whose caller waits."""
+    """A request whose caller waits. It is released once, by `succeed` or `fail`, and only while it `is_waiting`."""
 
-    __slots__ = ("future",)
+    __slots__ = ()
 
-    def __init__(self, feeds: Sequence[Tensor], rows: int, future: asyncio.Future[Any]) -> None:
-        super().__init__(feeds, rows)
-        self.future = future
+    def is_waiting(self) -> bool:
+        """Whether somebody still wants the answer: not released, not late, not left by its caller."""
+        raise NotImplementedError
+
+    def succeed(self, answer: Any) -> None:
+        """Give the answer."""
+        raise NotImplementedError
+
+    def fail(self, error: ServingError) -> None:
+        """Give an error instead."""
+        raise NotImplementedError
 
 
 R = TypeVar("R", bound=Rows)
@@ -111,7 +119,7 @@ class Batcher(Generic[W]):
         self._scheduled = False
         taken = self._waiting
         self._waiting = []
-        groups = self._groups([waiter for waiter in taken if not waiter.future.done()])
+        groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
         for position, group in enumerate(groups):
             rows = sum(waiter.rows for waiter in group)
             if self.times.expected_us(rows) > INLINE_BELOW_US:
@@ -166,8 +174,8 @@ class Batcher(Generic[W]):
 def fail(waiters: Sequence[Waiter], error: ServingError) -> None:
     """Release waiters with an error; done ones are left alone."""
     for waiter in waiters:
-        if not waiter.future.done():
-            waiter.future.set_exception(error)
+        if waiter.is_waiting():
+            waiter.fail(error)
 
 
 def run_group(servable: Servable, group: Sequence[R]) -> list[Batch[R]]:

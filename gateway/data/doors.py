@@ -28,6 +28,7 @@ NAMED_PATHS = (
     "/v1/models/{model}/labels/{label}:predict",
 )
 INVOCATIONS, SCORE = "/invocations", "/score"
+_NOT_RAW = frozenset("%?#")  # a path that holds one was written in another way
 _REMEMBERED_PATHS, _REMEMBERED_LENGTH = 4096, 256
 _NAMES_TOLD = 100
 
@@ -55,6 +56,7 @@ class Doors:
 
     def __init__(self, gateway: GatewaySettings, models: Callable[[], Sequence[str]]) -> None:
         self.known: dict[str, Target] = {}
+        self.known_raw: dict[bytes, Target] = {}  # the same by the bytes of a request line, where they are alike
         self._models = models
         self._default = gateway.default_model
         self._v2 = cloudevents.also(v2_door.DOOR)
@@ -73,7 +75,10 @@ class Doors:
         if len(path) <= _REMEMBERED_LENGTH:
             if len(self.known) >= _REMEMBERED_PATHS:
                 self.known.clear()
+                self.known_raw.clear()
             self.known[path] = target
+            if path.isascii() and not _NOT_RAW.intersection(path):
+                self.known_raw[path.encode()] = target
         return target
 
     def nameless(self, path: str, headers: Headers) -> Door:

@@ -24,7 +24,7 @@ from gateway.data.accounts import Accounts
 from gateway.data.batcher import Batch, Waiter
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
-from gateway.data.connections import SLOW
+from gateway.data.doors import Target
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
@@ -53,15 +53,19 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
-_JSON_ONLY = (_JSON,)
-_JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
+JSON_ONLY = (_JSON,)
+JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
+SLOW = "driftgate.slow"  # in the scope of a request whose body did not arrive in time
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
 
 
 class Pending(Waiter):
-    """A request on its way. `arm` is set when it is routed, `queued` when it waits for a run."""
+    """A request on its way. `arm` is set when it is routed, `queued` when it waits for a run.
+
+    `Awaited` is one that a coroutine waits for; `gateway.data.exchange.Exchange` is answered where it came in.
+    """
 
     __slots__ = (
         "arm",
@@ -88,6 +92,25 @@ class Pending(Waiter):
         self.arrived_ns = arrived_ns
         self.queued = False
         self.timer: asyncio.TimerHandle | None = None
+
+
+class Awaited(Pending):
+    """A request that a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, protocol: str, identity: bytes, arrived_ns: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(protocol, identity, arrived_ns)
+        self.future: asyncio.Future[bytes | Answer] = loop.create_future()
+
+    def is_waiting(self) -> bool:
+        return not self.future.done()
+
+    def succeed(self, answer: bytes | Answer) -> None:
+        self.future.set_result(answer)
+
+    def fail(self, error: ServingError) -> None:
+        self.future.set_exception(error)
 
 
 def _deadline_ms(text: bytes) -> int:
@@ -129,7 +152,7 @@ class Predict:
         arrived_ns = perf_counter_ns()
         headers = dict(scope["headers"])
         codec = door.json
-        pending = Pending(codec.protocol, self._identify(headers.get(b"x-request-id")), arrived_ns)
+        pending = Awaited(codec.protocol, self._identify(headers.get(b"x-request-id")), arrived_ns, self._loop)
         self.inflight += 1
         try:
             message = await receive()
@@ -139,7 +162,7 @@ class Predict:
             kind = headers.get(b"content-type")
             if (
                 kind != b"application/json"
-                or headers.get(b"accept", b"*/*") not in _JSON_ACCEPTED
+                or headers.get(b"accept", b"*/*") not in JSON_ACCEPTED
                 or b"content-encoding" in headers
                 or b"ce-specversion" in headers
             ):
@@ -154,7 +177,7 @@ class Predict:
             try:
                 answer = await pending.future  # written out, as in `ask`: a coroutine more costs a microsecond
             finally:
-                self._leave(pending)
+                self.leave(pending)
         except ServingError as error:
             await self._refuse(send, error, pending, model)
         except asyncio.CancelledError:
@@ -164,7 +187,7 @@ class Predict:
             await self._refuse(send, problem, pending, model)
             raise
         else:
-            body, told = answer if isinstance(answer, Answer) else (answer, _JSON_ONLY)
+            body, told = answer if isinstance(answer, Answer) else (answer, JSON_ONLY)
             if len(body) >= self._limits.compress_from_bytes and b"accept-encoding" in headers:
                 body, told = await compression.encoded(body, told, headers[b"accept-encoding"], self._limits)
             start = {
@@ -187,9 +210,28 @@ class Predict:
         identity = self._identify(dict(scope["headers"]).get(b"x-request-id"))
         await self._refuse(send, error, Pending(protocol, identity, perf_counter_ns()), "")
 
+    def take(self, pending: Pending, target: Target, body: bytes, headers: Headers) -> None:
+        """Enter a whole request in plain JSON; it is released by its own `succeed` or `fail`, at the latest by a run.
+
+        Never raises. Whoever takes the answer calls `leave` if the request was queued, and counts it out.
+        """
+        self.inflight += 1
+        door, model, version = target
+        try:
+            if len(body) > self._limits.body_bytes:
+                limit = self._limits.body_bytes
+                raise PayloadTooLarge(f"the body has {len(body)} bytes, the limit is {limit}", limit_bytes=limit)
+            deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
+            self._enter(pending, door.json, body, headers, model, version, deadline_ms)
+        except ServingError as error:
+            pending.fail(error)
+        except Exception as error:
+            logger.exception("a request of %s could not be taken", model)
+            pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
+
     async def ask(
         self,
-        pending: Pending,
+        pending: Awaited,
         codec: Codec,
         body: bytes,
         headers: Headers,
@@ -205,10 +247,9 @@ class Predict:
         """
         self._enter(pending, codec, body, headers, model, version, deadline_ms)
         try:
-            answer: bytes | Answer = await pending.future
-            return answer
+            return await pending.future
         finally:
-            self._leave(pending)
+            self.leave(pending)
 
     def _enter(
         self,
@@ -230,7 +271,6 @@ class Predict:
         pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
         pending.rows = servable.rows_of(pending.feeds)
         pending.key_row = None if key is None else self._book_key(arm, key)
-        pending.future = self._loop.create_future()
         pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
         pending.decoded_ns = perf_counter_ns()
         pending.queued = True
@@ -243,7 +283,8 @@ class Predict:
         traffic.waiting += 1
 
     @staticmethod
-    def _leave(pending: Pending) -> None:
+    def leave(pending: Pending) -> None:
+        """Give back what entering took."""
         pending.arm.traffic.waiting -= 1
         if pending.timer is not None:
             pending.timer.cancel()
@@ -296,11 +337,9 @@ class Predict:
         return self._loop.call_later(max(0.0, left_s), self._expire, pending, deadline_ms)
 
     def _expire(self, pending: Pending, deadline_ms: float) -> None:
-        if pending.future.done():
-            return
-        self._lost(pending)
-        late = DeadlineExceeded(f"not answered within {deadline_ms:g} ms", deadline_ms=deadline_ms)
-        pending.future.set_exception(late)
+        if pending.is_waiting():
+            self._lost(pending)
+            pending.fail(DeadlineExceeded(f"not answered within {deadline_ms:g} ms", deadline_ms=deadline_ms))
 
     # ---- one run of the model, for everybody in it
 
@@ -311,16 +350,16 @@ class Predict:
         except Exception as error:  # a bug of ours: it is seen, and everybody still gets an answer that is booked
             logger.exception("an answer of %s could not be made", loaded.servable.model)
             for pending in batch.waiters:
-                if not pending.future.done():
+                if pending.is_waiting():
                     self._lost(pending)
-                    pending.future.set_exception(InferenceFailed(f"the answer could not be made: {error}"))
+                    pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
 
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
             for pending in batch.waiters:
-                if not pending.future.done():
+                if pending.is_waiting():
                     self._lost(pending)
-                    pending.future.set_exception(batch.error)
+                    pending.fail(batch.error)
             return
         is_logged = self._tap is not None and loaded.schema is not None and batch.rows > 0
         logged = loaded.outputs(batch.outputs, batch.rows) if is_logged else None
@@ -329,11 +368,11 @@ class Predict:
         first = 0
         shares: dict[Arm, tuple[list[Pending], list[int]]] = {}
         for pending in batch.waiters:
-            if pending.future.done():
+            if not pending.is_waiting():
                 pass  # cancelled or expired while it ran: its batch-mates do not notice
             elif finite is not None and not finite[first : first + max(1, pending.rows)].all():
                 self._lost(pending)
-                pending.future.set_exception(InferenceFailed("the model returned a number that is not finite"))
+                pending.fail(InferenceFailed("the model returned a number that is not finite"))
             else:
                 share = shares.get(pending.arm)
                 if share is None:
@@ -369,10 +408,11 @@ class Predict:
         arrived = np.array([pending.arrived_ns for pending in members], np.int64)
         decoded = np.array([pending.decoded_ns for pending in members], np.int64)
         if self._tap is not None and logged is not None:
-            waits = (started_ns - decoded) / 1000.0
             infer_us = (ended_ns - started_ns) / 1000.0
             features = loaded.features(feeds, rows)
-            self._tap.record(loaded, arm.role, arm.epoch, hashes, counts, features, logged, waits, infer_us)
+            self._tap.record(
+                loaded, arm.role, arm.epoch, hashes, counts, features, logged, decoded, started_ns, infer_us
+            )
             if arm.segment is not None and not is_good:
                 bad_rows = loaded.bad_rows(logged)
                 if bad_rows is not None:
@@ -386,7 +426,7 @@ class Predict:
             keyed = None if key_rows.count(None) == len(key_rows) else key_rows
             self._accounts.evidence(arm, released_ns - arrived, bad=bad, key_rows=keyed)
         for pending, body in zip(members, bodies, strict=True):
-            pending.future.set_result(body)
+            pending.succeed(body)
         traffic = arm.traffic
         if traffic.shadow is not None and arm is traffic.champion and rows:
             ordered = [feeds[position] for position in traffic.shadow_order]
@@ -446,6 +486,14 @@ class Predict:
         return status
 
     async def _refuse(self, send: Send, error: ServingError, pending: Pending, model: str) -> None:
+        status, headers, body = self.refusal(error, pending, model)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def refusal(
+        self, error: ServingError, pending: Pending, model: str
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Book an error → the status, headers and body that tell it over HTTP."""
         status = self.refused(error, pending, model)
         headers = [_JSON, (b"x-request-id", pending.identity)]
         if pending.queued:
@@ -457,5 +505,4 @@ class Predict:
             headers.append((b"accept-encoding", error.details["accept_encoding"].encode()))
         body = orjson.dumps(problems.body_of(error, pending.identity.decode()))
         headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        return status, headers, body

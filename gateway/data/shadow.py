@@ -129,7 +129,9 @@ class Shadows:
                 features = loaded.features(batch.feeds, batch.rows)
                 outputs = loaded.outputs(batch.outputs, batch.rows)
                 infer_us = (batch.ended_ns - batch.started_ns) / 1000.0
-                self._tap.record(loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, 0.0, infer_us)
+                self._tap.record(
+                    loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, None, batch.started_ns, infer_us
+                )
 
 
 def _run(copy: Copy) -> list[Batch[Rows]]:

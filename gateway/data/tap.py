@@ -62,20 +62,28 @@ class Tap:
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        queue_us: NDArray[np.float64] | float,
+        decoded_ns: NDArray[np.int64] | None,
+        started_ns: int,
         infer_us: float,
         flags: int = 0,
     ) -> None:
-        """Log the rows of one run. hashes, counts, queue_us: one a request; features, outputs: one a row.
+        """Log the rows of one run. hashes, counts, decoded_ns: one a request; features, outputs: one a row.
 
-        queue_us may be one value for all requests.
+        decoded_ns: since when each request waited for the run, which started at started_ns; None: none waited.
         """
         total = len(features)
         lane = self._lane(loaded, role, total)
         if lane is None:
             return
         try:
-            self._offer(lane, epoch, hashes, counts, features, outputs, queue_us, infer_us, flags)
+            wall_ns = self._clock.wall_ns()
+            if len(counts) == total:  # every request is one row
+                together = b"".join(hashes)
+                lane.offer(together, wall_ns, epoch, flags, started_ns, infer_us, decoded_ns, None, features, outputs)
+            else:
+                self._offer(
+                    lane, wall_ns, epoch, hashes, counts, features, outputs, decoded_ns, started_ns, infer_us, flags
+                )
         except Exception:  # logging never harms an answer that was right
             logger.exception("rows of %s:%d could not be logged", loaded.servable.model, loaded.servable.version)
             servable = loaded.servable
@@ -84,33 +92,28 @@ class Tap:
     def _offer(
         self,
         lane: LaneWriter,
+        wall_ns: int,
         epoch: int,
         hashes: Sequence[bytes],
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        queue_us: NDArray[np.float64] | float,
+        decoded_ns: NDArray[np.int64] | None,
+        started_ns: int,
         infer_us: float,
         flags: int,
     ) -> None:
-        total = len(features)
-        if len(counts) == total:  # every request is one row
-            row: int | NDArray[np.uint32] = 0  # one value for all rows costs the lane almost nothing
-            rows: int | NDArray[np.uint32] = 1
-            pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(total, 2)
-        else:
-            row_array, rows_array, owner = self._spread(counts)
-            if max(counts) > self._settings.lane_rows_per_request:
-                kept = self._sample(counts)
-                lane.count_sampled(total - len(kept))
-                row_array, rows_array, owner = row_array[kept], rows_array[kept], owner[kept]
-                features, outputs = features[kept], outputs[kept]
-                flags |= record.SAMPLED
-            pairs = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(len(hashes), 2)[owner]
-            row, rows = row_array, rows_array
-            if isinstance(queue_us, np.ndarray):
-                queue_us = queue_us[owner]
-        lane.offer(pairs, row, rows, self._clock.wall_ns(), epoch, flags, queue_us, infer_us, features, outputs)
+        """Requests of several rows: each row says which of how many it is; of very many rows, some are chosen."""
+        row, rows, owner = self._spread(counts)
+        if max(counts) > self._settings.lane_rows_per_request:
+            kept = self._sample(counts)
+            lane.count_sampled(len(features) - len(kept))
+            row, rows, owner, features, outputs = row[kept], rows[kept], owner[kept], features[kept], outputs[kept]
+            flags |= record.SAMPLED
+        pairs = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[owner]
+        times = None if decoded_ns is None else decoded_ns[owner]
+        places = row.tobytes() + rows.tobytes()
+        lane.offer(pairs.tobytes(), wall_ns, epoch, flags, started_ns, infer_us, times, places, features, outputs)
 
     def record_error(self, loaded: Loaded, role: str, epoch: int, request_hash: bytes) -> None:
         """Log an errored request: one row with a flag, no inputs that could be trusted, and no outputs."""
@@ -118,7 +121,7 @@ class Tap:
             return
         features = np.full((1, len(loaded.schema.inputs)), np.nan, dtype=loaded.schema.input_dtype)
         outputs = np.full((1, len(loaded.schema.outputs)), np.nan, dtype=loaded.schema.output_dtype)
-        self.record(loaded, role, epoch, [request_hash], [1], features, outputs, 0.0, 0.0, record.ERROR)
+        self.record(loaded, role, epoch, [request_hash], [1], features, outputs, None, 0, 0.0, record.ERROR)
 
     @staticmethod
     def _spread(counts: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.intp]]:

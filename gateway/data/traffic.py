@@ -104,6 +104,7 @@ class Arm:
 
     __slots__ = (
         "epoch",
+        "head",
         "headers",
         "is_canary",
         "loaded",
@@ -130,6 +131,7 @@ class Arm:
             (b"x-driftgate-version", b"%d" % servable.version),
             (b"x-driftgate-role", role.encode()),
         )
+        self.head = b"".join(b"%b: %b\r\n" % header for header in self.headers)  # as they are on the wire
 
     def watch(self, page: WorkerPage, entry: RouteEntry) -> None:
         """Count this arm's outcomes as evidence for the running rollout."""

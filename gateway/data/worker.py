@@ -155,7 +155,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     config = uvicorn.Config(
         worker.app,
         interface="asgi3",
-        http=connections.bounded(gateway.limits),
+        http=connections.bounded(gateway.limits, worker.predict, worker.app.targets),
         loop="uvloop",
         ws="none",
         lifespan="off",

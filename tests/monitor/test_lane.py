@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from monitor.block import Rows
 from monitor.lane import TRIES, LaneReader, LaneWriter, lane_path, read_header
 from monitor.lane_file import TAIL, capacity_of
 from registry.errors import FormatTooNew, StateDamaged
@@ -33,24 +34,16 @@ def offer(lane: LaneWriter, n: int, start: int = 0) -> int:
     return offer_rows(lane, *some(n, start), ids=[f"id{i}" for i in range(start, start + n)])
 
 
-def said(rows: np.ndarray[Any, Any]) -> list[int]:
+def said(rows: Rows) -> list[int]:
     return [int(value) for value in rows["outputs"][:, 0]]
 
 
 def test_rows_arrive_as_they_were_offered(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, classifier_schema(3))
-    lane.offer(
-        np.array([[1, 2], [3, 4]], np.uint64),
-        np.array([0, 1]),
-        2,
-        77,
-        np.array([5, 6]),
-        2,
-        np.array([1.5, 2.5]),
-        9.0,
-        np.eye(3, dtype="f4")[:2],
-        None,
-    )
+    outputs = np.array([[1, 0.25, 0.75], [0, 0.5, 0.5]], lane.header.schema.output_dtype)
+    hashes, places = np.array([[1, 2], [3, 4]], np.uint64).tobytes(), np.array([[0, 1], [2, 2]], np.uint32).tobytes()
+    times = np.array([98_500, 97_500])
+    lane.offer(hashes, 77, 5, 2, 100_000, 9.0, times, places, np.eye(3, dtype="f4")[:2], outputs)
     reader = LaneReader.open(lane.path)
     rows = reader.read(100)
     assert rows["seq"].tolist() == [0, 1]
@@ -58,25 +51,51 @@ def test_rows_arrive_as_they_were_offered(tmp_path: Path) -> None:
     assert rows["hash1"].tolist() == [2, 4]
     assert rows["row"].tolist() == [0, 1]
     assert rows["rows"].tolist() == [2, 2]
-    assert rows["epoch"].tolist() == [5, 6]
+    assert rows["epoch"].tolist() == [5, 5]
+    assert rows["role"].tolist() == [0, 0]
     assert rows["flags"].tolist() == [2, 2]
     assert rows["queue_us"].tolist() == [1.5, 2.5]
     assert rows["infer_us"].tolist() == [9.0, 9.0]
     assert rows["features"].tolist() == [[1, 0, 0], [0, 1, 0]]
-    assert np.isnan(rows["outputs"]).all()
+    assert rows["outputs"].tolist() == outputs.tolist()
     assert rows["wall_ns"].tolist() == [77, 77]
 
 
-def test_values_given_once_for_all_rows_do_not_leak_into_the_next_offer(tmp_path: Path) -> None:
+def test_an_offer_that_is_cut_keeps_each_rows_own_values(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
     reader = LaneReader.open(lane.path)
-    x, y = some(2)
-    hashes = np.zeros((2, 2), np.uint64)
-    for epoch, flags in ((1, 0), (np.array([7, 8]), np.array([1, 2])), (1, 0)):
-        lane.offer(hashes, 0, 1, 5, epoch, flags, 0.0, 0.0, x, y)
-        rows = reader.read(10)
-        assert rows["epoch"].tolist() == np.broadcast_to(epoch, 2).tolist()
-        assert rows["flags"].tolist() == np.broadcast_to(flags, 2).tolist()
+    first = lane.capacity - 100
+    offer(lane, first)
+    while len(reader.read(1000)):
+        pass
+    reader.release(reader.position)
+    n = 500  # over the end of the ring, and more than a block holds
+    assert n < lane.capacity
+    x, y = some(n)
+    hashes = np.arange(2 * n, dtype=np.uint64)
+    places = np.concatenate([np.arange(n), np.full(n, n)]).astype(np.uint32)
+    times = -1000 * np.arange(n)
+    assert lane.offer(hashes.tobytes(), 1, 1, 0, 0, 0.0, times, places.tobytes(), x, y) == n
+    seen = 0
+    while len(rows := reader.read(10)):
+        wanted = np.arange(seen, seen + len(rows))
+        assert rows["hash0"].tolist() == (2 * wanted).tolist()
+        assert rows["row"].tolist() == wanted.tolist()
+        assert set(rows["rows"].tolist()) == {n}
+        assert rows["queue_us"].tolist() == wanted.tolist()
+        assert rows["features"][:, 1].tolist() == said(rows) == wanted.tolist()
+        seen += len(rows)
+    assert seen == n
+
+
+def test_rows_are_chosen_by_a_mask_a_slice_and_positions(tmp_path: Path) -> None:
+    lane = open_lane(tmp_path, SCHEMA)
+    offer(lane, 5)
+    rows = LaneReader.open(lane.path).read(10)
+    assert said(rows[rows["outputs"][:, 0] > 2]) == [3, 4]
+    assert said(rows[1:3]) == [1, 2]
+    assert said(rows[np.array([4, 0])]) == [4, 0]
+    assert len(rows[:0]) == 0
 
 
 def test_a_full_lane_drops_the_newest_rows_and_counts_them(tmp_path: Path) -> None:
@@ -121,7 +140,7 @@ def test_sampled_rows_are_counted_beside_the_offered(tmp_path: Path) -> None:
 def test_rows_of_a_wrong_shape_are_dropped_and_counted_and_nothing_is_raised(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
     x, y = some(4)
-    assert lane.offer(np.zeros((4, 2), np.uint64), 0, 1, 0, 0, 0, 0.0, 0.0, x[:, :2], y) == 0
+    assert lane.offer(bytes(64), 0, 0, 0, 0, 0.0, None, None, np.ascontiguousarray(x[:, :2]), y) == 0
     assert offer(lane, 2) == 2
     counts = lane.statistics()
     assert (counts.offered, counts.committed, counts.dropped) == (6, 2, 4)
@@ -132,7 +151,7 @@ def corrupt(path: Path, row: int) -> None:
     header = read_header(path)
     lane = LaneReader.open(path)
     with path.open("r+b") as file:
-        file.seek(header.rows_at + row * lane.dtype.itemsize + 72)
+        file.seek(header.rows_at + row * lane.slot_bytes + 72)
         file.write(b"\xff\x00\xff\x00")
     lane.close()
 
@@ -216,7 +235,7 @@ def test_a_lane_of_very_wide_rows_is_longer_than_asked_for(tmp_path: Path) -> No
     schema = regression_schema(500)
     assert capacity_of(schema, 4096) == 64
     lane = open_lane(tmp_path, schema, lane_bytes=4096)
-    assert lane.path.stat().st_size >= 64 * lane.dtype.itemsize
+    assert lane.path.stat().st_size >= 64 * lane.slot_bytes
 
 
 def test_a_damaged_file_is_refused_by_name_and_the_writer_starts_after_it(tmp_path: Path) -> None:
@@ -247,7 +266,7 @@ def test_words_that_cannot_be_true_are_refused(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
     lane.close()
-    data = lane.path.read_bytes().replace(b'"v":1', b'"v":9', 1)
+    data = lane.path.read_bytes().replace(b'"v":2', b'"v":9', 1)
     lane.path.write_bytes(data)
     with pytest.raises(FormatTooNew, match="lane v9"):
         LaneReader.open(lane.path)
@@ -255,7 +274,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_header_is_magic_and_then_json(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
-    assert lane.path.read_bytes().startswith(b'DGLANE01{"format":"driftgate.lane","v":1,')
+    assert lane.path.read_bytes().startswith(b'DGLANE01{"format":"driftgate.lane","v":2,')
 
 
 def test_history_gives_what_the_ring_still_holds_of_rows_already_read(tmp_path: Path) -> None:

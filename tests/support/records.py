@@ -59,6 +59,20 @@ def offer_rows(
     epoch: int = 1,
     flags: int = 0,
 ) -> int:
-    """Offer one-row requests; ids default to fresh ones."""
+    """Offer one-row requests; ids default to fresh ones. outputs None: NaN, as for an error."""
     names = ids if ids is not None else [f"r{np.random.default_rng().integers(1 << 62)}" for _ in range(len(features))]
-    return lane.offer(hashes_of(names), 0, 1, wall_ns, epoch, flags, 0.0, 10.0, features, outputs)
+    if outputs is None:
+        schema = lane.header.schema
+        outputs = np.full((len(features), len(schema.outputs)), np.nan, schema.output_dtype)
+    return lane.offer(
+        hashes_of(names).tobytes(),
+        wall_ns,
+        epoch,
+        flags,
+        0,
+        10.0,
+        None,
+        None,
+        np.ascontiguousarray(features),
+        np.ascontiguousarray(outputs),
+    )

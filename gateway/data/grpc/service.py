@@ -21,7 +21,7 @@ from gateway.data.grpc import wire
 from gateway.data.grpc.codec import PROTOCOL, Request
 from gateway.data.grpc.messages import ModelInferResponse, ModelStreamInferResponse
 from gateway.data.identity import RequestIds
-from gateway.data.predict import Pending, Predict
+from gateway.data.predict import Awaited, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, DeadlineExceeded, Draining, InternalError, MalformedRequest, ServingError
 
@@ -83,7 +83,9 @@ class Inference:
             await asyncio.shield(self.hold)
         arrived_ns = perf_counter_ns()
         headers = headers_of(context)
-        pending = Pending(PROTOCOL, self._ids.identify(headers.get(b"x-request-id")), arrived_ns)
+        pending = Awaited(
+            PROTOCOL, self._ids.identify(headers.get(b"x-request-id")), arrived_ns, asyncio.get_running_loop()
+        )
         try:
             request = Request(body)
         except ServingError as error:
@@ -99,7 +101,7 @@ class Inference:
         return answer
 
     async def _answer(
-        self, request: Request, pending: Pending, headers: Headers, context: Context
+        self, request: Request, pending: Awaited, headers: Headers, context: Context
     ) -> bytes | ServingError:
         """An encoded ModelInferResponse, or what went wrong, which is booked. Raises CancelledError only."""
         predict, model = self._predict, request.model
@@ -122,7 +124,7 @@ class Inference:
         finally:
             predict.inflight -= 1
 
-    def _left(self, pending: Pending, model: str, context: Context) -> None:
+    def _left(self, pending: Awaited, model: str, context: Context) -> None:
         """Book a request whose call ended before it was told the outcome."""
         future = pending.future if pending.queued else None
         if future is not None and future.done() and not future.cancelled():
@@ -175,7 +177,7 @@ class Inference:
         arrived_ns = perf_counter_ns()
         given = headers.get(b"x-request-id")
         identity = self._ids.identify(None if given is None else b"%b.%d" % (given, number))
-        pending = Pending(PROTOCOL, identity, arrived_ns)
+        pending = Awaited(PROTOCOL, identity, arrived_ns, asyncio.get_running_loop())
         request_id = ""
         try:
             request = Request(body)
@@ -198,7 +200,7 @@ class Inference:
         return b"".join((wire.tagged(2, len(answer) + len(parameters)), answer, parameters))
 
 
-def _told(pending: Pending) -> tuple[tuple[str, str], ...]:
+def _told(pending: Awaited) -> tuple[tuple[str, str], ...]:
     """Who answered, for a call's metadata or an answer's parameters."""
     identity = ("x-request-id", pending.identity.decode())
     if not pending.queued:

@@ -85,11 +85,9 @@ class Lanes:
             writer = LaneWriter.open(folder, 0, "m", version, role, SCHEMA, 1 << 20, BOOT)
             self.writers[version, role] = writer
         n = len(ids)
-        pairs = np.frombuffer(b"".join(request_hash(name) for name in ids), dtype=np.uint64).reshape(n, 2)
-        zeros, ones = np.zeros(n, np.uint32), np.ones(n, np.uint32)
-        times = np.zeros(n, np.float32)
+        hashes = b"".join(request_hash(name) for name in ids)
         wall_ns = self.clock.wall_ns()
-        assert writer.offer(pairs, zeros, ones, wall_ns, 1, 0, times, 1.0, features, outputs) == n
+        assert writer.offer(hashes, wall_ns, 1, 0, 0, 1.0, None, None, features, outputs) == n
 
     def tick(self, seconds: float = 1.0) -> None:
         self.clock.advance(seconds)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.data.batcher import INLINE_BELOW_US, Batch, Batcher, Rows, Waiter, run_group
-from registry.errors import InferenceFailed
+from registry.errors import InferenceFailed, ServingError
 
 
 class Doubler:
@@ -35,6 +35,23 @@ class Doubler:
         return [x[:1] * 2 if self.lies and len(x) > 1 else x * 2]
 
 
+class Promise(Waiter):
+    """A waiter that a future tells of."""
+
+    def __init__(self, feeds: Sequence[Any], rows: int, future: asyncio.Future[Any]) -> None:
+        super().__init__(feeds, rows)
+        self.future = future
+
+    def is_waiting(self) -> bool:
+        return not self.future.done()
+
+    def succeed(self, answer: Any) -> None:
+        self.future.set_result(answer)
+
+    def fail(self, error: ServingError) -> None:
+        self.future.set_exception(error)
+
+
 class Room:
     """A batcher whose answers are each waiter's own slice."""
 
@@ -49,17 +66,17 @@ class Room:
         self.batches.append(batch)
         first = 0
         for waiter in batch.waiters:
-            if not waiter.future.done():
+            if waiter.is_waiting():
                 if batch.error is not None:
-                    waiter.future.set_exception(batch.error)
+                    waiter.fail(batch.error)
                 else:
-                    waiter.future.set_result(batch.outputs[0][first : first + waiter.rows])
+                    waiter.succeed(batch.outputs[0][first : first + waiter.rows])
             first += waiter.rows
 
     def ask(self, *values: float, width: int = 1) -> asyncio.Future[Any]:
         rows = np.repeat(np.array(values, dtype=np.float32).reshape(-1, 1), width, axis=1)
         future: asyncio.Future[Any] = self.loop.create_future()
-        self.batcher.submit(Waiter([rows], len(rows), future))
+        self.batcher.submit(Promise([rows], len(rows), future))
         return future
 
 

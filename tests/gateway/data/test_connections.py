@@ -77,7 +77,7 @@ def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
         config = uvicorn.Config(
             bench.worker.app,
             interface="asgi3",
-            http=connections.bounded(LIMITS),
+            http=connections.bounded(LIMITS, bench.worker.predict, bench.worker.app.targets),
             lifespan="off",
             log_config=None,
             access_log=False,

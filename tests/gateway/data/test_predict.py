@@ -382,7 +382,7 @@ def test_every_answered_row_is_in_its_lane_and_large_requests_are_sampled(tmp_pa
         assert (counts.offered, counts.committed, counts.dropped, counts.sampled) == (18, 18, 0, 12)
         rows = reader.read(1000)
         assert sorted(set(rows["rows"].tolist())) == [1, 8, 20]
-        assert len({tuple(pair) for pair in rows[["hash0", "hash1"]].tolist()}) == 4
+        assert len(set(zip(rows["hash0"].tolist(), rows["hash1"].tolist(), strict=True))) == 4
 
     with_worker(tmp_path / "run", body, settings)
 
