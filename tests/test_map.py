@@ -32,7 +32,7 @@ EXCEPT = {("gateway/cli.py", "driftgate")}
 # A heavy library, and the files or folders that alone may import it.
 DOORS = {
     "onnxruntime": ("registry/onnx.py", "gateway/doctor.py"),
-    "scipy": ("monitor/statistics.py",),
+    "scipy": ("monitor/statistics/limits.py",),
     "openapi_ui_bundles": ("gateway/api_docs.py",),
     "pandas": ("monitor/reference.py", "gateway/demo/", "driftgate/client_flows.py"),
     "sklearn": ("gateway/demo/",),

@@ -1,0 +1,105 @@
+"""How far two binned samples lie apart, and how far they may when nothing has changed. Pure functions of counts.
+
+Invariants: nothing here knows a feature, a window or a clock; equal counts are 0 in every distance; all functions work
+along the last axis, so a whole group of features is one call; a sample without rows is at no distance: nan. Distances
+need numpy alone, limits are the only door to scipy. Called by `monitor/drift.py`, detectors and the offline comparison.
+"""
+
+from monitor.statistics.contingency import (
+    chi_square,
+    contrast,
+    cramers_v,
+    g_statistic,
+    pooled,
+)
+from monitor.statistics.distances import (
+    hellinger,
+    js,
+    kl,
+    ks,
+    kuiper,
+    l_infinity,
+    psi,
+    psi_noise,
+    psi_terms,
+    total_variation,
+)
+from monitor.statistics.kolmogorov import ks_exact_p
+from monitor.statistics.limits import (
+    clopper_pearson,
+    divergence_limit,
+    divergence_log10_p,
+    js_limit,
+    js_log10_p,
+    ks_limit,
+    ks_log10_p,
+    kuiper_limit,
+    kuiper_log10_p,
+    l_infinity_limit,
+    l_infinity_log10_p,
+    psi_limit,
+    psi_log10_p,
+    share_limits,
+    total_variation_limit,
+    total_variation_log10_p,
+)
+from monitor.statistics.moments import MomentShift, moment_shift
+from monitor.statistics.transport import (
+    Spread,
+    energy,
+    energy_limit,
+    energy_log10_p,
+    quantile,
+    spread,
+    tail_excess,
+    wasserstein,
+    wasserstein_limit,
+    wasserstein_log10_p,
+)
+
+__all__ = [
+    "MomentShift",
+    "Spread",
+    "chi_square",
+    "clopper_pearson",
+    "contrast",
+    "cramers_v",
+    "divergence_limit",
+    "divergence_log10_p",
+    "energy",
+    "energy_limit",
+    "energy_log10_p",
+    "g_statistic",
+    "hellinger",
+    "js",
+    "js_limit",
+    "js_log10_p",
+    "kl",
+    "ks",
+    "ks_exact_p",
+    "ks_limit",
+    "ks_log10_p",
+    "kuiper",
+    "kuiper_limit",
+    "kuiper_log10_p",
+    "l_infinity",
+    "l_infinity_limit",
+    "l_infinity_log10_p",
+    "moment_shift",
+    "pooled",
+    "psi",
+    "psi_limit",
+    "psi_log10_p",
+    "psi_noise",
+    "psi_terms",
+    "quantile",
+    "share_limits",
+    "spread",
+    "tail_excess",
+    "total_variation",
+    "total_variation_limit",
+    "total_variation_log10_p",
+    "wasserstein",
+    "wasserstein_limit",
+    "wasserstein_log10_p",
+]
