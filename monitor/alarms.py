@@ -1,52 +1,103 @@
 """From looks to alarms: counts each drift once, and does not flap around the limit.
 
-Invariant: an alarm is raised by the first breach and ends only after CLEAR_AFTER looks in a row that pass; a look that
-could not measure (`unknown`) neither raises nor ends one. So alarms count events, not looks. Touched by the monitor's
-step alone. Also the shares of values that are bad in themselves, which need no test.
+Invariant: an alarm is raised by the first breach and ends only after CLEAR_AFTER looks in a row that pass with room to
+spare; a look that could not measure (`unknown`) neither raises nor ends one. So alarms count events, not looks. The
+state is a document, stored with the counts that it came from. Touched by the monitor's step alone. Also the shares of
+values that are bad in themselves, which need no test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from monitor.counts import Counts
 from monitor.drift import Kind, Measurement
 from monitor.profile import ColumnProfile, ReferenceProfile
+from registry.errors import StateDamaged
+from registry.formats import check_stamp, stamped
 from registry.vocabulary import Verdict
 
 CLEAR_AFTER = 3
+CLEAR_BELOW = 0.9  # of the limit: a value between this and the limit neither raises an alarm nor ends one
 
 Key = tuple[str, str, str, str]  # kind, feature, statistic, window
 Problem = Literal["missing", "infinite", "out_of_range", "unseen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one look changed: measurements that raised an alarm, and the alarms that ended, with their start."""
+
+    raised: list[Measurement]
+    cleared: dict[Key, int]  # → wall_ns when it was raised
+
+
+@dataclass(slots=True)
+class _Active:
+    since_ns: int
+    quiet: int = 0  # passing looks in a row
 
 
 class Alarms:
     """The alarms of one version. Bounded by features x statistics x windows."""
 
     def __init__(self) -> None:
-        self.totals: dict[Key, int] = {}  # raised since the start
-        self._quiet: dict[Key, int] = {}  # active alarms → passing looks in a row
+        self.totals: dict[Key, int] = {}  # raised, ever
+        self._active: dict[Key, _Active] = {}
 
-    def update(self, measurements: Iterable[Measurement]) -> list[Measurement]:
-        """Take one look's measurements; returns those that raise an alarm now."""
-        raised = []
+    def update(self, measurements: Iterable[Measurement], wall_ns: int) -> Change:
+        """Take one look's measurements."""
+        raised, cleared = [], {}
         for m in measurements:
+            active = self._active.get(m.key)
             if m.verdict is Verdict.BREACH:
-                if m.key not in self._quiet:
+                if active is None:
                     self.totals[m.key] = self.totals.get(m.key, 0) + 1
+                    active = self._active[m.key] = _Active(wall_ns)
                     raised.append(m)
-                self._quiet[m.key] = 0
-            elif m.verdict is Verdict.PASS and m.key in self._quiet:
-                self._quiet[m.key] += 1
-                if self._quiet[m.key] >= CLEAR_AFTER:
-                    del self._quiet[m.key]
-        return raised
+                active.quiet = 0
+            elif m.verdict is Verdict.PASS and active is not None:
+                active.quiet = active.quiet + 1 if m.excess <= CLEAR_BELOW else 0
+                if active.quiet >= CLEAR_AFTER:
+                    cleared[m.key] = self._active.pop(m.key).since_ns
+        return Change(raised, cleared)
 
     @property
-    def active(self) -> frozenset[Key]:
-        return frozenset(self._quiet)
+    def active(self) -> Mapping[Key, int]:
+        """Alarms that were raised and have not ended → wall_ns when they were raised."""
+        return {key: active.since_ns for key, active in self._active.items()}
+
+    def keep(self, features: Iterable[tuple[str, str]]) -> None:
+        """Forget alarms of what is no (kind, feature) of the profile any more; totals stay."""
+        known = set(features)
+        self._active = {key: active for key, active in self._active.items() if key[:2] in known}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored."""
+        return stamped(
+            "alarms",
+            {
+                "totals": [[*key, n] for key, n in self.totals.items()],
+                "active": [[*key, active.since_ns, active.quiet] for key, active in self._active.items()],
+            },
+        )
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Alarms:
+        """Raises StateDamaged or FormatTooNew."""
+        check_stamp("alarms", document)
+        alarms = cls()
+        try:
+            for kind, feature, statistic, window, n in document["totals"]:
+                alarms.totals[str(kind), str(feature), str(statistic), str(window)] = int(n)
+            for kind, feature, statistic, window, since_ns, quiet in document["active"]:
+                key = (str(kind), str(feature), str(statistic), str(window))
+                alarms._active[key] = _Active(int(since_ns), int(quiet))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateDamaged(f"stored alarms cannot be read: {error!r}") from None
+        return alarms
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""What the monitor keeps in the database: tiles, lane positions and a rollout's counts, written together.
+"""What the monitor keeps in the database: tiles, lane positions, a rollout's counts and detectors' states, together.
 
-Why: a position says which rows the tiles and counts hold, so they are true only if one transaction writes all of them;
-then `kill -9` at any moment loses nothing and counts nothing twice. Invariant: nothing here is updated outside `save`.
+Why: a position says which rows the tiles, counts and detectors have seen, so they are true only if one transaction
+writes all of them; then `kill -9` at any moment loses nothing, counts nothing twice and tells no alarm twice.
+Invariant: nothing here is updated outside `save`.
 Called by the monitor alone, in its thread.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,10 +19,24 @@ from sqlalchemy.dialects import postgresql, sqlite
 from monitor.windows import Place, Slot, Tile, VersionBins
 from registry.catalog import Catalog
 from registry.errors import StateDamaged
-from registry.schema import evidence, lane_positions, tiles
+from registry.schema import detectors, evidence, lane_positions, tiles
 from registry.vocabulary import DEFAULT_TENANT
 
+ACTOR = "driftgate"  # of what nobody asked for
 _SIGNED = 1 << 63  # positions are unsigned words, the column is signed
+
+
+StateKey = tuple[str, int, str]  # model, version, name
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event to tell."""
+
+    type: str
+    model: str
+    version: int
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,8 @@ class Saved:
     positions: Mapping[str, int]  # lane key → first row that is not in the counts
     evidence: Mapping[tuple[str, str], Mapping[str, Any]]  # (rollout id, name) → document
     removed: Sequence[Place] = ()  # tiles that were rolled up into others; gone before `tiles` are written
+    states: Mapping[StateKey, bytes] = field(default_factory=dict)  # what detectors remember
+    events: Sequence[Told] = ()
 
 
 class MonitorStore:
@@ -83,6 +100,18 @@ class MonitorStore:
                     for (rollout_id, name), document in saved.evidence.items()
                 ],
             )
+            self._upsert(
+                connection,
+                detectors,
+                [
+                    {"model": model, "version": version, "name": name, "document": document}
+                    for (model, version, name), document in saved.states.items()
+                ],
+            )
+            for told in saved.events:
+                self._catalog.append_event(
+                    told.type, model=told.model, version=told.version, actor=ACTOR, data=told.data, time_ns=time_ns
+                )
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if not rows:
@@ -128,6 +157,14 @@ class MonitorStore:
         with self._catalog.reading() as connection:
             found = [row.document for row in connection.execute(query) if row[:3] not in skip]
         return [Tile.from_bytes(document, bins) for document in found]
+
+    def states(self, model: str, version: int) -> dict[str, bytes]:
+        """What detectors of this version remember, by name."""
+        query = sa.select(detectors.c.name, detectors.c.document).where(
+            detectors.c.tenant == self._tenant, detectors.c.model == model, detectors.c.version == version
+        )
+        with self._catalog.reading() as connection:
+            return {row.name: row.document for row in connection.execute(query)}
 
     def evidence(self, rollout_id: str) -> dict[str, dict[str, Any]]:
         """A rollout's documents by name. Raises StateDamaged."""

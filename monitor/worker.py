@@ -9,10 +9,11 @@ Called by the controller under its lock: `step` at each tick, `checkpoint` when 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,10 @@ from monitor.drains import Drains, LaneKey
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
 from monitor.joins import JoinMemory
 from monitor.lane import LaneReader, LaneStatistics
+from monitor.lane_file import LaneHeader
 from monitor.record import ERROR, ROLE_CODES, LogSchema
 from monitor.settings import MonitorSettings
-from monitor.store import MonitorStore, Saved
+from monitor.store import MonitorStore, Saved, StateKey, Told
 from monitor.windows import VersionBins, Window, Windows
 from registry.clock import Clock
 from registry.errors import StateDamaged
@@ -34,9 +36,10 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
-STEP_S = 0.4  # of draining in one step; joins and a checkpoint follow within the half second
+STEP_S = 0.025  # of draining in one step; joins, detectors and a checkpoint follow, and the next step comes at once
 CHECKPOINT_S = 1.0
-READ_ROWS = 8192
+READ_ROWS, READ_BYTES = 8192, 2_000_000  # of one block: some milliseconds' counting, however wide its rows are
+LEAST_PAUSE_S, FILL = 0.02, 0.25  # steps come so often that no lane gets fuller than this between two
 OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
 PRUNE_S = 600.0
 ROLLS = 4  # tiles added up to wider ones in one checkpoint
@@ -78,6 +81,26 @@ class _Version:
     answers: Answers
 
 
+class Listener(Protocol):
+    """Who else looks at what is counted: detectors, the self-audit, drills. Called in the monitor's thread."""
+
+    def counted(self, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
+        """These answered rows were counted, so; the listener changes neither."""
+        ...
+
+    def judge(self, now_s: float) -> None:
+        """Look at what was counted. Once in CHECKPOINT_S, right before a checkpoint."""
+        ...
+
+    def unsaved(self) -> tuple[Mapping[StateKey, bytes], Sequence[Told]]:
+        """What changed since `saved`, to be stored with the counts that it came from."""
+        ...
+
+    def saved(self) -> None:
+        """What `unsaved` gave is in the database now."""
+        ...
+
+
 _ArmCounter = tuple[Counter, list[int] | None]  # None: the columns are in the order of the bins
 
 
@@ -85,12 +108,19 @@ class Monitor:
     """Owned by one controller. One thread at a time."""
 
     def __init__(
-        self, run: Path, store: MonitorStore, settings: MonitorSettings, clock: Clock, bins_of: BinsOf
+        self,
+        run: Path,
+        store: MonitorStore,
+        settings: MonitorSettings,
+        clock: Clock,
+        bins_of: BinsOf,
+        listener: Listener | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._bins_of = bins_of
+        self._listener = listener
         self._drains = Drains(run / "lanes")
         self._versions: dict[tuple[str, int], _Version] = {}
         self._memories: dict[str, JoinMemory] = {}
@@ -101,7 +131,10 @@ class Monitor:
         self._stored_s = clock.now_s()
         self._pruned_s = clock.now_s()
         self._rolled_s = 0
+        self._stepped_s = clock.now_s()
+        self.pause_s = math.inf  # at most so long until the next step, or a lane gets full
         self.records = 0
+        self.failures = 0  # of judging drift
         self.windows = Windows(settings.tile_s, store.tiles)
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -123,24 +156,38 @@ class Monitor:
     def step(self, now_s: float) -> None:
         """Drain what waits, for a bounded time; count and join it; checkpoint when one is due."""
         self._drains.look(self._positions)
-        until_s = self._clock.now_s() + STEP_S
-        more = True
+        began_s = self._clock.now_s()
+        until_s = began_s + STEP_S
+        more, fullest = True, 0.0
         while more and self._clock.now_s() < until_s:
             more = False
             for reader in list(self._drains.ready()):
-                rows = reader.read(READ_ROWS)
+                rows = reader.read(min(READ_ROWS, READ_BYTES // reader.slot_bytes))
                 if len(rows):
                     self._count(reader, rows, now_s)
                     more = True
+                    fullest = max(fullest, (reader.waiting + len(rows)) / reader.capacity)
                 if self._drains.is_pressed:
                     self.checkpoint()
                 if self._clock.now_s() >= until_s:
                     break
+        elapsed_s, self._stepped_s = began_s - self._stepped_s, began_s
+        self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
         wall_ns = self._clock.wall_ns()
         for memory in self._memories.values():
             memory.resolve(now_s, wall_ns)
         if self._clock.now_s() - self._stored_s >= CHECKPOINT_S:
+            self._judge(now_s)
             self.checkpoint()
+
+    def _judge(self, now_s: float) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener.judge(now_s)
+        except Exception:  # counting goes on: rollouts need it
+            self.failures += 1
+            logger.exception("drift could not be judged")
 
     def checkpoint(self) -> None:
         """Store positions, tiles and evidence in one transaction, then give the lanes' space back."""
@@ -151,9 +198,12 @@ class Monitor:
         if self._rolled_s != self.windows.start_of(wall_s) and self.windows.roll_up(wall_s, ROLLS) < ROLLS:
             self._rolled_s = self.windows.start_of(wall_s)
         tiles, removed = self.windows.dirty(), self.windows.removed()
-        if moved or tiles or evidence:
-            self._store.save(Saved(tiles, moved, evidence, removed), self._clock.wall_ns())
+        states, events = self._listener.unsaved() if self._listener is not None else ({}, ())
+        if moved or tiles or evidence or states or events:
+            self._store.save(Saved(tiles, moved, evidence, removed, states, events), self._clock.wall_ns())
             self.windows.stored()
+            if self._listener is not None:
+                self._listener.saved()
             self._positions.update(moved)
             self._evidence.update(evidence)
         self._drains.release()
@@ -272,10 +322,12 @@ class Monitor:
         if len(good):
             for start_s, part in self._by_tile(good):
                 tile = self.windows.tile(key, version.bins, start_s)
-                version.inputs.add(tile.inputs, part["features"])
-                counted = version.outputs.count(part["outputs"])
-                tile.outputs.merge(counted)
-                self._count_arm(header.model, header.version, header.role, part["outputs"], counted, version)
+                inputs, outputs = version.inputs.count(part["features"]), version.outputs.count(part["outputs"])
+                tile.inputs.merge(inputs)
+                tile.outputs.merge(outputs)
+                self._count_arm(header.model, header.version, header.role, part["outputs"], outputs, version)
+                if self._listener is not None:
+                    self._listener.counted(header, part, inputs, outputs)
         if some_failed:
             start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
             self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())

@@ -20,6 +20,7 @@ VERSIONS = {
     "rollout": 1,
     "wishes": 1,
     "detector": 1,
+    "alarms": 1,
 }
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from registry.vocabulary import DEFAULT_TENANT
 
 # The newest migration. A database at this revision is opened without importing alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER PRIMARY KEY by itself
@@ -220,4 +220,16 @@ evidence = Table(
     Column("name", String(100), nullable=False),
     Column("document", Text, nullable=False),
     PrimaryKeyConstraint("tenant", "rollout_id", "name"),
+)
+
+# What detectors remember of a version's stream, written with the tiles and positions that it came from.
+detectors = Table(
+    "detectors",
+    metadata,
+    _tenant(),
+    Column("model", String(100), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant", "model", "version", "name"),
 )

@@ -106,7 +106,7 @@ class Controller:
         pause_s = self.settings.monitor.tick_ms / 1000.0
         while not stop.is_set():
             self.tick()
-            self.poke.wait(pause_s)
+            self.poke.wait(min(pause_s, self.watch.pause_s))
             self.poke.clear()
 
     def tick(self) -> bool:

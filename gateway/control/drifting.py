@@ -1,113 +1,105 @@
-"""Looking for drift: which windows are compared with which profile, how often, and what is told when one alarms.
+"""Drift as the API shows it: measurements, the histograms behind them, and the alarms that are up.
 
-Invariant: the false-alarm budget of a model's month is divided by every look that is made at every version and window,
-so more looks never mean more false alarms. One window of one version is looked at per step, so that a step stays
-short. Called by `monitoring.py`, on the monitor's thread.
+Why beside the monitor: an answer for a model of a thousand columns takes a quarter of a second to make, so what it is
+made of is taken under the monitor's lock, in milliseconds, and the answer is made after. Invariant: a view owns what it
+holds and changes nothing; asking raises no alarm. Called by `resources.py`, on the HTTP server's threads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from monitor.alarms import Alarms, QualityRatio, quality
-from monitor.drift import MONTH_S, Measurement, level_per_test, measure, ranked, worst
-from monitor.profile import ReferenceProfile
-from monitor.settings import MonitorSettings
-from monitor.windows import Window
+from monitor.alarms import Key as AlarmKey
+from monitor.counts import Counts
+from monitor.drift import Measurement, ranked
+from monitor.histograms import histogram
+from monitor.looks import Look
+from monitor.profile import ColumnProfile, ReferenceProfile
+from registry.clock import rfc3339
 from registry.errors import MalformedRequest
-from registry.vocabulary import Role
 
-WINDOWS: Mapping[str, int] = {"5m": 300, "1h": 3600}
-LOOK_EVERY_S: Mapping[str, float] = {"5m": 15.0, "1h": 60.0}  # a window moves little in a twentieth of its length
-ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
-TOLD_FEATURES = 5
+MOST_HISTOGRAMS = 100
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 7 * 86_400
 
-Key = tuple[str, int]
-WindowOf = Callable[[str, int, int], Window | None]  # model, version, seconds
-Tell = Callable[[str, int, dict[str, Any]], None]
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """One version's part of an answer."""
+
+    version: int
+    profile: ReferenceProfile
+    look: Look
+    alarms: Mapping[AlarmKey, int]  # → wall_ns since when
 
 
-@dataclass(slots=True)
-class VersionDrift:
-    """The last look at each window of one version."""
+@dataclass(frozen=True, slots=True)
+class DriftView:
+    """What `GET models/{m}/drift` is made of."""
 
-    alarms: Alarms = field(default_factory=Alarms)
-    looks: dict[str, list[Measurement]] = field(default_factory=dict)  # window → measurements
-    quality: list[QualityRatio] = field(default_factory=list)
+    versions: Sequence[VersionView] = ()
+
+    def to_json(self, most: int | None = None) -> dict[str, Any]:
+        """The answer: at most so many measurements, the worst first, and their columns' histograms."""
+        found = [(view, m) for view in self.versions for m in view.look.finish()]
+        by_measurement = {id(m): view for view, m in found}
+        worst = ranked(m for _, m in found)[:most]
+        return {
+            "items": [{"version": by_measurement[id(m)].version, **m.to_dict()} for m in worst],
+            "next": None,
+            "features": self._features([(by_measurement[id(m)], m) for m in worst]),
+            "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
+            "windows": [window_json(view) for view in self.versions],
+        }
+
+    @staticmethod
+    def _features(found: Sequence[tuple[VersionView, Measurement]]) -> list[dict[str, Any]]:
+        wanted = list(dict.fromkeys((view.version, m.kind, m.feature) for view, m in found))[:MOST_HISTOGRAMS]
+        views = {view.version: view for view, _ in found}
+        shown = []
+        for version, kind, feature in wanted:
+            column, counts, at = _column(views[version], kind, feature)
+            drawn = histogram(column, views[version].profile.rows, counts, at)
+            shown.append({"version": version, "kind": kind, "feature": feature, "histogram": drawn})
+        return shown
 
 
-class Drifting:
-    """All versions' drift. One thread at a time."""
+def _column(view: VersionView, kind: str, feature: str) -> tuple[ColumnProfile, Counts, int]:
+    window, profile = view.look.window, view.profile
+    columns, counts = (profile.inputs, window.inputs) if kind == "input" else (profile.outputs, window.outputs)
+    at = next(at for at, column in enumerate(columns) if column.name == feature)
+    return columns[at], counts, at
 
-    def __init__(self, settings: MonitorSettings, window_of: WindowOf, tell: Tell) -> None:
-        self._settings = settings
-        self._window_of = window_of
-        self._tell = tell
-        self._due_s: dict[tuple[str, int, str], float] = {}
-        self.versions: dict[Key, VersionDrift] = {}
 
-    def step(self, profiles: Mapping[Key, ReferenceProfile], now_s: float) -> None:
-        """Look at one window that is due, the longest waiting first; forget versions that went."""
-        for gone in [key for key in self.versions if key not in profiles]:
-            del self.versions[gone]
-        self._due_s = {key: at for key, at in self._due_s.items() if key[:2] in profiles}
-        for model, version in profiles:
-            for name in WINDOWS:
-                self._due_s.setdefault((model, version, name), now_s)
-        if not self._due_s:
-            return
-        (model, version, name), due_s = min(self._due_s.items(), key=lambda item: item[1])
-        if now_s < due_s:
-            return
-        self._due_s[model, version, name] = now_s + LOOK_EVERY_S[name]
-        self._look(model, version, name, profiles[model, version])
+def alarm_json(version: int, key: AlarmKey, since_ns: int) -> dict[str, Any]:
+    """An alarm that is up."""
+    kind, feature, statistic, window = key
+    return {
+        "version": version,
+        "kind": kind,
+        "feature": feature,
+        "statistic": statistic,
+        "window": window,
+        "since": rfc3339(since_ns),
+    }
 
-    def _look(self, model: str, version: int, name: str, profile: ReferenceProfile) -> None:
-        window = self._window_of(model, version, WINDOWS[name])
-        if window is None or window.rows == 0:
-            return
-        found = self._measure(profile, window, name)
-        seen = self.versions.setdefault((model, version), VersionDrift())
-        seen.looks[name] = found
-        if name == next(iter(WINDOWS)):
-            seen.quality = quality(profile, window.inputs, window.outputs)
-        raised = ranked(seen.alarms.update(found))
-        if raised:
-            self._tell(model, version, _alarm(version, name, raised))
 
-    def _measure(self, profile: ReferenceProfile, window: Window, name: str) -> list[Measurement]:
-        looks = sum(MONTH_S / pause_s for pause_s in LOOK_EVERY_S.values())
-        level = level_per_test(profile, self._settings.false_alarms_per_month, looks)
-        return measure(profile, window.inputs, window.outputs, window=name, level=level)
-
-    def now(self, model: str, version: int, profile: ReferenceProfile, name: str) -> list[Measurement]:
-        """One look at a window of any length, for an answer; raises no alarm. Raises MalformedRequest."""
-        window = self._window_of(model, version, seconds_of(name))
-        return [] if window is None else ranked(self._measure(profile, window, name))
-
-    def shown(self, key: Key) -> list[Measurement]:
-        """The measurements that /metrics has room for."""
-        seen = self.versions.get(key)
-        if seen is None:
-            return []
-        listed = [found for look in seen.looks.values() for found in look]
-        return worst(listed, self._settings.features_shown)
-
-    def shown_quality(self, key: Key) -> list[QualityRatio]:
-        """The worst features' shares of bad values."""
-        seen = self.versions.get(key)
-        if seen is None:
-            return []
-        order = sorted(seen.quality, key=lambda found: -found.ratio)
-        kept = dict.fromkeys((found.kind, found.feature) for found in order)
-        names = set(list(kept)[: self._settings.features_shown])
-        return [found for found in seen.quality if (found.kind, found.feature) in names]
+def window_json(view: VersionView) -> dict[str, Any]:
+    """Which span of time was added up: it begins with a whole tile, so somewhat earlier than asked for."""
+    window = view.look.window
+    return {
+        "version": view.version,
+        "window": view.look.name,
+        "since": rfc3339(window.since_s * 1_000_000_000),
+        "until": rfc3339(window.until_s * 1_000_000_000),
+        "rows": window.rows,
+        "errors": window.errors,
+        "profile": view.profile.digest,
+    }
 
 
 def seconds_of(text: str) -> int:
@@ -121,15 +113,3 @@ def seconds_of(text: str) -> int:
     if not 0 < seconds <= _LONGEST_S:
         raise MalformedRequest(f"a window is a duration like 5m or 1h, at most 7d, got {text[:20]!r}")
     return seconds
-
-
-def _alarm(version: int, window: str, raised: Sequence[Measurement]) -> dict[str, Any]:
-    first = raised[0]
-    features = list(dict.fromkeys(found.feature for found in raised))
-    others = f" and {len(features) - 1} more" if len(features) > 1 else ""
-    sentence = (
-        f"{first.kind.capitalize()} {first.feature}{others} of version {version} moved in the last {window}: "
-        f"{first.statistic} is {first.value:.3g}, its limit {first.threshold:.3g}."
-    )
-    told = [found.to_dict() for found in raised[:TOLD_FEATURES]]
-    return {"sentence": sentence, "window": window, "features": features[:100], "measurements": told}

@@ -7,28 +7,24 @@ that a counter does not vanish when its feature is no longer among the worst.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gateway.control.drifting import Drifting
+from monitor.live import Live
 from monitor.worker import MonitorSnapshot
 
 # (model, version, role) → rows offered and dropped where no lane could be made
 LaneLess = Mapping[tuple[str, int, str], tuple[int, int]]
 OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
 ALL = "*"
-OUTCOMES = ("offered", "committed", "dropped", "sampled", "consumed")
-ALL = "*"
 
 
-def monitor_families(
-    seen: MonitorSnapshot, lane_less: LaneLess, drifting: Drifting, served: Sequence[tuple[str, int]]
-) -> Iterator[Metric]:
+def monitor_families(seen: MonitorSnapshot, lane_less: LaneLess, live: Live) -> Iterator[Metric]:
     """Every family."""
     yield from _lanes(seen, lane_less)
-    yield from _drift(drifting, served)
-    yield _quality(drifting, served)
+    yield from _drift(live)
+    yield _quality(live)
     labels = CounterMetricFamily(
         "driftgate_labels", "Labelled rows. version 0: their prediction was not found.", labels=(*_VERSION, "outcome")
     )
@@ -39,15 +35,15 @@ def monitor_families(
     for model, count in sorted(seen.labels_waiting.items()):
         waiting.add_metric([model], count)
     yield waiting
-    live = GaugeMetricFamily(
+    errors = GaugeMetricFamily(
         "driftgate_live_error",
         "Where labels came: the share of wrong classes, or the mean absolute error.",
         labels=(*_VERSION, "output"),
     )
     for (model, version, output), error in sorted(seen.live_error.items()):
         if error.n:
-            live.add_metric([model, str(version), output], error.value)
-    yield live
+            errors.add_metric([model, str(version), output], error.value)
+    yield errors
     ratio = GaugeMetricFamily(
         "driftgate_shadow_disagreement_ratio", "Share of compared rows that disagree, in this rollout.", labels=_VERSION
     )
@@ -87,16 +83,15 @@ def _lanes(seen: MonitorSnapshot, lane_less: LaneLess) -> Iterator[Metric]:
     yield torn
 
 
-def _drift(drifting: Drifting, served: Sequence[tuple[str, int]]) -> Iterator[Metric]:
+def _drift(live: Live) -> Iterator[Metric]:
     labels = (*_VERSION, "kind", "feature", "statistic", "window")
     statistic = GaugeMetricFamily("driftgate_drift_statistic", "How far a column moved.", labels=labels)
     threshold = GaugeMetricFamily("driftgate_drift_threshold", "Its limit.", labels=labels)
     evidence = GaugeMetricFamily("driftgate_drift_evidence_log10", "Evidence of this window alone.", labels=labels)
     alarms = CounterMetricFamily("driftgate_drift_alarms", "Alarms raised; feature *: all of them.", labels=labels)
-    for key in served:
-        model, version = key[0], str(key[1])
-        totals = drifting.versions[key].alarms.totals if key in drifting.versions else {}
-        for found in drifting.shown(key):
+    for key, known in sorted(live.versions.items()):
+        model, version, totals = key[0], str(key[1]), known.alarms.totals
+        for found in known.worst(live.features_shown):
             values = [model, version, found.kind, found.feature, found.statistic, found.window]
             if math.isfinite(found.value) and math.isfinite(found.threshold):
                 statistic.add_metric(values, found.value)
@@ -110,11 +105,11 @@ def _drift(drifting: Drifting, served: Sequence[tuple[str, int]]) -> Iterator[Me
     yield from (statistic, threshold, evidence, alarms)
 
 
-def _quality(drifting: Drifting, served: Sequence[tuple[str, int]]) -> Metric:
+def _quality(live: Live) -> Metric:
     ratio = GaugeMetricFamily(
         "driftgate_data_quality_ratio", "Share of rows with a problem.", labels=(*_VERSION, "feature", "problem")
     )
-    for key in served:
-        for found in drifting.shown_quality(key):
+    for key, known in sorted(live.versions.items()):
+        for found in known.worst_quality(live.features_shown):
             ratio.add_metric([key[0], str(key[1]), found.feature, found.problem], found.ratio)
     return ratio

@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from gateway.control.drifting import ROLES, Drifting
+from gateway.control.drifting import DriftView, VersionView, seconds_of
 from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
 from monitor.agreement import tolerances
@@ -20,11 +20,13 @@ from monitor.drains import LaneKey
 from monitor.facts import LabelFacts
 from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneStatistics
+from monitor.live import ROLES, Live
+from monitor.looks import Look
 from monitor.profile import ReferenceProfile
 from monitor.rollout import RolloutRecord
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore
-from monitor.windows import VersionBins, Window
+from monitor.windows import VersionBins
 from monitor.worker import Monitor, RolloutSeen
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
@@ -54,8 +56,9 @@ class Monitoring:
         self._clock = clock
         self._known: dict[Key, _Known] = {}
         self._served: dict[Key, str | None] = {}  # followed now → sha256 of the profile in use
-        self._monitor = Monitor(home.run, MonitorStore(catalog), settings, clock, self._bins_of)
-        self._drifting = Drifting(settings, self._window, self._alarm)
+        store = MonitorStore(catalog)
+        self._live = Live(store, settings, clock, lambda *asked: self._monitor.window(*asked))
+        self._monitor = Monitor(home.run, store, settings, clock, self._bins_of, self._live)
         self._monitor.resume()
 
     # --- profiles ------------------------------------------------------------------------------------------------
@@ -90,24 +93,23 @@ class Monitoring:
         self._served = dict(versions)
         for key in set(self._known) - set(versions):
             del self._known[key]
+        profiles = {key: self._profile(*key).profile for key in versions}
+        self._live.follow({key: profile for key, profile in profiles.items() if profile is not None})
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
     def step(self, now_s: float) -> None:
-        """Drain, count, join, and look at one window for drift."""
+        """Drain, count, join, judge drift, store."""
         self._monitor.step(now_s)
-        profiles = {key: known.profile for key in self._served if (known := self._profile(*key)).profile is not None}
-        self._drifting.step({key: profile for key, profile in profiles.items() if profile is not None}, now_s)
+
+    @property
+    def pause_s(self) -> float:
+        """At most so long until the next step, or a lane gets full."""
+        return self._monitor.pause_s
 
     def close(self) -> None:
         """A last checkpoint."""
         self._monitor.close()
-
-    def _window(self, model: str, version: int, seconds: int) -> Window | None:
-        return self._monitor.window(model, version, seconds, ROLES)
-
-    def _alarm(self, model: str, version: int, data: dict[str, Any]) -> None:
-        self._catalog.append_event("drift.alarm", model=model, version=version, actor="driftgate", data=data)
 
     # --- rollouts ------------------------------------------------------------------------------------------------
 
@@ -148,15 +150,16 @@ class Monitoring:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
-        """Every measurement of every served version that has a profile, the worst first. Raises MalformedRequest."""
-        items = []
-        for name, version in sorted(self._served):
-            known = self._profile(name, version) if name == model else None
-            if known is not None and known.profile is not None:
-                found = self._drifting.now(model, version, known.profile, window or "5m")
-                items += [{"version": version, **measurement.to_dict()} for measurement in found]
-        return items
+    def drift(self, model: str, window: str | None) -> DriftView:
+        """What an answer about drift is made of: one window of every followed version. Raises MalformedRequest."""
+        name = window or "5m"
+        seconds, views = seconds_of(name), []
+        for key, known in sorted(self._live.versions.items()):
+            counted = self._monitor.window(*key, seconds, ROLES) if key[0] == model else None
+            if counted is not None:
+                look = Look(known.slices, counted, name, self._live.level())
+                views.append(VersionView(key[1], known.profile, look, known.alarms.active))
+        return DriftView(views)
 
     @property
     def records(self) -> int:
@@ -192,7 +195,7 @@ class Monitoring:
 
     def families(self, lane_less: LaneLess) -> Sequence[Metric]:
         """Prometheus metric families of what it has seen."""
-        return list(monitor_families(self._monitor.snapshot(), lane_less, self._drifting, sorted(self._served)))
+        return list(monitor_families(self._monitor.snapshot(), lane_less, self._live))
 
 
 def _age_s(then_ns: int, now_ns: int) -> float:

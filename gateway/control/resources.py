@@ -140,8 +140,8 @@ class Resources:
         most = call.number("limit", MOST_ITEMS, 1, MOST_ITEMS) if "limit" in call.query else None
         self._catalog.aliases(call.model)
         with self._controller.watch_lock:
-            items = self._controller.watch.drift(call.model, call.query.get("window"))
-        return {"items": items[:most], "next": None}
+            view = self._controller.watch.drift(call.model, call.query.get("window"))
+        return view.to_json(most)
 
     def shadow(self, call: Call) -> dict[str, Any]:
         most = call.number("limit", MOST_ITEMS, 1, MOST_ITEMS) if "limit" in call.query else None

@@ -6,6 +6,7 @@ methods are called under one lock of the controller's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.control.drifting import DriftView
 from monitor.facts import LabelFacts
 from monitor.rollout import RolloutRecord
 
@@ -33,8 +35,13 @@ class Watched:
 class Watch(Protocol):
     """The monitor as the controller drives it."""
 
+    @property
+    def pause_s(self) -> float:
+        """At most so long until the next step, or a lane gets full."""
+        ...
+
     def step(self, now_s: float) -> None:
-        """Drain and count, for at most half a second; store positions and counts when a second has passed."""
+        """Drain and count, for some milliseconds; store positions and counts when a second has passed."""
         ...
 
     def follow(self, versions: Mapping[tuple[str, int], str | None]) -> None:
@@ -57,8 +64,8 @@ class Watch(Protocol):
         """Take labels → joined, waiting, ambiguous, expired. Raises MalformedRequest."""
         ...
 
-    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
-        """What moved, by how much, against which limit."""
+    def drift(self, model: str, window: str | None) -> DriftView:
+        """What moved, by how much, against which limit; the answer is made of it outside the lock."""
         ...
 
     def shadow(self, model: str) -> list[dict[str, Any]]:
@@ -77,6 +84,8 @@ class Watch(Protocol):
 class NoWatch:
     """Monitoring is off: nothing is logged, so nothing is known."""
 
+    pause_s = math.inf
+
     def step(self, now_s: float) -> None: ...
 
     def follow(self, versions: Mapping[tuple[str, int], str | None]) -> None: ...
@@ -91,8 +100,8 @@ class NoWatch:
     def feedback(self, model: str, labels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         return {"joined": 0, "waiting": 0, "ambiguous": 0, "expired": len(labels)}
 
-    def drift(self, model: str, window: str | None) -> list[dict[str, Any]]:
-        return []
+    def drift(self, model: str, window: str | None) -> DriftView:
+        return DriftView()
 
     def shadow(self, model: str) -> list[dict[str, Any]]:
         return []

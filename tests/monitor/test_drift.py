@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitor.alarms import CLEAR_AFTER, Alarms, quality
+from monitor.alarms import quality
 from monitor.counts import Counter, Counts
 from monitor.drift import MONTH_S, Measurement, count_of_tests, level_per_test, measure, ranked, worst
 from monitor.profile import ReferenceProfile, fit
@@ -132,22 +131,6 @@ def test_the_worst_come_first_and_only_so_many_features() -> None:
     chosen = worst(found, 2)
     assert {m.feature for m in chosen} == {"x1", "x2"}
     assert len(chosen) == 8
-
-
-def test_an_alarm_counts_once_and_clears_after_some_quiet_looks() -> None:
-    breach = replace(look(fitted(np.random.default_rng(0).normal(size=5000)), np.full(500, 9e9))["x0", "psi"])
-    quiet = replace(breach, verdict=Verdict.PASS)
-    unknown = replace(breach, verdict=Verdict.UNKNOWN)
-    alarms = Alarms()
-    assert alarms.update([breach]) == [breach]
-    assert alarms.update([breach]) == []
-    for m in [quiet, breach, unknown] + [quiet] * (CLEAR_AFTER - 1) + [unknown]:
-        assert alarms.update([m]) == []
-        assert alarms.active == {breach.key}
-    alarms.update([quiet])
-    assert alarms.active == frozenset()
-    assert alarms.update([breach]) == [breach]
-    assert alarms.totals == {breach.key: 2}
 
 
 @pytest.mark.slow

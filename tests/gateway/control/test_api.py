@@ -14,6 +14,7 @@ import pytest
 from starlette.routing import Route
 
 from gateway.control import api
+from gateway.control.drifting import DriftView
 from gateway.settings import ControlSettings, Settings
 from registry.errors import ArtifactRejected
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
@@ -298,9 +299,17 @@ def test_a_foreign_name_for_this_machine_reads_nothing(served: Port, path: str) 
 
 
 def test_drift_is_cut_to_its_limit(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.world.watch, "drift", lambda *_: [{"at": at} for at in range(5)])
-    assert len(served.get("models/m/drift").json()["items"]) == 5
-    assert served.get("models/m/drift?limit=2").json()["items"] == [{"at": 0}, {"at": 1}]
+    asked: list[int | None] = []
+
+    class View(DriftView):
+        def to_json(self, most: int | None = None) -> dict[str, Any]:
+            asked.append(most)
+            return super().to_json(most)
+
+    monkeypatch.setattr(served.world.watch, "drift", lambda *_: View())
+    assert served.get("models/m/drift").json()["items"] == []
+    assert served.get("models/m/drift?limit=2").json()["next"] is None
+    assert asked == [None, 2]
     assert served.get("models/m/drift?limit=0").status_code == 400
     assert served.get("models/m/shadow?limit=x").status_code == 400
 
