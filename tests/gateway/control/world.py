@@ -199,13 +199,14 @@ class World:
         """Tick until files are fetched, and let the workers load them."""
         import time
 
-        for _ in range(100):
+        for attempt in range(100):
             self.tick(0.6)
             for worker in workers:
                 worker.obey()
             state = self.state
             wanted = self.controller._wanted(state)
-            if all(self.controller.prepared("m", version) is not None for version in wanted):
+            # Two ticks are longer than the controller goes without a look at the registry.
+            if attempt and all(self.controller.prepared("m", version) is not None for version in wanted):
                 break
             time.sleep(0.01)
         self.tick(0.6)
