@@ -40,6 +40,18 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """Which of the registered versions a worker holds in memory."""
+
+    when: str = "start"  # start: ahead of requests, as far as the memory budget goes; request: when one wants it
+    memory_budget_bytes: int = (
+        0  # resident memory of one worker, above which the least recently used leave; 0: no limit
+    )
+    waiting_requests: int = 256  # requests of a worker that may wait for loads at once; more are refused with 503
+    wait_s: float = 60.0  # the longest that a request waits for a load; its deadline may be shorter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """The data port and its workers."""
 
@@ -59,6 +71,7 @@ class GatewaySettings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     shadow: ShadowSettings = field(default_factory=ShadowSettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

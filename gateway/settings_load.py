@@ -56,7 +56,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "lanes.lane_rows_per_request": (1, 2**20),
 }
 # Settings that are one of a few words.
-CHOICES: dict[str, tuple[str, ...]] = {"gateway.grpc": ("auto", "on", "off")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "gateway.grpc": ("auto", "on", "off"),
+    "gateway.load.when": ("start", "request"),
+}
 _PATHS = frozenset(("gateway.predict_route", "gateway.health_route"))
 _PATH = re.compile(r"/[!-~]*")
 

@@ -83,6 +83,7 @@ class LoadState(StrEnum):
     READY = "ready"  # published after it can be leased
     FAILED = "failed"  # published with a reason; not retried until it is aspired anew
     DRAINING = "draining"  # published before it stops being leasable
+    AVAILABLE = "available"  # never published: known, not in memory, and loaded when a request wants it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """The versions that this worker holds, and the traffic made of them and of the route table.
 
 Invariant: `traffic(model)` obeys the newest epoch that can be read, at every call; and an epoch is acknowledged in the
-page only when no later call can be routed by an older one. A version is READY after it can be leased and DRAINING
-before it stops; it leaves the page when nothing uses it any more. Event loop only; sessions open in a thread.
+page only when no later call can be routed by an older one. What is in memory is `holdings.py`'s. Event loop only.
 """
 
 from __future__ import annotations
@@ -10,22 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 from gateway.data.batcher import Batch, Batcher
+from gateway.data.holdings import Holding, Holdings
 from gateway.data.keys import KeyTable
+from gateway.data.memory import Memory, ProcessMemory
 from gateway.data.page import WorkerPage
+from gateway.data.residency import Key
 from gateway.data.routes import AspiredVersion, RouteEntry, RouteReader, RouteSnapshot
-from gateway.data.servable import Servable, load
+from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Loaded, Traffic, build
-from registry.errors import ModelNotFound, ServingError
+from gateway.settings import LoadSettings
+from registry.clock import Clock
+from registry.errors import ModelNotFound, NotReady
 from registry.vocabulary import LoadState
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, int]
+_MOST_DESCRIBED = 256
 
 
 class Fleet:
@@ -42,6 +46,9 @@ class Fleet:
         *,
         threads: int,
         max_rows: int,
+        load: LoadSettings,
+        clock: Clock,
+        memory: Memory | None = None,
     ) -> None:
         self.page = page
         self.epoch = 0
@@ -50,18 +57,17 @@ class Fleet:
         self._routes = routes
         self._loop = loop
         self._pool = pool
-        self._loads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
         self._threads = threads
         self._max_rows = max_rows
         self._snapshot: RouteSnapshot | None = None
-        self._loaded: dict[str, dict[int, Loaded]] = {}
-        self._states: dict[Key, LoadState] = {}
-        self._leaving: dict[Key, Loaded] = {}
+        self.holdings = Holdings(page, loop, load, memory or ProcessMemory(), clock, self._open, self._attach)
+        self.holdings.on_change = self._changed
+        self._loaded = self.holdings.loaded
+        self._states = self.holdings.states
+        self._described: dict[Key, Servable] = {}  # of versions that are served and not in memory
         self._traffic: dict[str, Traffic] = {}
         self._evidence: dict[str, Evidence] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self.on_batch: Callable[[Loaded, Batch[Any]], None]  # set once, by the composition root
-        self.on_gone: Callable[[str, int], None] = lambda _model, _version: None
 
     # ---- for requests
 
@@ -80,6 +86,22 @@ class Fleet:
     def knows(self, model: str) -> bool:
         """Whether the route table names this model."""
         return self._snapshot is not None and model in self._snapshot.models
+
+    async def wait_for_load(
+        self, model: str, version: str | None, otherwise: NotReady, timeout_s: float | None = None
+    ) -> None:
+        """After `traffic` or what it gave said NotReady: return when the version can answer.
+
+        The caller routes again before it next waits for anything, or it may have left again. Raises `otherwise` for
+        what is not served or cannot be loaded, and what Holdings.wait raises.
+        """
+        entry = self.entry(model)
+        number = entry.champion
+        if version is not None:
+            number = int(version) if version.isdecimal() and len(version) < 10 else entry.aliases.get(version)
+        if number is None:
+            raise otherwise
+        await self.holdings.wait((model, number), timeout_s, otherwise)
 
     def key_table(self, traffic: Traffic) -> KeyTable | None:
         """The running rollout's table of routing keys, made at its first keyed request; None where it cannot be made.
@@ -111,21 +133,41 @@ class Fleet:
         return entry
 
     def servable(self, model: str, version: int | None) -> Servable | None:
-        """The loaded servable of a version, or of the champion; None when it is not ready here."""
+        """What a version takes and gives, or the champion; None when no request to it can be answered here now.
+
+        A version that is loaded when a request wants it is described from its manifest: it cannot be run.
+        """
         number = self.entry(model).champion if version is None else version
-        loaded = self._loaded.get(model, {}).get(number) if number is not None else None
-        return None if loaded is None else loaded.servable
+        if number is None:
+            return None
+        loaded = self._loaded.get(model, {}).get(number)
+        if loaded is not None:
+            return loaded.servable
+        return self._describe((model, number)) if self.holdings.is_lazy((model, number)) else None
+
+    def is_loaded(self, model: str, version: int) -> bool:
+        """Whether the version is in memory, ready to be leased."""
+        return version in self._loaded.get(model, {})
+
+    def _describe(self, key: Key) -> Servable:
+        found = self._described.get(key)
+        if found is None:
+            spec = self.entry(key[0]).aspired[key[1]]
+            while len(self._described) >= _MOST_DESCRIBED:
+                del self._described[next(iter(self._described))]
+            found = self._described[key] = describe(*key, Path(spec.manifest_path), self._max_rows)
+        return found
 
     def models(self) -> list[str]:
         """Every model that the route table names, sorted."""
         return sorted(self._snapshot.models) if self._snapshot is not None else []
 
     def settled(self) -> bool:
-        """Whether a route table has been read and each champion in it is READY or FAILED here."""
+        """Whether a route table has been read and each champion in it is READY, FAILED, or loaded when it is wanted."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.epoch == 0:
             return False
-        final = (LoadState.READY, LoadState.FAILED)
+        final = (LoadState.READY, LoadState.FAILED, LoadState.AVAILABLE)
         return all(
             entry.champion is None or self._states.get((model, entry.champion)) in final
             for model, entry in snapshot.models.items()
@@ -138,11 +180,7 @@ class Fleet:
         snapshot = self._routes.current()
         if snapshot is not self._snapshot:
             self.sync(snapshot)
-        for key, loaded in list(self._leaving.items()):
-            if loaded.servable.leases == 0 and loaded.batcher.waiting == 0:
-                del self._leaving[key]
-                self.on_gone(*key)
-                self.page.clear_load(*key)
+        self.holdings.look()
 
     def sync(self, snapshot: RouteSnapshot) -> None:
         """Obey a new snapshot: start loading what it wants, stop leasing what it does not, then acknowledge it."""
@@ -150,18 +188,12 @@ class Fleet:
         self._traffic = {}
         self.epoch = snapshot.epoch
         wanted = {(m, v): spec for m, entry in snapshot.models.items() for v, spec in entry.aspired.items()}
-        for key in [key for key in self._states if key not in wanted]:
-            self._leave(key)
-        for key, spec in wanted.items():
-            if key not in self._states:
-                self._states[key] = LoadState.LOADING
-                self.page.set_load(*key, LoadState.LOADING)
-                task = self._loop.create_task(self._load(key, spec))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        for key in [key for key in self._described if key not in wanted]:
+            del self._described[key]
+        self.holdings.want(wanted)
         if snapshot.trusted:  # an unreadable table says nothing about which rollouts have ended
             self._follow_rollouts(snapshot)
-            self.page.make_room({*wanted, *self._leaving})
+            self.page.make_room(self.holdings.keys())
         self.page.acknowledge(snapshot.epoch)
 
     def _follow_rollouts(self, snapshot: RouteSnapshot) -> None:
@@ -190,39 +222,23 @@ class Fleet:
         self._traffic[model] = traffic
         return traffic
 
-    async def _load(self, key: Key, spec: AspiredVersion) -> None:
-        model, version = key
-        paths = (Path(spec.model_path), Path(spec.manifest_path))
-        try:
-            servable = await self._loop.run_in_executor(
-                self._loads, load, model, version, *paths, self._threads, self._max_rows
-            )
-            loaded = Loaded(servable, spec.output_limits)
-        except (ServingError, OSError, ValueError, KeyError) as error:
-            logger.error("%s:%d cannot be loaded: %s", model, version, error)
-            if self._states.get(key) is LoadState.LOADING:
-                self._states[key] = LoadState.FAILED
-                self.page.set_load(model, version, LoadState.FAILED, str(error))
-            return
-        if self._states.get(key) is not LoadState.LOADING:
-            return  # no longer wanted
-        loaded.batcher = Batcher(servable, lambda batch: self.on_batch(loaded, batch), self._loop, self._pool)
-        self._loaded.setdefault(model, {})[version] = loaded
-        self._states[key] = LoadState.READY
+    def _changed(self, model: str) -> None:
         self._traffic.pop(model, None)
-        self.page.set_load(model, version, LoadState.READY)
-        logger.info("%s:%d is ready", model, version)
 
-    def _leave(self, key: Key) -> None:
-        model, version = key
-        self._states.pop(key)
-        self.page.set_load(model, version, LoadState.DRAINING)
-        loaded = self._loaded.get(model, {}).pop(version, None)
-        if loaded is None:
-            self.page.clear_load(model, version)
-        else:
-            self._leaving[key] = loaded
+    def _open(self, key: Key, spec: AspiredVersion) -> Loaded:
+        """Slow; on the load thread."""
+        paths = (Path(spec.model_path), Path(spec.manifest_path))
+        return Loaded(load(*key, *paths, self._threads, self._max_rows), spec.output_limits)
+
+    def _attach(self, holding: Holding) -> None:
+        loaded, holdings, on_batch = holding.loaded, self.holdings, self.on_batch
+
+        def answer(batch: Batch[Any]) -> None:
+            holding.used_s = holdings.now_s
+            on_batch(loaded, batch)
+
+        loaded.batcher = Batcher(loaded.servable, answer, self._loop, self._pool)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""
-        self._loads.shutdown(wait=False, cancel_futures=True)
+        self.holdings.close()

@@ -64,7 +64,7 @@ class Repository:
                 reason = "unloaded" if entry.unloaded else "it has no champion"
                 found.append(_item(model, "" if number is None else str(number), "UNAVAILABLE", reason))
             for version in sorted(entry.aspired):
-                state, reason = ("UNLOADING", "") if entry.unloaded else _state(workers, model, version)
+                state, reason = ("UNLOADING", "") if entry.unloaded else self._state(workers, model, version)
                 found.append(_item(model, str(version), state, reason))
         return [item for item in found if not ready or item["state"] == "READY"]
 
@@ -128,6 +128,12 @@ class Repository:
         pages = await asyncio.get_running_loop().run_in_executor(None, read_pages, self._run)
         return [page for page in pages if page.alive and page.boot_id == self._boot_id and not page.draining]
 
+    def _state(self, workers: Sequence[PageSnapshot], model: str, version: int) -> tuple[str, str]:
+        """As `_state`; what is not in memory here and is loaded when a request wants it can answer, too."""
+        state, reason = _state(workers, model, version)
+        is_lazy = state == "LOADING" and self._fleet.servable(model, version) is not None
+        return ("READY", "loaded when a request wants it") if is_lazy else (state, reason)
+
     async def _is_loaded(self, model: str) -> bool:
         entry = self._fleet.entry(model)
         version = _champion(entry)
@@ -136,7 +142,7 @@ class Repository:
         state, reason = _state(await self._workers(), model, version)
         if state == "UNAVAILABLE":
             raise LoadFailed(f"version {version} of model {model!r} cannot be loaded: {reason}", model=model)
-        return state == "READY" and entry.champion == version and self._fleet.servable(model, version) is not None
+        return state == "READY" and entry.champion == version and self._fleet.is_loaded(model, version)
 
     async def _until(
         self, is_done: Callable[[str], Awaitable[bool]], model: str, seconds: float, otherwise: str

@@ -38,6 +38,8 @@ class AspiredVersion:
     manifest_path: str
     output_limits: tuple[tuple[float, float] | None, ...] | None = None  # per logged output column; outside: bad output
     sample_path: str | None = None  # rows of its reference, for an example request
+    file_bytes: int = 0  # of the model and its external data
+    resident: bool = False  # in memory whatever else wants room: a rollout's versions, a champion that takes over
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,14 @@ def _entry(body: Mapping[str, Any]) -> RouteEntry:
 def _aspired(spec: Mapping[str, Any]) -> AspiredVersion:
     limits = spec.get("output_limits")
     pairs = None if limits is None else tuple(None if pair is None else (pair[0], pair[1]) for pair in limits)
-    return AspiredVersion(spec["model_path"], spec["manifest_path"], pairs, spec.get("sample_path"))
+    return AspiredVersion(
+        spec["model_path"],
+        spec["manifest_path"],
+        pairs,
+        spec.get("sample_path"),
+        int(spec.get("file_bytes", 0)),
+        bool(spec.get("resident", False)),
+    )
 
 
 class RouteReader:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gateway.data.joining import Joining
 from registry import onnx, providers
-from registry.errors import PayloadTooLarge, TensorMismatch
+from registry.errors import NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 
@@ -83,8 +83,12 @@ class Servable:
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
         self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
-        self._run = onnx.runner(session, manifest.outputs, manifest.options.io_binding)
-        self.elsewhere = providers.told(manifest.options, session.get_providers())  # why it runs where it was not meant
+        self._run = (
+            _not_loaded if session is None else onnx.runner(session, manifest.outputs, manifest.options.io_binding)
+        )
+        # Why it runs where it was not meant to.
+        is_plain = session is None or manifest.options.provider == "cpu"
+        self.elsewhere = "" if is_plain else providers.told(manifest.options, session.get_providers())
         self.by_rows = manifest.probe.by_rows
         batching = manifest.batching
         self.max_rows = min(default_max_rows, manifest.options.max_batch_rows or default_max_rows)
@@ -134,6 +138,18 @@ class Servable:
 def _slot(spec: TensorSpec) -> InputSlot:
     is_matrix = spec.datatype == "FP32" and spec.shape is not None and len(spec.shape) == 2 and spec.shape[0] is None
     return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None)
+
+
+def _not_loaded(_feeds: Mapping[str, Any]) -> list[Tensor]:
+    raise NotReady("the version is described, not loaded")
+
+
+def describe(model: str, version: int, manifest_path: Path, max_rows: int) -> Servable:
+    """What a version takes and gives, without its session. Raises StateDamaged."""
+    try:
+        return Servable(model, version, None, Manifest.from_json(manifest_path.read_bytes()), max_rows)
+    except OSError as error:
+        raise StateDamaged(f"the manifest of {model}:{version} cannot be read: {error}") from None
 
 
 def load(model: str, version: int, model_path: Path, manifest_path: Path, threads: int, max_rows: int) -> Servable:

@@ -124,7 +124,9 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     pool = ThreadPoolExecutor(max_workers=max(2, gateway.threads), thread_name_prefix="run")
     routes = RouteReader(run, boot_id, clock)
     max_rows = gateway.batch.max_rows
-    fleet = Fleet(run, slot, page, routes, loop, pool, threads=gateway.threads, max_rows=max_rows)
+    fleet = Fleet(
+        run, slot, page, routes, loop, pool, threads=gateway.threads, max_rows=max_rows, load=gateway.load, clock=clock
+    )
     sampling = np.random.default_rng(np.random.SeedSequence())
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, pool)
@@ -139,7 +141,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         loop,
     )
     fleet.on_batch = predict.answer
-    fleet.on_gone = tap.forget
+    fleet.holdings.on_gone = tap.forget
     beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
