@@ -52,6 +52,11 @@ class Journal:
             finally:
                 self._local.connection = None
 
+    @property
+    def tenant(self) -> str:
+        """Whose rows these are."""
+        return self._tenant
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A consistent view for reading; inside a transaction of this thread, that transaction."""

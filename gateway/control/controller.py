@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from monitor.verdict import judge
 from registry.catalog import Catalog, VersionRow
 from registry.clock import Clock
 from registry.errors import ServingError
+from registry.survey import survey
 from registry.vocabulary import CHAMPION_ALIAS, Role, RolloutState
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ ACTOR = "driftgate"  # of what nobody asked for
 RENEW_EVERY_S = 0.5
 LOOK_EVERY_S = 1.0  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
+SETTLED_TURNS = 10  # of models for which there is nothing to do, one in so many is looked at in a tick
 SAVE_EVERY_S = 5.0  # a running rollout's counts, for those who read the database; evidence is kept elsewhere
 SAVE_SOAK_EVERY_S = 10.0
 
@@ -96,7 +98,9 @@ class Controller:
         self._looked_s = self._renewed_s = float("-inf")
         self._entries: dict[str, RouteEntry] | None = None
         self._first_s: float | None = None
+        self._turn = 0
         self._followed: dict[tuple[str, int], str | None] = {}
+        self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
         self._restored = self._read_table()
 
     # --- the loop ------------------------------------------------------------------------------------------------
@@ -121,8 +125,7 @@ class Controller:
                     repository.follow(self.models, self.run_folder, self.boot_id, self.catalog)
                 pages = read_pages(self.run_folder)
                 with self.watch_lock:
-                    for state in list(self.models.values()):
-                        self._step_model(state, pages, began_s)
+                    self._step_models(pages, began_s)
                 if self._is_settled(began_s):
                     self.publish(pages)
                 self._follow()
@@ -183,22 +186,23 @@ class Controller:
     def reload(self) -> None:
         """Read models, aliases, profiles and running rollouts from the registry."""
         documents = {document["model"]: document for document in self.catalog.active_rollouts()}
+        found = survey(self.catalog)
         for row in self.catalog.models():
             state = self.models.get(row.model)
             if state is None:
                 state = self.models[row.model] = ModelState(row.model)
                 self._restore(state)
-                rollbacks, state.promotions = store.ended(self.catalog, row.model)
-                state.rollbacks.update(rollbacks)
-            state.aliases = {alias: found.version for alias, found in self.catalog.aliases(row.model).items()}
+                if row.model in found.rolled_out:
+                    rollbacks, state.promotions = store.ended(self.catalog, row.model)
+                    state.rollbacks.update(rollbacks)
+            state.aliases = dict(found.aliases.get(row.model, {}))
             if state.record is None and row.model in documents:
                 self._resume(state, RolloutRecord.from_json(documents[row.model]))
-            if state.record is None and state.last_record is None:
+            if state.record is None and state.last_record is None and row.model in found.rolled_out:
                 ended = self.catalog.latest_rollout(row.model)
                 state.last_record = None if ended is None else RolloutRecord.from_json(ended)
             for version in self._wanted(state):
-                profiles = self.catalog.profiles(row.model, version)
-                state.profiles[version] = profiles[-1].sha256 if profiles else None
+                state.profiles[version] = found.profiles.get((row.model, version))
 
     def _resume(self, state: ModelState, record: RolloutRecord) -> None:
         measured = store.read_measured(self.catalog, record.id)
@@ -233,8 +237,18 @@ class Controller:
 
     # --- one model, one tick -------------------------------------------------------------------------------------
 
-    def _step_model(self, state: ModelState, pages: list[PageSnapshot], now_s: float) -> None:
+    def _step_models(self, pages: list[PageSnapshot], now_s: float) -> None:
         workers = self.workers(pages)
+        self._turn = (self._turn + 1) % SETTLED_TURNS
+        for place, state in enumerate(list(self.models.values())):
+            if not state.is_settled:
+                self._step_model(state, pages, workers, now_s)
+            elif place % SETTLED_TURNS == self._turn:  # a window of a minute may close some seconds late
+                self._watch_latency(state, pages, now_s)
+
+    def _step_model(
+        self, state: ModelState, pages: list[PageSnapshot], workers: list[PageSnapshot], now_s: float
+    ) -> None:
         if state.watching is not None and (state.record is None or not state.record.is_serving):
             self.watch.end(state.name)
             state.watching = None
@@ -267,6 +281,17 @@ class Controller:
         listed = (state.aliases.get(CHAMPION_ALIAS), state.routed, *record, *state.aliases.values(), *state.pending)
         return list(dict.fromkeys(version for version in listed if version is not None))
 
+    @staticmethod
+    def _resident(state: ModelState) -> set[int]:
+        """Versions that must be in memory, not only when a request wants them: a rollout's, and who takes over."""
+        if state.unloaded:
+            return set()
+        resident = set(state.pending) | set(state.record.aspired if state.record is not None else ())
+        champion = state.aliases.get(CHAMPION_ALIAS)
+        if champion is not None and champion != state.routed and (state.routed is not None or state.is_returning):
+            resident.add(champion)
+        return resident
+
     def _prepare(self, state: ModelState) -> None:
         for version in self._wanted(state):
             if version not in state.profiles:
@@ -279,10 +304,13 @@ class Controller:
             ready = self._preparer.get(self.row(state.name, version), profile)
             if ready is not None:
                 self._prepared[state.name, version] = ready
+                self._told = None  # its profile may be another
 
     def _follow(self) -> None:
         """Tell the monitor which versions are aspired, and with which profiles, when that has changed."""
         entries = self._entries or {}
+        if entries is self._told:
+            return
         aspired = {
             (name, version): self._prepared[name, version].profile_sha256
             for name, entry in entries.items()
@@ -293,6 +321,7 @@ class Controller:
             with self.watch_lock:
                 self.watch.follow(aspired)
             self._followed = aspired
+        self._told = entries
 
     def prepared(self, model: str, version: int) -> Prepared | None:
         """A version's local files and profile, once they are there."""
@@ -486,7 +515,10 @@ class Controller:
     def publish(self, pages: list[PageSnapshot] | None = None) -> int:
         """Make the table say what the models' states say; returns the epoch. Does nothing when it says it already."""
         workers = self.workers(pages)
-        entries = {name: self._entry(state, workers) for name, state in sorted(self.models.items())}
+        entries = {
+            name: state.entry if state.entry is not None and state.is_settled else self._entry(state, workers)
+            for name, state in sorted(self.models.items())
+        }
         if entries != self._entries:
             epoch = self.table.publish(entries)
             self._entries = entries
@@ -496,9 +528,21 @@ class Controller:
                 if state.record is not None:
                     state.record = replace(state.record, epoch=epoch)
         for name, entry in entries.items():
-            wanted = self._ready_specs(self.models[name])
-            self._leaving.published(name, wanted, entry.aspired, self.table.epoch)
+            state = self.models[name]
+            if not state.is_settled:
+                wanted = self._ready_specs(state)
+                self._leaving.published(name, wanted, entry.aspired, self.table.epoch)
+                state.settled_as = state.facts() if self._is_done(state, wanted) else None
         return self.table.epoch
+
+    def _is_done(self, state: ModelState, wanted: Mapping[int, AspiredVersion]) -> bool:
+        """Whether nothing is left to do for a model until somebody changes something."""
+        is_busy = state.record is not None or state.unstored or state.pending or state.watching is not None
+        is_there = state.routed == state.aliases.get(CHAMPION_ALIAS) and not state.is_returning
+        is_loaded = list(wanted) == self._wanted(state) and all(
+            self._prepared[state.name, version].profile_sha256 == state.profiles.get(version) for version in wanted
+        )
+        return not is_busy and (is_there or state.unloaded) and is_loaded and not self._leaving.is_waiting(state.name)
 
     def _ready_specs(self, state: ModelState) -> dict[int, AspiredVersion]:
         found = ((version, self.prepared(state.name, version)) for version in self._wanted(state))
@@ -506,6 +550,8 @@ class Controller:
 
     def _entry(self, state: ModelState, workers: list[PageSnapshot]) -> RouteEntry:
         aspired = self._leaving.aspired(state.name, self._ready_specs(state), workers)
+        resident = self._resident(state)
+        aspired = {version: replace(spec, resident=version in resident) for version, spec in aspired.items()}
         base = RouteEntry(
             champion=state.routed,
             unloaded=state.unloaded,

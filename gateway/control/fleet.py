@@ -43,9 +43,29 @@ class ModelState:
     answered_s: float | None = None  # when that number last rose
     load_failure: str = ""  # the last one told as an event
     entry: RouteEntry | None = None  # as published
+    settled_as: tuple[object, ...] | None = None  # what it was when there was nothing left to do for it
     # Reason → since the registry was made. Zeros are shown too: an alert on an increase needs the value before it.
     rollbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*ROLLBACK_SHARES, "operator"), 0))
     promotions: int = 0
+
+    def facts(self) -> tuple[object, ...]:
+        """All that the route table is made of, and that somebody may have changed since the last tick."""
+        return (
+            self.routed,
+            self.unloaded,
+            self.is_returning,
+            self.refused_wish_ns,
+            self.record,
+            len(self.unstored),
+            dict(self.aliases),
+            dict(self.profiles),
+            dict(self.pending),
+        )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing has changed since there was nothing left to do: thousands of models cost next to nothing."""
+        return self.settled_as is not None and self.settled_as == self.facts()
 
     def begin(self, record: RolloutRecord, baseline: Baseline, measured: Measured | None = None) -> None:
         """Take up a rollout: a new one, or one that a former controller began."""

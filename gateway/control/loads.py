@@ -86,7 +86,9 @@ class Preparer:
 
             profile = ReferenceProfile.from_bytes(self._artifacts.read(profile_sha256))
         limits = _output_limits(row, profile)
-        aspired = AspiredVersion(str(model_path), str(manifest_path), limits, self._sample_path(row.manifest))
+        file_bytes = sum(item.bytes for item in row.manifest.files)
+        sample = self._sample_path(row.manifest)
+        aspired = AspiredVersion(str(model_path), str(manifest_path), limits, sample, file_bytes)
         return Prepared(aspired, profile, profile_sha256)
 
     def _sample_path(self, manifest: Manifest) -> str | None:

@@ -50,6 +50,7 @@ class RouteTable:
         finally:
             os.close(descriptor)
         self._words = memoryview(self._mm).cast("q")
+        self._texts: dict[str, tuple[RouteEntry, bytes]] = {}
         written = [int(match[1]) for path in run.iterdir() if (match := _SNAPSHOT.fullmatch(path.name))]
         self._next = max([self._words[WORD_EPOCH], *written], default=0) + 1
         boot = bytes.fromhex(boot_id)
@@ -69,7 +70,7 @@ class RouteTable:
         self._next += 1
         path = snapshot_path(self._run, epoch)
         aside = path.with_suffix(".tmp")
-        aside.write_bytes(encode(RouteSnapshot(epoch, models), self._boot_id))
+        aside.write_bytes(encode(RouteSnapshot(epoch, models), self._boot_id, self._texts))
         os.replace(aside, path)
         self._words[WORD_EPOCH] = epoch
         self._forget(epoch - KEPT_SNAPSHOTS)

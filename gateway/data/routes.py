@@ -8,14 +8,15 @@ The header is written by one process (`gateway/control/table.py`). `current()` c
 
 from __future__ import annotations
 
-import json
 import logging
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from registry.clock import Clock
 from registry.errors import ServingError, StateDamaged
@@ -27,6 +28,7 @@ MAGIC = int.from_bytes(b"DGROUTE1", "little", signed=True)
 HEADER_BYTES = 64
 WORD_MAGIC, WORD_BOOT, WORD_EPOCH, WORD_EXPIRY = 0, 1, 3, 4  # the boot id takes two words
 
+_STORED = orjson.OPT_NON_STR_KEYS
 RETRY_EVERY_NS = 50_000_000
 
 
@@ -84,20 +86,41 @@ def snapshot_path(run: Path, epoch: int) -> Path:
     return run / f"routes-{epoch}.json"
 
 
-def encode(snapshot: RouteSnapshot, boot_id: str) -> bytes:
-    """A snapshot as stored (stamped `routes`)."""
-    models = {name: asdict(entry) for name, entry in snapshot.models.items()}
-    return json.dumps(stamped("routes", {"boot_id": boot_id, "epoch": snapshot.epoch, "models": models})).encode()
+def encode(snapshot: RouteSnapshot, boot_id: str, known: dict[str, tuple[RouteEntry, bytes]] | None = None) -> bytes:
+    """A snapshot as stored (stamped `routes`). `known` keeps entries' texts: of thousands, few change at once."""
+    texts: dict[str, tuple[RouteEntry, bytes]] = {}
+    for name, entry in snapshot.models.items():
+        found = None if known is None else known.get(name)
+        same = found is not None and found[0] is entry
+        texts[name] = found if found is not None and same else (entry, orjson.dumps(entry, option=_STORED))
+    if known is not None:
+        known.clear()
+        known.update(texts)
+    models = b",".join(orjson.dumps(name) + b":" + text for name, (_, text) in texts.items())
+    head = orjson.dumps(stamped("routes", {"boot_id": boot_id, "epoch": snapshot.epoch}))
+    return head[:-1] + b',"models":{' + models + b"}}"
 
 
-def decode(data: bytes, boot_id: str) -> RouteSnapshot:
-    """Read a stored snapshot. Raises StateDamaged or FormatTooNew; another boot's snapshot is not trusted."""
+def decode(
+    data: bytes, boot_id: str, known: dict[str, tuple[Mapping[str, Any], RouteEntry]] | None = None
+) -> RouteSnapshot:
+    """Read a stored snapshot. Raises StateDamaged or FormatTooNew; another boot's snapshot is not trusted.
+
+    `known` keeps what was read: of thousands of entries, few change at once, and the others need not be made anew.
+    """
     try:
-        document = json.loads(data)
+        document = orjson.loads(data)
         check_stamp("routes", document)
-        models = {name: _entry(body) for name, body in document["models"].items()}
+        read: dict[str, tuple[Mapping[str, Any], RouteEntry]] = {}
+        for name, body in document["models"].items():
+            found = None if known is None else known.get(name)
+            read[name] = found if found is not None and found[0] == body else (body, _entry(body))
+        if known is not None:
+            known.clear()
+            known.update(read)
+        models = {name: entry for name, (_, entry) in read.items()}
         return RouteSnapshot(int(document["epoch"]), models, trusted=document["boot_id"] == boot_id)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateDamaged(f"the route snapshot cannot be read: {error}") from error
 
 
@@ -131,6 +154,7 @@ class RouteReader:
         self._clock = clock
         self._header: memoryview | None = None
         self._retry_at_ns = 0
+        self._known: dict[str, tuple[Mapping[str, Any], RouteEntry]] = {}
         self.snapshot = EMPTY
         self.failures = 0
 
@@ -169,7 +193,7 @@ class RouteReader:
         try:
             if epoch < old.epoch:
                 raise StateDamaged(f"the route table went back from epoch {old.epoch} to {epoch}")
-            fresh = decode(snapshot_path(self._run, epoch).read_bytes(), self._boot_id)
+            fresh = decode(snapshot_path(self._run, epoch).read_bytes(), self._boot_id, self._known)
             if fresh.epoch != epoch:
                 raise StateDamaged(f"the snapshot of epoch {epoch} says that it is of epoch {fresh.epoch}")
             trusted = fresh.trusted and self._header_boot(header) == self._boot
