@@ -161,6 +161,10 @@ def models(
             )
         console.print(table)
         for row in found["versions"]:
+            if row["provider"] != "cpu":
+                console.print(f"  version {row['version']} is for the provider {row['provider']}", soft_wrap=True)
+            for note in row.get("notes", ()):  # only a running server knows where a version runs
+                console.print(f"  version {row['version']}: [yellow]{escape(str(note))}[/]", soft_wrap=True)
             for warning in row["warnings"]:
                 console.print(f"  version {row['version']}: [yellow]{escape(str(warning))}[/]", soft_wrap=True)
 

@@ -157,6 +157,7 @@ def version_document(row: VersionRow) -> dict[str, Any]:
         "warnings": list(row.warnings),
         "run": manifest.probe.run,
         "batch": manifest.probe.batch,
+        "provider": manifest.options.provider,
         "has_reference": manifest.profile is not None,
         "inputs": [spec_to_dict(spec) for spec in manifest.inputs],
         "outputs": [spec_to_dict(spec) for spec in manifest.outputs],

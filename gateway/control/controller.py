@@ -21,7 +21,7 @@ from gateway.control import gather, repository, store
 from gateway.control.facts import facts_of
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
-from gateway.control.loads import Leaving, Prepared, Preparer, describe, live, readiness
+from gateway.control.loads import Leaving, Prepared, Preparer, describe, elsewhere, live, readiness
 from gateway.control.measure import MEASURED_STATES, Measurer, measured_event
 from gateway.control.table import RouteTable
 from gateway.control.watch import Watch, Watched
@@ -99,6 +99,7 @@ class Controller:
         self._entries: dict[str, RouteEntry] | None = None
         self._first_s: float | None = None
         self._turn = 0
+        self._elsewhere: set[tuple[str, int]] = set()
         self._followed: dict[tuple[str, int], str | None] = {}
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
         self._restored = self._read_table()
@@ -129,6 +130,7 @@ class Controller:
                 if self._is_settled(began_s):
                     self.publish(pages)
                 self._follow()
+                self._tell_fallbacks(pages)
                 if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
                     self.table.renew(self.settings.gateway.lease_s)
                     self._renewed_s = self.clock.now_s()
@@ -236,6 +238,18 @@ class Controller:
             state.window = LatencyWindow(entry.champion, entry.latency_threshold_us)
 
     # --- one model, one tick -------------------------------------------------------------------------------------
+
+    def _tell_fallbacks(self, pages: list[PageSnapshot]) -> None:
+        """An event when a version begins to run on another provider than the one it was registered for."""
+        now = elsewhere(self.workers(pages))
+        for (model, version), why in sorted(now.items()):
+            if (model, version) not in self._elsewhere:
+                sentence = f"Version {version} of {model}: {why}."
+                data = {"reason": why, "sentence": sentence}
+                self.catalog.append_event(
+                    "version.provider_fallback", model=model, version=version, actor=ACTOR, data=data
+                )
+        self._elsewhere = set(now)
 
     def _step_models(self, pages: list[PageSnapshot], now_s: float) -> None:
         workers = self.workers(pages)

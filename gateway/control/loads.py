@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.data.page import PageSnapshot
 from gateway.data.routes import AspiredVersion
@@ -137,6 +137,27 @@ def readiness(workers: Sequence[PageSnapshot], model: str, version: int) -> tupl
     if waiting:
         return Readiness.LOADING, f"waiting for worker {', '.join(waiting)}"
     return Readiness.READY, ""
+
+
+def elsewhere(workers: Iterable[PageSnapshot]) -> dict[tuple[str, int], str]:
+    """Versions that run where they were not meant to, on some worker, and its sentence about it."""
+    return {
+        key: reason
+        for page in workers
+        for key, (state, reason) in page.loads.items()
+        if state is LoadState.READY and reason
+    }
+
+
+def where(workers: Sequence[PageSnapshot], model: str, version: int) -> dict[str, Any]:
+    """How many workers hold a version, what it takes in one of them, and what is not as it was asked for."""
+    holding = [page.held[model, version] for page in workers if (model, version) in page.held]
+    note = elsewhere(workers).get((model, version))
+    return {
+        "loaded_workers": len(holding),
+        "memory_bytes": max((held.size_bytes for held in holding), default=None),
+        "notes": [] if note is None else [note],
+    }
 
 
 class Leaving:

@@ -25,6 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gateway.control.controller import Controller
+from gateway.control.load_metrics import load_families
 from gateway.data.page import (
     BATCH_EDGES,
     LATENCY_EDGES_US,
@@ -61,6 +62,7 @@ class DriftgateCollector(Collector):
         pages = read_pages(self._controller.run_folder)
         yield from _traffic(pages)
         yield from self._routing(pages)
+        yield from load_families(pages, self._controller.workers(pages))
         yield from self._rollouts()
         with self._controller.watch_lock:
             families = list(self._controller.watch.families(_lane_less(pages)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
+from gateway.control.loads import where
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
 from gateway.registration import version_document
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow, check_alias
@@ -37,7 +38,12 @@ class Resources:
     def model(self, call: Call) -> dict[str, Any]:
         self._catalog.aliases(call.model)
         row = next(row for row in self._catalog.models() if row.model == call.model)
-        return {**self._model(row), "versions": [version_json(found) for found in self._catalog.versions(row.model)]}
+        workers = self._controller.workers()
+        versions = [
+            {**version_json(found), **where(workers, row.model, found.version)}
+            for found in self._catalog.versions(row.model)
+        ]
+        return {**self._model(row), "versions": versions}
 
     def _model(self, row: ModelRow) -> dict[str, Any]:
         aliases = self._catalog.aliases(row.model)

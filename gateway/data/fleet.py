@@ -16,6 +16,7 @@ from typing import Any
 from gateway.data.batcher import Batch, Batcher
 from gateway.data.holdings import Holding, Holdings
 from gateway.data.keys import KeyTable
+from gateway.data.load_waits import LoadWait, Then
 from gateway.data.memory import Memory, ProcessMemory
 from gateway.data.page import WorkerPage
 from gateway.data.residency import Key
@@ -24,7 +25,7 @@ from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Loaded, Traffic, build
 from gateway.settings import LoadSettings
 from registry.clock import Clock
-from registry.errors import ModelNotFound, NotReady
+from registry.errors import ModelNotFound, NotReady, ServingError
 from registry.vocabulary import LoadState
 
 logger = logging.getLogger(__name__)
@@ -87,13 +88,12 @@ class Fleet:
         """Whether the route table names this model."""
         return self._snapshot is not None and model in self._snapshot.models
 
-    async def wait_for_load(
-        self, model: str, version: str | None, otherwise: NotReady, timeout_s: float | None = None
-    ) -> None:
-        """After `traffic` or what it gave said NotReady: return when the version can answer.
+    def when_loaded(
+        self, model: str, version: str | None, timeout_s: float | None, otherwise: NotReady, then: Then
+    ) -> LoadWait | None:
+        """After `traffic`, or an arm of it, said NotReady (`otherwise`): `then(None)` when the version can answer.
 
-        The caller routes again before it next waits for anything, or it may have left again. Raises `otherwise` for
-        what is not served or cannot be loaded, and what Holdings.wait raises.
+        `then` routes again before anything else happens, or the version may have left again. As Holdings.when_loaded.
         """
         entry = self.entry(model)
         number = entry.champion
@@ -101,7 +101,27 @@ class Fleet:
             number = int(version) if version.isdecimal() and len(version) < 10 else entry.aliases.get(version)
         if number is None:
             raise otherwise
-        await self.holdings.wait((model, number), timeout_s, otherwise)
+        return self.holdings.when_loaded((model, number), timeout_s, otherwise, then)
+
+    async def until_loaded(self, model: str, version: str | None, timeout_s: float | None, otherwise: NotReady) -> None:
+        """`when_loaded` for a caller that can wait; it routes again before it next waits for anything."""
+        loaded: asyncio.Future[None] = self._loop.create_future()
+
+        def then(error: ServingError | None) -> None:
+            if loaded.done():
+                return
+            if error is None:
+                loaded.set_result(None)
+            else:
+                loaded.set_exception(error)
+
+        wait = self.when_loaded(model, version, timeout_s, otherwise, then)
+        if wait is None:
+            return
+        try:
+            await loaded
+        finally:
+            wait.cancel()
 
     def key_table(self, traffic: Traffic) -> KeyTable | None:
         """The running rollout's table of routing keys, made at its first keyed request; None where it cannot be made.
@@ -217,6 +237,8 @@ class Fleet:
         if snapshot is None or entry is None:
             raise ModelNotFound(f"no model {model!r} is served here", model=model)
         loaded = self._loaded.get(model, {})
+        if entry.champion is not None and entry.champion not in loaded:
+            self.holdings.load_soon((model, entry.champion))
         state = self._evidence.get(model)
         traffic = build(model, entry, loaded, self.page, snapshot.epoch, state, trusted=snapshot.trusted)
         self._traffic[model] = traffic

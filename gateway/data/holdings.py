@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter_ns
 
+from gateway.data.load_waits import LoadWait, LoadWaits, Then
 from gateway.data.memory import Memory
 from gateway.data.page import WorkerPage
 from gateway.data.residency import Key, Resident, foresee, leavers
@@ -26,7 +27,7 @@ from gateway.data.routes import AspiredVersion
 from gateway.data.traffic import Loaded
 from gateway.settings import LoadSettings
 from registry.clock import Clock
-from registry.errors import DeadlineExceeded, NotReady, Overloaded, ServingError
+from registry.errors import NotReady, Overloaded, ServingError
 from registry.vocabulary import LoadState
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,6 @@ class Holding:
     loaded: Loaded
     size_bytes: int
     used_s: float
-
-
-@dataclass(slots=True)
-class _Wait:
-    """Requests that wait for one version."""
-
-    done: asyncio.Future[None]
-    count: int = 0
 
 
 @dataclass(slots=True)
@@ -91,9 +84,9 @@ class Holdings:
         self._sizes: dict[Key, int] = {}  # of versions that have been loaded, also of those that left
         self._lazy: set[Key] = set()  # may be out of memory while they are served
         self._queue: list[tuple[int, int, Key]] = []
+        self._asked: set[Key] = set()  # of those in the queue, the ones that somebody wants now
         self._turn = 0
-        self._waits: dict[Key, _Wait] = {}
-        self._waiting = 0
+        self._waits = LoadWaits(loop)
         self._worker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Future[None]] = set()
         self._counts = _Counts()
@@ -124,41 +117,34 @@ class Holdings:
         """Every version that is wanted, or still being let go of."""
         return {*self._wanted, *self._leaving}
 
-    async def wait(self, key: Key, timeout_s: float | None, otherwise: NotReady) -> None:
-        """Return when the version can be leased; the caller leases it before it next waits for anything.
+    def load_soon(self, key: Key) -> None:
+        """A request has asked for this version: load it, before what is loaded ahead of requests."""
+        state = self.states.get(key)
+        if state is LoadState.AVAILABLE:
+            self._begin(key, _WANTED)
+        elif state is LoadState.LOADING and key not in self._asked:
+            self._push(key, _WANTED)
 
-        Raises `otherwise` for what is not being loaded and need not be, Overloaded when too many wait or no room can
-        be made, DeadlineExceeded, and what the load raised.
+    def when_loaded(self, key: Key, timeout_s: float | None, otherwise: NotReady, then: Then) -> LoadWait | None:
+        """Call `then` with None when the version can be leased, which it must be at once; or with why it cannot.
+
+        That is Overloaded where no room can be made, DeadlineExceeded, or what the load raised. None: it is loaded, and
+        `then` is not called. Raises `otherwise` for what is not being loaded and need not be, Overloaded when too many
+        wait.
         """
         state = self.states.get(key)
         if state is LoadState.READY:
-            return
+            return None
         if state is not LoadState.LOADING and state is not LoadState.AVAILABLE:
             raise otherwise
-        if self._waiting >= self._settings.waiting_requests:
+        if self._waits.count >= self._settings.waiting_requests:
             self._page.count_refused_load()
             raise Overloaded(
-                f"{self._waiting} requests wait for models to be loaded already", retry_after_s=self._expected_s()
+                f"{self._waits.count} requests wait for models to be loaded already", retry_after_s=self._expected_s()
             )
-        wait = self._waits.get(key)
-        if wait is None:
-            wait = self._waits[key] = _Wait(self._loop.create_future())
-            if state is LoadState.AVAILABLE:
-                self._begin(key, _WANTED)
-            else:
-                self._push(key, _WANTED)
+        self.load_soon(key)
         most_s = self._settings.wait_s if timeout_s is None else min(timeout_s, self._settings.wait_s)
-        wait.count += 1
-        self._waiting += 1
-        try:
-            await asyncio.wait_for(asyncio.shield(wait.done), max(0.0, most_s))
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"version {key[1]} of model {key[0]!r} was not loaded within {most_s:g} s", model=key[0]
-            ) from None
-        finally:
-            self._waiting -= 1
-            wait.count -= 1
+        return self._waits.add(key, most_s, then)
 
     # ---- for the heartbeat
 
@@ -173,7 +159,9 @@ class Holdings:
             leaving, _ = self._leavers(used - budget)
             if leaving:
                 self._evict(leaving)
-        self._page.set_memory(used_bytes=used, budget_bytes=budget, loaded=len(self._holdings), waiting=self._waiting)
+        self._page.set_memory(
+            used_bytes=used, budget_bytes=budget, loaded=len(self._holdings), waiting=self._waits.count
+        )
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""
@@ -195,6 +183,8 @@ class Holdings:
 
     def _push(self, key: Key, order: int) -> None:
         self._turn += 1
+        if order == _WANTED:
+            self._asked.add(key)
         heapq.heappush(self._queue, (order, self._turn, key))
         if self._worker is None:
             self._worker = self._loop.create_task(self._work())
@@ -203,12 +193,15 @@ class Holdings:
     async def _work(self) -> None:
         while self._queue:
             _, _, key = heapq.heappop(self._queue)
-            if self.states.get(key) is LoadState.LOADING:  # else it was loaded for somebody else, or is not wanted
+            if self.states.get(key) is not LoadState.LOADING:  # it was loaded for somebody else, or is not wanted
+                self._asked.discard(key)
+            else:
                 try:
                     await self._load(key, self._wanted[key])
                 except Exception as error:  # a bug of ours: the next version is loaded all the same
                     logger.exception("%s:%d could not be loaded", *key)
                     self._fail(key, NotReady(f"version {key[1]} of model {key[0]!r} could not be loaded: {error}"))
+                await asyncio.sleep(0)  # who waited leases it before room is made for the next
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._worker = None
@@ -217,7 +210,8 @@ class Holdings:
             self._worker.add_done_callback(self._worked)
 
     async def _load(self, key: Key, spec: AspiredVersion) -> None:
-        is_asked = key in self._waits or spec.resident
+        is_asked = key in self._asked
+        self._asked.discard(key)
         need = foresee(spec.file_bytes, self._sizes.get(key))
         if not await self._make_room(need.peak_bytes, evicts=is_asked):
             self._refuse(key, spec, need.kept_bytes)
@@ -249,7 +243,7 @@ class Holdings:
         logger.info("%s:%d is ready: %.1f MB in %.0f ms", *key, size_bytes / 1e6, load_us / 1e3)
         if elsewhere:
             logger.warning("%s:%d: %s", *key, elsewhere)
-        self._answer_waits(key, None)
+        self._waits.release(key, None)
 
     def _open(self, key: Key, spec: AspiredVersion) -> tuple[Loaded, int]:
         """On the load thread: the loaded version and what it took. Requests that run meanwhile blur it a little."""
@@ -262,7 +256,7 @@ class Holdings:
         if self.states.get(key) is LoadState.LOADING:
             self.states[key] = LoadState.FAILED
             self._page.set_load(*key, LoadState.FAILED, error.message)
-        self._answer_waits(key, error)
+        self._waits.release(key, error)
 
     def _refuse(self, key: Key, spec: AspiredVersion, size_bytes: int) -> None:
         """There is no room, and nothing that may leave."""
@@ -278,18 +272,7 @@ class Holdings:
             return
         if self.states.get(key) is LoadState.LOADING:
             self._put_off(key)
-        self._answer_waits(key, Overloaded(f"model {key[0]!r}: {text}", retry_after_s=self._expected_s()))
-
-    def _answer_waits(self, key: Key, error: ServingError | None) -> None:
-        wait = self._waits.pop(key, None)
-        if wait is None:
-            return
-        if error is None:
-            wait.done.set_result(None)
-        elif wait.count:
-            wait.done.set_exception(error)
-        else:
-            wait.done.cancel()  # everybody has left
+        self._waits.release(key, Overloaded(f"model {key[0]!r}: {text}", retry_after_s=self._expected_s()))
 
     def _expected_s(self) -> float:
         mean_s = self._counts.load_s / self._counts.loads if self._counts.loads else _MEAN_LOAD_S
@@ -344,7 +327,7 @@ class Holdings:
     def _forget(self, key: Key) -> None:
         self.states.pop(key)
         self._lazy.discard(key)
-        self._answer_waits(key, NotReady(f"version {key[1]} of model {key[0]!r} is no longer served"))
+        self._waits.release(key, NotReady(f"version {key[1]} of model {key[0]!r} is no longer served"))
         if key in self._holdings:
             self._page.set_load(*key, LoadState.DRAINING)
             self._let_go(key)

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.control.metrics import DriftgateCollector
 from gateway.data import page as pages
 from gateway.problems import GRPC_STATUS, STATUS
+from registry.vocabulary import LoadState
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -144,3 +145,31 @@ def test_a_rollout_shows_its_weights_state_and_evidence(world: World) -> None:
     found = scrape(world)
     assert value(found, "driftgate_rollbacks_total", model="m", reason="operator") == 1
     assert value(found, "driftgate_promotions_total", model="m") == 1
+
+
+def test_memory_and_loads_of_all_workers_are_shown_and_a_fallback_is_told_once(world: World) -> None:
+    world.add("one")
+    world.champion(1)
+    first, second = Worker(world.home.run, 0), Worker(world.home.run, 1)
+    world.settle(first, second)
+    for worker, size in ((first, 5), (second, 7)):
+        worker.page.set_load("m", 1, LoadState.READY, "it runs on cpu: no cuda", size_bytes=size, load_us=10)
+        worker.page.set_memory(used_bytes=100 + size, budget_bytes=200, loaded=1, waiting=2)
+        worker.page.count_load(500_000)
+        worker.page.count_eviction()
+    first.page.count_load(0, failed=True)
+    world.tick()
+    world.tick()
+    found = scrape(world)
+    assert value(found, "driftgate_worker_memory_bytes", worker="1") == 107
+    assert value(found, "driftgate_worker_memory_budget_bytes", worker="0") == 200
+    assert value(found, "driftgate_loaded_versions", worker="0") == 1
+    assert value(found, "driftgate_load_waiting_requests", worker="0") == 2
+    assert value(found, "driftgate_loads_total", outcome="loaded") == 2
+    assert value(found, "driftgate_loads_total", outcome="failed") == 1
+    assert value(found, "driftgate_load_seconds_total") == 1.0
+    assert value(found, "driftgate_load_evictions_total") == 2
+    assert value(found, "driftgate_version_memory_bytes", model="m", version="1") == 7
+    assert value(found, "driftgate_provider_fallback", model="m", version="1") == 1
+    told = [event for event in world.catalog.events() if event.type == "version.provider_fallback"]
+    assert [event.data["sentence"] for event in told] == ["Version 1 of m: it runs on cpu: no cuda."]
