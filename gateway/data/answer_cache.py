@@ -79,7 +79,9 @@ class AnswerCache(Generic[W]):
             if feed.dtype.kind == "O":
                 for item in feed.ravel().tolist():
                     is_text = isinstance(item, str)
-                    _add(hashed, (b"t" if is_text else b"b") + (item.encode(errors="surrogatepass") if is_text else item))
+                    _add(
+                        hashed, (b"t" if is_text else b"b") + (item.encode(errors="surrogatepass") if is_text else item)
+                    )
             else:
                 hashed.update(np.ascontiguousarray(feed).view(np.uint8).data if feed.size else b"")
         return hashed.digest()

@@ -250,7 +250,8 @@ class Holdings:
         with self._memory.apart():
             before = self._memory.own_bytes()
             loaded = self._open_version(key, spec)
-            return loaded, max(0, self._memory.own_bytes() - before)
+        self._memory.give_back()  # of the file and its parsed form, as large as the session itself
+        return loaded, max(0, self._memory.own_bytes() - before)
 
     def _fail(self, key: Key, error: ServingError) -> None:
         if self.states.get(key) is LoadState.LOADING:

@@ -184,4 +184,5 @@ def test_a_version_has_a_cache_only_when_its_options_say_how_large(tmp_path: Pat
     assert made.ask(made.key(feeds), Request()) is Turn.RUN
     made.keep(made.key(feeds), servable.run(feeds))
     kept = made.ask(made.key(feeds), Request())
+    assert not isinstance(kept, Turn)
     np.testing.assert_array_equal(kept[0], servable.run(feeds)[0])
