@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from monitor import statistics
+from monitor.statistics.limits import Divergence
 
 Counts = NDArray[np.int64]
+DIVERGENCES: tuple[Divergence, ...] = ("psi", "js", "kl", "hellinger", "contrast")
 
 
 def _limit(reference: Counts, current: Counts) -> Any:
@@ -83,6 +85,47 @@ def test_a_p_value_at_the_limit_is_the_level() -> None:
     assert float(ks) == pytest.approx(-5.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("level", "point"), [(0.10, 1.620), (0.05, 1.747), (0.025, 1.862), (0.01, 2.001)])
+def test_kuipers_law_has_the_printed_points(level: float, point: float) -> None:
+    """Stephens (1970)."""
+    assert float(statistics.kuiper_limit(2e6, 2e6, level)) * 1000 == pytest.approx(point, abs=1e-3)
+
+
+def test_kuipers_law_is_never_below_the_probability_of_so_few_rows() -> None:
+    """frouros: a distance of .55 at 100 against 100 rows has p 5.066e-13."""
+    got = float(statistics.kuiper_log10_p(0.55, 100, 100, tolerance=0.0, deff=1.0))
+    assert 5.066e-13 < 10**got < 1e-11
+    assert float(statistics.kuiper_limit(2, 2, 0.05)) == 1.0
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_divergence_at_its_limit_has_the_levels_probability(name: Divergence) -> None:
+    even = np.full(10, 5000)
+    limit = statistics.divergence_limit(name, even, even, 1e-3, tolerance=0.002)
+    got = statistics.divergence_log10_p(name, limit, even, even, tolerance=0.002, deff=1.0)
+    assert float(got) == pytest.approx(-3.0, abs=1e-6)
+
+
+def test_bounds_at_their_limit_have_the_levels_probability() -> None:
+    r, c = np.full(10, 5000), np.full(10, 900)
+    for limit, log10_p in (
+        (statistics.total_variation_limit, statistics.total_variation_log10_p),
+        (statistics.l_infinity_limit, statistics.l_infinity_log10_p),
+    ):
+        value = limit(r, c, 1e-4, tolerance=0.01)
+        assert float(log10_p(value, r, c, tolerance=0.01, deff=1.0)) == pytest.approx(-4.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(100, 100), (1000, 1000), (10**9, 10**9)])
+def test_every_limit_is_positive_and_finite_for_any_counts(n: int, m: int) -> None:
+    for share in ([1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1e-9, 0.5, 0.5]):
+        r, c = np.rint(np.array(share) * m), np.rint(np.array(share) * n)
+        for name in DIVERGENCES:
+            assert 0.0 < float(statistics.divergence_limit(name, r, c, 1e-8)) < np.inf
+        assert 0.0 <= float(statistics.total_variation_limit(r, c, 1e-8)) <= 1.0
+        assert 0.0 <= float(statistics.l_infinity_limit(r, c, 1e-8)) <= 1.0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(150, 5000), (1000, 1000), (3000, 50_000)])
 @pytest.mark.parametrize("bins", [2, 18, 40])
@@ -95,6 +138,15 @@ def test_without_drift_each_limit_is_passed_no_more_often_than_its_level(n: int,
     alarms = {
         "psi": statistics.psi(r, c) > statistics.psi_limit(r, c, level),
         "js": statistics.js(r, c) > statistics.js_limit(r, c, level),
+        "kl": statistics.kl(r, c) > statistics.divergence_limit("kl", r, c, level),
+        "hellinger": statistics.hellinger(r, c) > statistics.divergence_limit("hellinger", r, c, level),
+        "tv": statistics.total_variation(r, c) > statistics.total_variation_limit(r, c, level),
+        "l_infinity": statistics.l_infinity(r, c) > statistics.l_infinity_limit(r, c, level),
+        "chi_square": statistics.contrast(statistics.chi_square(r, c), r, c)
+        > statistics.divergence_limit("contrast", r, c, level),
+        "g": statistics.contrast(statistics.g_statistic(r, c), r, c)
+        > statistics.divergence_limit("contrast", r, c, level),
+        "kuiper": statistics.kuiper(reference, current) > statistics.kuiper_limit(n, m, level),
         "ks": statistics.ks(reference, current) > statistics.ks_limit(n, m, level),
     }
     most = stats.binom.isf(1e-4, runs, 1.3 * level)  # the law is a large-sample one: 30 % is allowed for that
