@@ -128,14 +128,14 @@ def _finding(result: Mapping[str, Any], work: Path) -> Finding:
         return Finding(
             inputs=tuple(spec_from_dict(spec) for spec in result["inputs"]),
             outputs=tuple(spec_from_dict(spec) for spec in result["outputs"]),
-            probe=ProbeResult(**result["probe"]),
+            probe=ProbeResult.from_dict(result["probe"]),
             warnings=tuple(result["warnings"]),
             examples=tensors("examples.tensors") or {},
             reference_outputs=_with_ragged(tensors("outputs.tensors"), tensors("ragged.tensors")),
             reference_rows=None if chosen is None else chosen["rows"],
             golden=work / "golden.tensors" if (work / "golden.tensors").exists() else None,
         )
-    except (KeyError, TypeError, StateDamaged) as error:
+    except (KeyError, TypeError, ValueError, StateDamaged) as error:
         raise ArtifactRejected(f"probing left no readable result: {error}") from None
 
 

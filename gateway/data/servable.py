@@ -94,12 +94,12 @@ class Servable:
         self.max_rows = min(default_max_rows, manifest.options.max_batch_rows or default_max_rows)
         if batching.kind != "never":
             self.max_rows = max(1, min(self.max_rows, batching.rows_proven))
-        # Only what registration proved is joined; a run of one row has nothing to join.
-        self.joinable = batching.kind != "never" and self.max_rows > 1
         self.fixed_row_shape = all(
             slot.spec.shape is not None and None not in slot.spec.shape[1:] for slot in self.slots
         )
         self.joining = Joining(batching, fixed_row_shape=self.fixed_row_shape)
+        # Only what registration proved is joined; a run of one row has nothing to join. The batcher knows axis 0.
+        self.joinable = batching.kind != "never" and self.max_rows > 1 and self.joining.are_rows
         self.refuses_nonfinite = manifest.options.nan == "refuse"
         self.leases = 0
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from registry.batching import Axes
 from registry.errors import ArtifactRejected
+from registry.manifest import ServingOptions
+from registry.rows import shared_digest
 from registry.vocabulary import TensorSpec
 from tests.support.registering import Bench
 
@@ -96,15 +99,26 @@ def golden(path: Path, **arrays: NDArray[Any]) -> str:
     return str(path)
 
 
-def test_magika_is_never_joined_because_joined_rows_differ(bench: Bench, tmp_path: Path) -> None:
+def test_magika_is_joined_only_where_the_options_allow_what_joined_rows_differ_by(bench: Bench, tmp_path: Path) -> None:
     with np.load(MODELS / "pairs" / "magika_standard_v3_2.npz") as pairs:
         rows = golden(tmp_path / "g.npz", bytes=pairs["bytes"][:20])
-    probe = bench.register("m", MODELS / "real" / "magika_standard_v3_2.onnx", golden=rows).row.manifest.probe
-    assert (probe.run, probe.batch, probe.by_rows) == ("proven", "never", True)
-    assert "differ from single rows" in probe.batch_reason
+    path = MODELS / "real" / "magika_standard_v3_2.onnx"
+    manifest = bench.register("m", path, golden=rows).row.manifest
+    assert (manifest.probe.run, manifest.probe.batch, manifest.probe.by_rows) == ("proven", "never", True)
+    assert "differ from single rows by up to" in manifest.probe.batch_reason
+    largest = manifest.probe.largest_difference
+    assert largest is not None
+    assert 1e-3 < largest < 0.1
+    for tolerance, kind in ((largest / 2, "never"), (0.1, "within_tolerance")):
+        options = ServingOptions(batch_tolerance=tolerance, max_batch_rows=8)
+        batching = bench.register("m", path, golden=rows, options=options).row.manifest.batching
+        assert batching.kind == kind
+    assert batching.rows_proven == 8
+    assert batching.largest_difference is not None
+    assert batching.largest_difference == pytest.approx(largest, rel=0.1)
 
 
-def test_silero_keeps_its_state_on_another_axis_and_is_not_by_rows(bench: Bench, tmp_path: Path) -> None:
+def test_silero_is_joined_on_two_axes_at_the_rates_that_were_tried(bench: Bench, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     given = golden(
         tmp_path / "g.npz",
@@ -112,8 +126,12 @@ def test_silero_keeps_its_state_on_another_axis_and_is_not_by_rows(bench: Bench,
         state=np.zeros((2, 3, 128), np.float32),
         sr=np.array(16000),
     )
-    probe = bench.register("m", MODELS / "real" / "silero_vad_16k_op15.onnx", golden=given).row.manifest.probe
-    assert (probe.run, probe.batch, probe.by_rows) == ("proven", "never", False)
+    path = MODELS / "real" / "silero_vad_16k_op15.onnx"
+    manifest = bench.register("m", path, golden=given).row.manifest
+    assert [spec.name for spec in manifest.inputs] == ["input", "state", "sr"]
+    assert (manifest.probe.run, manifest.probe.batch, manifest.probe.by_rows) == ("proven", "exact", False)
+    assert manifest.batching.axes == Axes((0, 1, None), (0, 1))
+    assert manifest.batching.shared == (shared_digest([np.array(16000)]),)
 
 
 def test_a_fixed_batch_is_never_joined(bench: Bench) -> None:

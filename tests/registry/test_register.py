@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from registry import onnx
+from registry.batching import Axes
 from registry.catalog import Catalog
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import ServingOptions
@@ -119,13 +120,16 @@ def test_several_inputs_strings_included_are_joined_when_bits_agree(bench: Bench
     assert bench.seen[0].outputs_seen["named"].tolist() == rows["city"].tolist()
 
 
-def test_rows_that_depend_on_each_other_or_lie_on_another_axis_are_never_joined(bench: Bench, tmp_path: Path) -> None:
+def test_rows_that_need_each_other_are_never_joined_and_rows_on_other_axes_if_proven(
+    bench: Bench, tmp_path: Path
+) -> None:
     probe = bench.register("m", models.centred(tmp_path / "m.onnx"), {"x": normal(20, 3)}).row.manifest.probe
     assert (probe.batch, probe.by_rows) == ("never", True)
     assert "differ" in probe.batch_reason
     golden = save_golden(tmp_path / "g.npz", in_x=normal(3, 4), in_state=normal(2, 3, 4))
     probe = bench.register("n", models.state_on_axis_one(tmp_path / "n.onnx"), golden=golden).row.manifest.probe
-    assert (probe.run, probe.batch, probe.by_rows) == ("proven", "never", False)
+    assert (probe.run, probe.batch, probe.by_rows) == ("proven", "exact", False)
+    assert probe.axes == Axes((0, 1), (0, 1))
 
 
 def test_a_golden_answer_that_the_model_does_not_give_refuses_it(bench: Bench, tmp_path: Path) -> None:
