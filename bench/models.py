@@ -1,8 +1,11 @@
-"""The benchmark's models, trained by the benchmark: small gradient boosting on 30 floats, two seeds."""
+"""The benchmark's models, made by the benchmark: small gradient boosting, and graphs that take a stated time."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,3 +32,71 @@ def train(path: Path, seed: int) -> None:
     model.fit(features, target)
     graph = convert_lightgbm(model.booster_, initial_types=[("x", FloatTensorType([None, FEATURES]))], target_opset=15)
     path.write_bytes(graph.SerializeToString())
+
+
+def timed(path: Path, row_ms: float) -> float:
+    """Write a model on rows of 30 floats that takes about this long for each row of a run, however many there are.
+
+    A chain of elementwise sines over a widened row: nothing to gain by joining, many nodes, little memory. Returns what
+    one row took here, ms, one thread, the median of some runs.
+    """
+    nodes = max(8, min(128, round(row_ms)))
+    width = 64
+    for _ in range(4):  # the cost is not quite proportional to the width
+        _write_chain(path, nodes, width)
+        took = run_ms(path)
+        if abs(took / row_ms - 1) < 0.05:
+            break
+        width = max(1, round(width * row_ms / took))
+    return took
+
+
+def run_ms(path: Path, rounds: int = 7) -> float:
+    """The median time of a run of one row with one thread, ms."""
+    session = open_session(path)
+    row, times = rows(1, 1), []
+    session.run(None, {"x": row})
+    for _ in range(rounds):
+        started = time.perf_counter()
+        session.run(None, {"x": row})
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times)
+
+
+def open_session(path: Path) -> Any:
+    """An onnxruntime session as the gateway would open it, with one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _write_chain(path: Path, nodes: int, width: int) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    ramp = np.linspace(0.5, 1.5, width, dtype=np.float32).reshape(1, 1, width)
+    steps = [
+        helper.make_node("Unsqueeze", ["x", "last"], ["wide"]),
+        helper.make_node("Mul", ["wide", "ramp"], ["s0"]),
+        *(helper.make_node("Sin", [f"s{i}"], [f"s{i + 1}"]) for i in range(nodes)),
+        helper.make_node("ReduceMean", [f"s{nodes}"], ["means"], axes=[2], keepdims=0),
+        helper.make_node("ReduceSum", ["means", "features"], ["y"], keepdims=1),
+    ]
+    graph = helper.make_graph(
+        steps,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", FEATURES])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        [
+            helper.make_tensor("last", TensorProto.INT64, [1], [2]),
+            helper.make_tensor("features", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("ramp", TensorProto.FLOAT, list(ramp.shape), ramp.ravel()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())

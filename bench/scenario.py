@@ -27,11 +27,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from bench import machine, scenarios
 from bench.result import Result
 from tests.support.tools import find_tool
 
 RESULTS = machine.ROOT / "bench" / "results"
+BUSY_PCT = 10.0  # of all cores, by others: above it a result says so itself
 Need = Literal["wrk", "cores", "material"]
 
 
@@ -115,6 +118,7 @@ def parser_of(scenario: Scenario) -> argparse.ArgumentParser:
 def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
     """Run it, stamp it, store it, print it."""
     arguments = parser_of(scenario).parse_args(words)
+    busy_pct = psutil.cpu_percent(interval=1.0)
     started, found = time.monotonic(), machine.commit()
 
     def say(text: str) -> None:
@@ -124,7 +128,10 @@ def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
     with tempfile.TemporaryDirectory(prefix="driftgate-bench-", ignore_cleanup_errors=True) as folder:
         options = Options(Path(folder), arguments.quick, arguments.pairs, arguments.seconds, arguments, say)
         result: Result = scenario.load().run(options)
-    result.machine, result.commit, result.when, result.quick = machine.describe(), found, when, arguments.quick
+    result.machine = {**machine.describe(), "busy_before_pct": busy_pct}
+    result.commit, result.when, result.quick = found, when, arguments.quick
+    if busy_pct > BUSY_PCT:
+        result.notes.append(f"other work took {busy_pct:g} % of the machine just before; only ratios mean something")
     result.command = " ".join(["python -m bench run", scenario.name, *words])
     stamp = when.replace("-", "").replace(":", "")
     path = arguments.results / f"{'quick-' if arguments.quick else ''}{scenario.name}-{found['id']}-{stamp}.json"

@@ -106,6 +106,7 @@ class Gateway(Server):
     def __init__(
         self, home: Path, *, cores: Collection[int] = (SERVER_CORE,), workers: int = 1, **settings: object
     ) -> None:
+        settings = {"gateway__drain_s": 0.2, **settings}  # nobody is left to hear that it will go
         super().__init__(home, free_port(), free_port(), workers=workers, **settings)
         self._cores = cores
         home.parent.mkdir(parents=True, exist_ok=True)

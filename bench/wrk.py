@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,12 @@ def load(
     connections: int,
     seconds: float,
     environ: Mapping[str, str] | None = None,
-    core: int = LOAD_CORE,
+    cores: Collection[int] = (LOAD_CORE,),
 ) -> Sample:
     """One run of wrk. Raises RuntimeError when wrk itself fails; failed requests are counted in the sample."""
     length = f"{max(1, round(seconds))}s"  # wrk knows whole seconds
     flags = ["-t1", f"-c{connections}", f"-d{length}", "--latency", "-s", str(SCRIPTS / script)]
-    with on_cores([core]):
+    with on_cores(cores):
         done = subprocess.run(
             [program, *flags, url], capture_output=True, text=True, env={**os.environ, **(environ or {})}
         )
