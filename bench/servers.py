@@ -111,6 +111,10 @@ class Gateway(Server):
         self._cores = cores
         home.parent.mkdir(parents=True, exist_ok=True)
 
+    def set(self, name: str, value: str) -> None:
+        """A setting, before the start."""
+        self._environ[f"DRIFTGATE_{name.upper()}"] = value
+
     def register(self, model: str, path: Path, *flags: str, champion: bool = True) -> None:
         """Register a version, before or after the start."""
         cli(self.home, "register", model, str(path), *(["--alias", "champion"] if champion else []), *flags)

@@ -1,0 +1,113 @@
+"""A model that takes milliseconds, behind the gateway and alone: how much of the core is still the model's?
+
+magika (8 ms a row, int32 [n, 2048]) and a light squeezenet (an image in a raw buffer) from the material, asked by
+eight clients, against onnxruntime in a loop on the same core with the same input. In turn, ratios within pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench import wrk
+from bench.pairs import alternate
+from bench.result import Result
+from bench.scenario import Need, Options
+from bench.servers import SERVER_CORE, Gateway, on_cores, python
+
+SUMMARY = "magika and squeezenet behind the gateway at 8 clients, against onnxruntime alone in a loop"
+NEEDS: tuple[Need, ...] = ("wrk", "cores", "material")
+BAR = 0.97
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of the material and the input to ask it with."""
+
+    path: str
+    input: str
+    datatype: str
+    array: Any
+
+
+def subjects() -> dict[str, Subject]:
+    """By name."""
+    rng = np.random.default_rng(7)
+    return {
+        "magika": Subject(
+            "models/real/magika_standard_v3_2.onnx", "bytes", "INT32", rng.integers(0, 256, (1, 2048), dtype=np.int32)
+        ),
+        "squeezenet": Subject(
+            "models/light/light_squeezenet.onnx", "data_0", "FP32", rng.normal(size=(1, 3, 224, 224)).astype(np.float32)
+        ),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of this scenario."""
+    parser.add_argument("--connections", type=int, default=8, help="(%(default)s)")
+    parser.add_argument("--models", nargs="+", choices=list(subjects()), default=list(subjects()), metavar="NAME")
+
+
+def write_body(folder: Path, name: str, subject: Subject) -> dict[str, str]:
+    """The request's body in a file, and what `image.lua` reads from its environment."""
+    about = {
+        "name": subject.input,
+        "datatype": subject.datatype,
+        "shape": subject.array.shape,
+        "parameters": {"binary_data_size": subject.array.nbytes},
+    }
+    text = orjson.dumps({"inputs": [about], "parameters": {"binary_data_output": True}})
+    path = folder / f"{name}.body"
+    path.write_bytes(text + subject.array.tobytes())
+    return {"BENCH_BODY": str(path), "BENCH_JSON_BYTES": str(len(text))}
+
+
+def in_a_loop(model: Path, array: Path, seconds: float) -> wrk.Sample:
+    """onnxruntime alone, on the server's core."""
+    with on_cores([SERVER_CORE]):
+        done = subprocess.run(
+            python("-m", "bench.bare_loop", str(model), str(array), str(seconds)), capture_output=True, text=True
+        )
+    if done.returncode:
+        raise RuntimeError(f"the loop failed: {done.stderr}")
+    return wrk.Sample(json.loads(done.stdout)["runs_per_s"], 0, 0, 0, 0)
+
+
+def run(options: Options) -> Result:
+    """Run it."""
+    result, folder, bad = Result("alone"), options.folder, 0
+    pairs, seconds = options.pairs_or(7), options.seconds_or(3, 1)
+    chosen = {name: subject for name, subject in subjects().items() if name in options.arguments.models}
+    gateway = Gateway(folder / "home")
+    for name, subject in chosen.items():
+        gateway.register(name, options.material / subject.path)
+        np.save(folder / f"{name}.npy", subject.array)
+    with gateway:
+        for name, subject in chosen.items():
+            gateway.wait_ready(name)
+            environ = write_body(folder, name, subject)
+            url, flags = gateway.infer_url(name), {"connections": options.arguments.connections}
+            served = partial(wrk.load, options.wrk, url, "image.lua", environ=environ, **flags)
+            served(seconds=1)  # warm
+            alone = partial(in_a_loop, options.material / subject.path, folder / f"{name}.npy")
+            options.say(name)
+            ask = {"gateway": partial(served, seconds=seconds), "alone": partial(alone, seconds=seconds)}
+            samples = alternate(ask, pairs, options.say, str)
+            bad += sum(sample.bad for sample in samples["gateway"])
+            rates = {kind: [sample.requests_per_s for sample in some] for kind, some in samples.items()}
+            result.add(f"{name}, gateway", "requests/s", rates["gateway"], "higher")
+            result.add(f"{name}, alone", "runs/s", rates["alone"])
+            result.ratio(f"{name}, gateway / alone", rates["gateway"], rates["alone"])
+            result.bar(f"{name} against onnxruntime alone", f"{name}, gateway / alone", ">=", BAR)
+    result.add("failed requests", "requests", bad, "lower")
+    result.bar("no request failed", "failed requests", "==", 0)
+    return result
