@@ -17,6 +17,8 @@ import itertools
 import sys
 from collections.abc import Sequence
 
+from bench import compare, plots, report
+from bench.peers import __main__ as peers
 from bench.scenario import discover, run_all
 
 
@@ -44,9 +46,13 @@ def main(words: Sequence[str]) -> int:
                 return 2
             return run_all(chosen, rest[len(names) :])
         case ["peers", *rest]:
-            from bench.peers.__main__ import main as peers
-
-            return peers(rest)
+            return peers.main(rest)
+        case ["compare", *rest]:
+            return compare.main(rest)
+        case ["plot", *rest]:
+            return plots.main(rest)
+        case ["report", *rest]:
+            return report.main(rest)
         case _:
             print(__doc__, file=sys.stderr)
             return 0 if words and words[0] in ("-h", "--help", "help") else 2

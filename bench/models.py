@@ -41,22 +41,22 @@ def timed(path: Path, row_ms: float) -> float:
     one row took here, ms, one thread, the median of some runs.
     """
     nodes = max(8, min(128, round(row_ms)))
-    width = 64
-    for _ in range(4):  # the cost is not quite proportional to the width
+    width, tries = 64, 5  # the cost is not quite proportional to the width
+    while True:
         _write_chain(path, nodes, width)
-        took = run_ms(path)
-        if abs(took / row_ms - 1) < 0.05:
-            break
+        took, tries = run_ms(path), tries - 1
+        if abs(took / row_ms - 1) < 0.05 or tries == 0:
+            return took
         width = max(1, round(width * row_ms / took))
-    return took
 
 
-def run_ms(path: Path, rounds: int = 7) -> float:
-    """The median time of a run of one row with one thread, ms."""
+def run_ms(path: Path, about_ms: float = 50.0) -> float:
+    """The median time of a run of one row with one thread, ms; of at least five runs, and of as many as fit."""
     session = open_session(path)
-    row, times = rows(1, 1), []
+    row = rows(1, 1)
+    times: list[float] = []
     session.run(None, {"x": row})
-    for _ in range(rounds):
+    while len(times) < 5 or sum(times) < about_ms:
         started = time.perf_counter()
         session.run(None, {"x": row})
         times.append((time.perf_counter() - started) * 1e3)

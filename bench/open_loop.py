@@ -119,6 +119,9 @@ class _Loop:
             for descriptor, event in self._epoll.poll(0):
                 if connection := self._connections.get(descriptor):
                     self._heard(connection, event)
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._epoll.close()
         rows = np.zeros(total, dtype=ROW)
         columns = (self._stream, self._intended, self._sent, self._done, self._status, self._retry)
         for name, column in zip(ROW.names or (), columns, strict=True):

@@ -2,8 +2,8 @@
 
 By open loop: one-row requests, of which a tenth of the callers hang up at a random moment, malformed bodies, a model
 that does not exist, and a second model that is unloaded and loaded again all the while. Meanwhile rollouts start and
-are promoted, aborted or rolled back in turn. Wanted: memory within 2 % of what it was after warming up, no descriptor more,
-nothing in the log, every request accounted for exactly, every row committed, dropped or sampled.
+are promoted, aborted or rolled back in turn. Wanted: memory within 2 % of what it was after warming up, no descriptor
+more, nothing in the log, every request accounted for exactly, every row committed, dropped or sampled.
 """
 
 from __future__ import annotations
