@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def timed(path: Path, row_ms: float) -> float:
     """Write a model on rows of 30 floats that takes about this long for each row of a run, however many there are.
 
     A chain of elementwise sines over a widened row: nothing to gain by joining, many nodes, little memory. Returns what
-    one row took here, ms, one thread, the median of some runs.
+    one row took here, ms, with one thread, at the best of times.
     """
     nodes = max(8, min(128, round(row_ms)))
     width, tries = 64, 5  # the cost is not quite proportional to the width
@@ -51,7 +50,7 @@ def timed(path: Path, row_ms: float) -> float:
 
 
 def run_ms(path: Path, about_ms: float = 50.0) -> float:
-    """The median time of a run of one row with one thread, ms; of at least five runs, and of as many as fit."""
+    """The least time of a run of one row with one thread, ms: what other work on the machine disturbed least."""
     session = open_session(path)
     row = rows(1, 1)
     times: list[float] = []
@@ -60,7 +59,7 @@ def run_ms(path: Path, about_ms: float = 50.0) -> float:
         started = time.perf_counter()
         session.run(None, {"x": row})
         times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+    return min(times)
 
 
 def open_session(path: Path) -> Any:

@@ -62,6 +62,7 @@ def run(options: Options) -> Result:
         opened = alternate(paced_by, pairs, options.say, lambda outcomes: f"p99 {outcomes.percentile(99):.2f} ms")
         time.sleep(1.0)  # the controller reads the pages once a second
         answered = gateways["rollout"].answered(MODEL)
+        copies = float(gateways["rollout"].rollout(MODEL)["requests"]["shadow"])
         dropped = sum(gateways["rollout"].metrics().get("driftgate_shadow_dropped_total", {}).values())
     for kind in gateways:
         result.add(kind, "requests/s", [sample.requests_per_s for sample in closed[kind]], "higher")
@@ -71,9 +72,8 @@ def run(options: Options) -> Result:
         result.histograms[f"{kind} at a fixed rate"] = opened[kind][-1].histogram()
     rates = {kind: [sample.requests_per_s for sample in some] for kind, some in closed.items()}
     result.ratio("rollout / champion alone", rates["rollout"], rates["champion"])
-    copies = answered.get("shadow", 0.0)
     result.add("shadow copies run", "share of the champion's requests", copies / answered["champion"])
-    result.facts["answered"] = {**answered, "shadow copies dropped": dropped}
+    result.facts["answered"] = {**answered, "shadow copies run": copies, "shadow copies dropped": dropped}
     failed = sum(sample.bad for some in closed.values() for sample in some)
     failed += sum(len(o) - len(o.with_status(200)) for some in opened.values() for o in some)
     result.add("failed requests", "requests", failed, "lower")

@@ -26,7 +26,7 @@ def run(options: Options) -> Result:
     import numpy as np
 
     result, folder, rng = Result("mixed"), options.folder, np.random.default_rng(5)
-    pairs, seconds = options.pairs_or(5), options.seconds_or(6, 1)
+    pairs, seconds = options.pairs_or(5), options.seconds_or(6, 2)
     models.train(folder / "small.onnx", 1)
     models.timed(folder / "2ms.onnx", 2.0)
     models.timed(folder / "20ms.onnx", 20.0)

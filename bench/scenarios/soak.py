@@ -70,8 +70,8 @@ def traffic(port: int, rate: float, seconds: float, rng: np.random.Generator) ->
 class Operator:
     """Does one thing after the other: a rollout and its end, an unload and a load. Counts what was done and refused."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway, self.done, self._turn = gateway, Counter[str](), 0
+    def __init__(self, gateway: Gateway, pause_s: float) -> None:
+        self._gateway, self._pause_s, self.done, self._turn = gateway, pause_s, Counter[str](), 0
 
     def step(self) -> None:
         """The next thing; each takes some seconds."""
@@ -82,10 +82,10 @@ class Operator:
         champion = self._gateway.get(f"models/{MODEL}/aliases")
         now = next(alias["version"] for alias in _items(champion) if alias["alias"] == "champion")
         self._try("start", lambda: self._control("rollout", {"version": 3 - int(now), "plan": PLAN}))
-        time.sleep(2.0)
+        time.sleep(self._pause_s)
         end = ("rollout/promote", "rollout/abort", "rollback")[self._turn % 3]
         self._try(end, lambda: self._control(end, {}))
-        time.sleep(2.5)  # a promoted one soaks for 1.2 s
+        time.sleep(self._pause_s)  # a promoted one soaks for 1.2 s
 
     def _control(self, what: str, body: dict[str, Any]) -> None:
         self._ask(f"{self._gateway.control_url}/api/v1/models/{MODEL}/{what}", body)
@@ -139,7 +139,9 @@ def unaccounted(booked: Counter[str], seen: Counter[str], left: int) -> int:
 
 def _after_warming(values: list[float]) -> tuple[float, float]:
     """The medians of the second fifth and of the last one."""
-    fifth = max(1, len(values) // 5)
+    fifth = len(values) // 5
+    if not fifth:
+        return values[0], values[-1]
     return statistics.median(values[fifth : 2 * fifth]), statistics.median(values[-fifth:])
 
 
@@ -172,7 +174,7 @@ def run(options: Options) -> Result:
     with gateway:
         for name in (MODEL, OTHER):
             gateway.wait_ready(name)
-        operator = Operator(gateway)
+        operator = Operator(gateway, 0.3 if options.quick else 2.0)
         warm = offer(traffic(gateway.port, arguments.rate, 4.0, rng))  # opens what is opened once: lanes, both versions
         operator.step()
         first = warm.outcomes()
