@@ -20,8 +20,22 @@ _HEAD = """<!-- Made by `python -m bench report` from result files. Do not edit:
 
 What serving with Driftgate costs, beside something that ran in turn with it on the same core. Every figure is the
 median of several runs, with the lowest and the highest; every section names the command that makes it.
-`python -m bench list` names the scenarios, `make bench SCENARIO=all` runs them.
 
+"""
+
+_YOURSELF = """## Measure it yourself
+
+    make tools                                        # wrk, without root
+    make bench-list                                   # what can be measured here
+    make bench SCENARIO="hot-path overload"           # or all; ARGS=--quick only tries whether it runs
+    python -m bench peers install                     # the other servers, from PyPI, into bench/.peers/
+    make bench SCENARIO=peers
+    python -m bench compare BEFORE.json AFTER.json    # what a change changed, beyond the spread
+    python -m bench plot FILE.json                    # distributions and curves as PNG
+    python -m bench report FILE.json …                # this page
+
+Results lie in `bench/results/`. A scenario is one module in [bench/scenarios](../bench/scenarios/__init__.py);
+[bench/scenario.py](../bench/scenario.py) says what it must have.
 """
 
 _DOUBTS = """## Doubts
@@ -51,6 +65,7 @@ def render(results: Sequence[Result]) -> str:
     lines += ["", _DOUBTS.rstrip(), "", "## Figures", ""]
     for result in ordered:
         lines += [*_section(result), ""]
+    lines += [_YOURSELF]
     return "\n".join(lines).rstrip() + "\n"
 
 
