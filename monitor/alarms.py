@@ -64,6 +64,21 @@ class Alarms:
                     cleared[m.key] = self._active.pop(m.key).since_ns
         return Change(raised, cleared)
 
+    def begin(self, key: Key, wall_ns: int) -> None:
+        """An alarm that somebody else decided, and will end."""
+        self.totals[key] = self.totals.get(key, 0) + 1
+        self._active[key] = _Active(wall_ns)
+
+    def end(self, key: Key) -> int | None:
+        """End it → wall_ns when it began; None if it was not up."""
+        active = self._active.pop(key, None)
+        return None if active is None else active.since_ns
+
+    def end_all_but(self, window: str, kept: Iterable[tuple[str, str, str]]) -> None:
+        """Of one window's alarms keep those of these (kind, feature, statistic)."""
+        known = set(kept)
+        self._active = {key: up for key, up in self._active.items() if key[3] != window or key[:3] in known}
+
     @property
     def active(self) -> Mapping[Key, int]:
         """Alarms that were raised and have not ended → wall_ns when they were raised."""

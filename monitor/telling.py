@@ -9,17 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from monitor.alarms import Key as AlarmKey
+from monitor.block import Rows
+from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
-from monitor.profile import ReferenceProfile
+from monitor.histograms import histogram
+from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.store import Told
+from monitor.watch import Evidence
 from monitor.windows import Window
+from registry.clock import rfc3339
 
 MOST_FEATURES = 100  # named in an event
 MOST_EVIDENCE = 5  # measurements in an event
+MOST_REQUESTS = 5
 
 
-def alarm_event(
+def look_event(
     key: tuple[str, int], profile: ReferenceProfile, window: Window, name: str, raised: Sequence[Measurement]
 ) -> Told:
     """Drift was seen in this window: `raised` is what breached."""
@@ -41,6 +50,92 @@ def alarm_event(
         "measurements": [m.to_dict() for m in found[:MOST_EVIDENCE]],
     }
     return Told("drift.alarm", model, version, data)
+
+
+def stream_event(
+    key: tuple[str, int],
+    profile: ReferenceProfile,
+    raised: Sequence[Evidence],
+    counts: tuple[Counts, Counts],
+    sample: Rows | None,
+) -> Told:
+    """A fast detector raised alarms on these counts; `sample` are some of the rows in them."""
+    model, version = key
+    found = sorted(raised, key=lambda row: row.limit_log10 - row.evidence_log10)
+    features = names(row.feature for row in found)
+    first = found[0]
+    others = f" {len(features) - 1} more moved too." if len(features) > 1 else ""
+    at, column = _column(profile, first)
+    verb = "rose" if first.direction > 0 else "fell"
+    sentence = (
+        f"{first.side.capitalize()} {first.feature} of version {version} moved: {event_words(column, first)} {verb} "
+        f"from {first.reference:.2%} to {first.share:.2%} of rows.{others}"
+    )
+    live = counts[0] if first.side == "input" else counts[1]
+    data: dict[str, Any] = {
+        "sentence": sentence,
+        "window": "fast",
+        "rows": first.rows,
+        "profile": profile.digest,
+        "features": features[:MOST_FEATURES],
+        "started_at": rfc3339(round(first.start_s * 1e9)),
+        "evidence": [row.to_dict() for row in found[:MOST_EVIDENCE]],
+        "histogram": histogram(column, profile.rows, live, at),
+        "first_requests": [] if sample is None else first_requests(sample, first, column, at),
+    }
+    return Told("drift.alarm", model, version, data)
+
+
+def _column(profile: ReferenceProfile, row: Evidence) -> tuple[int, ColumnProfile]:
+    columns = profile.inputs if row.side == "input" else profile.outputs
+    return next((at, column) for at, column in enumerate(columns) if column.name == row.feature)
+
+
+def event_words(column: ColumnProfile, row: Evidence) -> str:
+    """What a detector's event is, in words."""
+    edges, values = column.bins.edges, column.bins.values
+    match row.kind:
+        case "missing":
+            return "missing values"
+        case "infinite":
+            return "infinite values"
+        case "unseen" | "other":
+            return "other categories"
+        case "category":
+            return "a category" if column.hashed else f"category {values[row.place]:g}"
+        case "below_range":
+            return f"values below {edges[0]:.4g}"
+        case "above_range":
+            return f"values from {edges[-1]:.4g} on"
+        case "edge":
+            return f"values below {edges[row.place]:.4g}"
+        case _:
+            return f"values from {edges[row.place - 1]:.4g} to {edges[row.place]:.4g}"
+
+
+def first_requests(sample: Rows, row: Evidence, column: ColumnProfile, at: int) -> list[str]:
+    """Hashes of the first requests among these rows where the event that grew happened; empty if it shrank.
+
+    A hash is BLAKE2b of the request id, 16 bytes, in hex.
+    """
+    if row.direction < 0:
+        return []
+    values = np.asarray(sample["features" if row.side == "input" else "outputs"][:, at], np.float64)
+    happened = np.flatnonzero(_happened(values, row, column))[:MOST_REQUESTS]
+    pairs = zip(sample["hash0"][happened].tolist(), sample["hash1"][happened].tolist(), strict=True)
+    return [(low.to_bytes(8, "little") + high.to_bytes(8, "little")).hex() for low, high in pairs]
+
+
+def _happened(values: NDArray[np.float64], row: Evidence, column: ColumnProfile) -> NDArray[np.bool_]:
+    if row.kind == "missing":
+        return np.isnan(values)
+    if row.kind == "infinite":
+        return np.isinf(values)
+    if column.bins.kind == "category":
+        known = np.isin(values, column.bins.values)
+        return values == column.bins.values[row.place] if row.kind == "category" else ~known & ~np.isnan(values)
+    place = np.searchsorted(column.bins.edges, values, side="right")
+    return (place <= row.place if row.kind == "edge" else place == row.place) & ~np.isnan(values)
 
 
 def clearing_event(key: tuple[str, int], cleared: Mapping[AlarmKey, int], wall_ns: int) -> Told:

@@ -21,6 +21,8 @@ VERSIONS = {
     "wishes": 1,
     "detector": 1,
     "alarms": 1,
+    "stream": 1,
+    "evaluation": 1,
 }
 
 

@@ -7,6 +7,7 @@ holds and changes nothing; asking raises no alarm. Called by `resources.py`, on 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from monitor.alarms import Key as AlarmKey
 from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
 from monitor.histograms import histogram
+from monitor.live import FAST
 from monitor.looks import Look
 from monitor.profile import ColumnProfile, ReferenceProfile
+from monitor.telling import event_words
+from monitor.watch import Evidence
 from registry.clock import rfc3339
 from registry.errors import MalformedRequest
+from registry.vocabulary import Cause, Verdict
 
 MOST_HISTOGRAMS = 100
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
@@ -35,6 +40,7 @@ class VersionView:
     profile: ReferenceProfile
     look: Look
     alarms: Mapping[AlarmKey, int]  # → wall_ns since when
+    evidence: Sequence[Evidence]  # of the fast detectors, the strongest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class DriftView:
         return {
             "items": [{"version": by_measurement[id(m)].version, **m.to_dict()} for m in worst],
             "next": None,
+            "fast": [evidence_json(view, row) for view in self.versions for row in view.evidence[:most]],
             "features": self._features([(by_measurement[id(m)], m) for m in worst]),
             "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
             "windows": [window_json(view) for view in self.versions],
@@ -73,6 +80,36 @@ def _column(view: VersionView, kind: str, feature: str) -> tuple[ColumnProfile, 
     columns, counts = (profile.inputs, window.inputs) if kind == "input" else (profile.outputs, window.outputs)
     at = next(at for at, column in enumerate(columns) if column.name == feature)
     return columns[at], counts, at
+
+
+def evidence_json(view: VersionView, row: Evidence) -> dict[str, Any]:
+    """A fast detector's word on one feature: value and threshold are Cohen's h of the event that adds most to it."""
+    columns = view.profile.inputs if row.side == "input" else view.profile.outputs
+    column = next(column for column in columns if column.name == row.feature)
+    verdict = Verdict.BREACH if row.is_raised else Verdict.PASS if row.rows else Verdict.UNKNOWN
+    return {
+        "version": view.version,
+        "feature": row.feature,
+        "kind": row.side,
+        "statistic": row.family,
+        "value": abs(row.effect_h),
+        "threshold": cohens_h(row.limit, row.reference),
+        "rows": row.rows,
+        "window": FAST,
+        "verdict": verdict.value,
+        "cause": Cause.NO_TRAFFIC.value if verdict is Verdict.UNKNOWN else None,
+        "profile": view.profile.digest,
+        "evidence_log10": row.evidence_log10,
+        "limit_log10": row.limit_log10 if math.isfinite(row.limit_log10) else None,
+        "event": event_words(column, row),
+        "direction": row.direction,
+        "share": row.share,
+        "reference": row.reference,
+        "limit": row.limit,
+        "started_at": rfc3339(round(row.start_s * 1e9)) if row.rows else None,
+        "mode": row.mode,
+        "deff": row.deff,
+    }
 
 
 def alarm_json(version: int, key: AlarmKey, since_ns: int) -> dict[str, Any]:
@@ -100,6 +137,15 @@ def window_json(view: VersionView) -> dict[str, Any]:
         "errors": window.errors,
         "profile": view.profile.digest,
     }
+
+
+def cohens_h(share: float, reference: float) -> float:
+    """The distance of two shares, in Cohen's h.
+
+    >>> round(cohens_h(0.6, 0.5), 3)
+    0.201
+    """
+    return abs(2.0 * (math.asin(math.sqrt(min(share, 1.0))) - math.asin(math.sqrt(min(reference, 1.0)))))
 
 
 def seconds_of(text: str) -> int:

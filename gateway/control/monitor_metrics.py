@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from monitor.live import Live
+from gateway.control.drifting import cohens_h
+from monitor.live import FAST, Live, columns_in
 from monitor.worker import MonitorSnapshot
 
 # (model, version, role) → rows offered and dropped where no lane could be made
@@ -54,6 +55,7 @@ def monitor_families(seen: MonitorSnapshot, lane_less: LaneLess, live: Live) -> 
 
 
 _VERSION = ("model", "version")
+_KINDS = (*_VERSION, "kind")
 
 
 def _lanes(seen: MonitorSnapshot, lane_less: LaneLess) -> Iterator[Metric]:
@@ -87,22 +89,36 @@ def _drift(live: Live) -> Iterator[Metric]:
     labels = (*_VERSION, "kind", "feature", "statistic", "window")
     statistic = GaugeMetricFamily("driftgate_drift_statistic", "How far a column moved.", labels=labels)
     threshold = GaugeMetricFamily("driftgate_drift_threshold", "Its limit.", labels=labels)
-    evidence = GaugeMetricFamily("driftgate_drift_evidence_log10", "Evidence of this window alone.", labels=labels)
+    evidence = GaugeMetricFamily(
+        "driftgate_drift_evidence_log10", "Evidence of drift: of this window alone, or (fast) so far.", labels=labels
+    )
     alarms = CounterMetricFamily("driftgate_drift_alarms", "Alarms raised; feature *: all of them.", labels=labels)
-    for key, known in sorted(live.versions.items()):
-        model, version, totals = key[0], str(key[1]), known.alarms.totals
+    active = GaugeMetricFamily("driftgate_drift_active", "Columns with an alarm that has not ended.", labels=_KINDS)
+    for (model, number), known in sorted(live.versions.items()):
+        version, totals = str(number), known.alarms.totals
+        shown = set()
         for found in known.worst(live.features_shown):
-            values = [model, version, found.kind, found.feature, found.statistic, found.window]
+            values = [model, version, *found.key]
             if math.isfinite(found.value) and math.isfinite(found.threshold):
                 statistic.add_metric(values, found.value)
                 threshold.add_metric(values, found.threshold)
             if found.evidence_log10 is not None:
                 evidence.add_metric(values, found.evidence_log10)
-            alarms.add_metric(values, totals.get(found.key, 0))
+            shown.add(found.key)
+        for row in known.stream.worst(live.features_shown):
+            key = (row.side, row.feature, row.family, FAST)
+            statistic.add_metric([model, version, *key], abs(row.effect_h))
+            threshold.add_metric([model, version, *key], cohens_h(row.limit, row.reference))
+            evidence.add_metric([model, version, *key], row.evidence_log10)
+            shown.add(key)
+        for key in sorted(shown):
+            alarms.add_metric([model, version, *key], totals.get(key, 0))
+        up = columns_in(known.alarms.active)
         for kind in ("input", "output"):
             total = sum(count for alarm, count in totals.items() if alarm[0] == kind)
             alarms.add_metric([model, version, kind, ALL, ALL, ALL], total)
-    yield from (statistic, threshold, evidence, alarms)
+            active.add_metric([model, version, kind], sum(alarm[0] == kind for alarm in up))
+    yield from (statistic, threshold, evidence, alarms, active)
 
 
 def _quality(live: Live) -> Metric:

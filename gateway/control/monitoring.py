@@ -33,6 +33,7 @@ from registry.catalog import Catalog
 from registry.clock import Clock
 from registry.home import Home
 
+MOST_EVIDENCE = 200  # features of a version of which the fast detectors' evidence is shown
 MOST_OUTPUTS = 256  # columns compared between the arms
 
 Key = tuple[str, int]
@@ -110,6 +111,7 @@ class Monitoring:
     def close(self) -> None:
         """A last checkpoint."""
         self._monitor.close()
+        self._live.close()
 
     # --- rollouts ------------------------------------------------------------------------------------------------
 
@@ -157,8 +159,9 @@ class Monitoring:
         for key, known in sorted(self._live.versions.items()):
             counted = self._monitor.window(*key, seconds, ROLES) if key[0] == model else None
             if counted is not None:
-                look = Look(known.slices, counted, name, self._live.level())
-                views.append(VersionView(key[1], known.profile, look, known.alarms.active))
+                look = Look(known.slices, counted, name, self._live.level)
+                evidence = known.stream.worst(MOST_EVIDENCE)
+                views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence))
         return DriftView(views)
 
     @property

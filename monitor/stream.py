@@ -1,0 +1,184 @@
+"""The fast detectors of one version's stream: what waits for the next evaluation, and a state that survives a kill.
+
+Why: a detector's state is a pure function of the counts that came, in their order, and of a thousand features it is
+megabytes. So each evaluation's counts are stored (kilobytes, in the transaction of the tiles that hold the same rows),
+the whole state only now and then, and a restart replays the evaluations since. Invariants: after a restart the
+detectors stand exactly where they stood at the last checkpoint; what waits for an evaluation is stored too; at most
+`RING` evaluations are kept. Owned by `monitor/live.py`. One thread; a state is packed on another while nothing changes
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from monitor.budget import is_due
+from monitor.counts import Counts
+from monitor.detectors import FastDetector, Limits
+from monitor.profile import ReferenceProfile
+from monitor.watch import Evidence
+from registry.errors import StateDamaged
+from registry.formats import check_stamp, stamped
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY = 60  # evaluations between two whole states
+RING = 128  # evaluations kept: more than come while a state is packed
+
+
+class Stream:
+    """Input and output detectors of one version under one profile."""
+
+    def __init__(self, profile: ReferenceProfile, executor: Executor) -> None:
+        self.profile = profile
+        self.detectors = (FastDetector(profile.inputs, "input"), FastDetector(profile.outputs, "output"))
+        self.evaluations = 0
+        self._executor = executor
+        self._waiting = self._nothing()
+        self._evaluated_s: float | None = None
+        self._unsaved: dict[str, bytes] = {}
+        self._packing: tuple[int, Future[bytes]] | None = None
+
+    def _nothing(self) -> tuple[Counts, Counts]:
+        return Counts.empty(self.profile.input_bins()), Counts.empty(self.profile.output_bins())
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows since the last evaluation."""
+        return self._waiting[0].rows
+
+    def add(self, inputs: Counts, outputs: Counts) -> None:
+        """Rows that came, counted in the profile's bins."""
+        self._waiting[0].merge(inputs)
+        self._waiting[1].merge(outputs)
+        self._unsaved["waiting"] = b""  # made when it is asked for
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether enough rows and time have passed since the last evaluation."""
+        if self._evaluated_s is None:
+            self._evaluated_s = now_s
+        return is_due(self.waiting_rows, now_s - self._evaluated_s)
+
+    def evaluate(
+        self, now_s: float, wall_s: float, limits: tuple[Limits, Limits]
+    ) -> tuple[list[Evidence], list[Evidence], tuple[Counts, Counts]]:
+        """Judge what waits: the alarms that it raised, those that it cleared, and the counts that were judged."""
+        if self._packing is not None:
+            self._packing[1].result()  # it reads the state that changes now
+        counts = self._waiting
+        raised, cleared = self._update(counts, wall_s, limits)
+        self._waiting, self._evaluated_s = self._nothing(), now_s
+        self._unsaved.pop("waiting", None)
+        block = {
+            "n": self.evaluations,
+            "profile": self.profile.digest,
+            "wall_s": wall_s,
+            "limits": [[each.shape, each.quality] for each in limits],
+            "inputs": counts[0].to_dict(),
+            "outputs": counts[1].to_dict(),
+        }
+        self._unsaved[f"block.{self.evaluations % RING}"] = _dump(stamped("evaluation", block))
+        if self.evaluations % SNAPSHOT_EVERY == 0:
+            self._packing = self.evaluations, self._executor.submit(self._pack, self.evaluations)
+        return raised, cleared, counts
+
+    def _update(
+        self, counts: tuple[Counts, Counts], wall_s: float, limits: tuple[Limits, Limits]
+    ) -> tuple[list[Evidence], list[Evidence]]:
+        raised: list[Evidence] = []
+        cleared: list[Evidence] = []
+        for detector, counted, limit in zip(self.detectors, counts, limits, strict=True):
+            report = detector.update(counted, wall_s, limit)
+            raised += report.raised
+            cleared += report.cleared
+        self.evaluations += 1
+        return raised, cleared
+
+    def active(self) -> list[Evidence]:
+        """All alarms that are raised."""
+        return [row for detector in self.detectors for row in detector.active()]
+
+    def worst(self, features: int) -> list[Evidence]:
+        """The evidence nearest to its limit, of both sides, the strongest first."""
+        rows = [row for detector in self.detectors for row in detector.worst(features)]
+        return sorted(rows, key=lambda row: row.limit_log10 - row.evidence_log10)[:features]
+
+    # -- its state -------------------------------------------------------------------------------------------------
+
+    def _pack(self, evaluations: int) -> bytes:
+        body = {
+            "n": evaluations,
+            "profile": self.profile.digest,
+            "input": self.detectors[0].to_dict(),
+            "output": self.detectors[1].to_dict(),
+        }
+        return _dump(stamped("stream", body))
+
+    def unsaved(self) -> dict[str, bytes]:
+        """What changed since `saved`, by name."""
+        if self._packing is not None and self._packing[1].done():
+            self._unsaved["state"] = self._packing[1].result()
+            self._packing = None
+        if "waiting" in self._unsaved:
+            inputs, outputs = self._waiting
+            body = {
+                "n": self.evaluations,
+                "profile": self.profile.digest,
+                "inputs": inputs.to_dict(),
+                "outputs": outputs.to_dict(),
+            }
+            self._unsaved["waiting"] = _dump(stamped("evaluation", body))
+        return dict(self._unsaved)
+
+    def saved(self) -> None:
+        """What `unsaved` gave is in the database now."""
+        self._unsaved.clear()
+
+    def restore(self, stored: Mapping[str, bytes]) -> None:
+        """Go on where the last checkpoint stood. Raises StateDamaged or FormatTooNew, and then begins anew.
+
+        What another profile's stream left there is not looked at.
+        """
+        try:
+            self._restore(stored)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StateDamaged(f"a stream's state cannot be taken up: {error!r}") from None
+
+    def _restore(self, stored: Mapping[str, bytes]) -> None:
+        state = self._read("stream", stored.get("state"))
+        if state is not None:
+            self.detectors[0].restore(state["input"])
+            self.detectors[1].restore(state["output"])
+            self.evaluations = int(state["n"])
+        blocks = {}
+        for name, document in stored.items():
+            block = self._read("evaluation", document) if name.startswith("block.") else None
+            if block is not None:
+                blocks[int(block["n"])] = block
+        while (block := blocks.get(self.evaluations + 1)) is not None:
+            limits = tuple(Limits(float(shape), float(quality)) for shape, quality in block["limits"])
+            self._update(self._counts(block), float(block["wall_s"]), (limits[0], limits[1]))
+        waiting = self._read("evaluation", stored.get("waiting"))
+        if waiting is not None and int(waiting["n"]) == self.evaluations:
+            self._waiting = self._counts(waiting)
+
+    def _read(self, kind: str, document: bytes | None) -> Mapping[str, Any] | None:
+        if document is None:
+            return None
+        found = json.loads(document)
+        check_stamp(kind, found)
+        return found if found["profile"] == self.profile.digest else None
+
+    def _counts(self, document: Mapping[str, Any]) -> tuple[Counts, Counts]:
+        return (
+            Counts.from_dict(document["inputs"], self.profile.input_bins()),
+            Counts.from_dict(document["outputs"], self.profile.output_bins()),
+        )
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
