@@ -14,7 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.block import Rows
+from monitor.budget import is_due
+from monitor.counts import BinSet, Counter, Counts
+from monitor.detectors import FastDetector, Limits
 from monitor.profile import ColumnProfile
+from monitor.watch import Evidence, Side
+from registry.clock import rfc3339
 from registry.errors import MalformedRequest
 
 ShiftKind = Literal["mean", "scale", "missing", "unseen"]
@@ -83,11 +89,87 @@ class Shift:
         if self.kind in ("mean", "scale"):
             mean, sd = column.mean or 0.0, column.sd or 0.0
             moved = values + self.amount * sd if self.kind == "mean" else mean + (values - mean) * self.amount
-            copy[:] = moved
+            copy[:] = np.round(moved) if column.type in ("integer", "boolean") else moved
             return copy
         chosen = rng.random(len(values)) < self.amount
         copy[chosen] = np.nan if self.kind == "missing" else _unseen(column)
         return copy
+
+
+class Drill:
+    """One shift in a copy of one column, from now until it is seen or time is up. Its detector knows nothing before."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        version: int,
+        side: Side,
+        at: int,
+        column: ColumnProfile,
+        shift: Shift,
+        most_s: float,
+        now_s: float,
+        wall_ns: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Raises MalformedRequest when the shift cannot happen to such a column."""
+        shift.check(column)
+        self.id, self.version, self.side, self.column, self.shift = id, version, side, column, shift
+        self.started_ns = wall_ns
+        self.rows = 0  # judged so far
+        self.seen: Evidence | None = None
+        self.is_over = False
+        self.took_s = 0.0
+        self._at, self._rng, self._most_s, self._began_s = at, rng, most_s, now_s
+        self._evaluated_s = now_s
+        bins = BinSet((column.bins,))
+        self._counter, self._waiting = Counter(bins, "f8"), Counts.empty(bins)
+        self._detector = FastDetector((column,), side)
+
+    def add(self, rows: Rows) -> None:
+        """Rows that came: their copy is shifted and counted."""
+        if not self.is_over:
+            values = rows["features" if self.side == "input" else "outputs"][:, self._at]
+            self._counter.add(self._waiting, self.shift.apply(values, self.column, self._rng)[:, None])
+
+    def judge(self, now_s: float, limits: Limits) -> bool:
+        """Evaluate when it is due, at the cadence and thresholds of the real detectors; True when it has just ended."""
+        if self.is_over:
+            return False
+        self.took_s = now_s - self._began_s
+        if is_due(self._waiting.rows, now_s - self._evaluated_s):
+            report = self._detector.update(self._waiting, now_s, limits)
+            self.rows, self._evaluated_s = report.rows, now_s
+            self._waiting = Counts.empty(self._waiting.bins)
+            self.seen = report.raised[0] if report.raised else None
+        self.is_over = self.seen is not None or self.took_s >= self._most_s
+        return self.is_over
+
+    def sentence(self) -> str:
+        """What came of it, or how it stands."""
+        what = f"{self.side} {self.column.name} of version {self.version}, {self.shift.told()}"
+        if self.seen is not None:
+            return f"Drill: {what}, was seen after {self.rows:,} rows ({self.took_s:.0f} s)."
+        if self.is_over:
+            return f"Drill: {what}, was not seen in {self.rows:,} rows ({self.took_s:.0f} s)."
+        return f"Drill: {what}, has not been seen in {self.rows:,} rows yet."
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "id": self.id,
+            "version": self.version,
+            "kind": self.side,
+            "feature": self.column.name,
+            "shift": self.shift.told(),
+            "state": "seen" if self.seen is not None else "not_seen" if self.is_over else "running",
+            "rows": self.rows,
+            "seconds": round(self.took_s, 3),
+            "started_at": rfc3339(self.started_ns),
+            "evidence": None if self.seen is None else self.seen.to_dict(),
+            "sentence": self.sentence(),
+        }
 
 
 def _unseen(column: ColumnProfile) -> float:

@@ -15,24 +15,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from monitor.alarms import Alarms, QualityRatio, quality
 from monitor.alarms import Key as AlarmKey
 from monitor.block import Rows
 from monitor.budget import Budget, Spender, evaluations_in
 from monitor.counts import Counts
-from monitor.detectors import Limits
+from monitor.detectors import FAMILIES, Limits
 from monitor.drift import MONTH_S, Measurement, count_of_tests, worst
+from monitor.drill import Drill, Shift
 from monitor.events import Family
 from monitor.lane_file import LaneHeader
 from monitor.looks import LOOK_EVERY_S, LOOKS_PER_MONTH, WINDOWS, Look, Slices
-from monitor.profile import ReferenceProfile
+from monitor.profile import ColumnProfile, ReferenceProfile
+from monitor.self_audit import AUDITS, LEAST_ROWS, SplitAudit, Tally, YesterdayAudit, limits_of
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, StateKey, Told
 from monitor.stream import Stream
 from monitor.telling import clearing_event, look_event, stream_event
+from monitor.watch import Side
 from monitor.windows import Window
 from registry.clock import Clock
-from registry.errors import FormatTooNew, StateDamaged
+from registry.errors import FormatTooNew, MalformedRequest, Overloaded, StateDamaged, VersionNotFound
+from registry.formats import check_stamp, stamped
 from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
@@ -40,11 +46,15 @@ logger = logging.getLogger(__name__)
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
 JUDGE_S = 0.01  # of looking at windows in one judgement
 FAST = "fast"  # the window of an alarm that a fast detector raised
+DAY_S = 86_400
+AUDIT_KEY: StateKey = ("", 0, "audit")
+MOST_DRILLS, KEPT_DRILLS = 8, 16  # that run at a time; that are remembered of a version
 SAMPLE_ROWS = 512  # of those that wait for an evaluation: an alarm names requests among them
 
 SPENDERS: tuple[Spender, ...] = ("inputs", "outputs", "quality", "level")  # what runs here shares the whole budget
 
 Key = tuple[str, int]
+DayOf = Callable[[str, int, int, int], Window | None]  # model, version, since_s, until_s
 WindowOf = Callable[[str, int, int, Iterable[str]], Window | None]  # model, version, seconds, roles
 
 
@@ -57,8 +67,12 @@ class VersionLive:
     alarms: Alarms
     stream: Stream
     sample: Rows | None = None  # the first rows that wait for an evaluation
+    split: SplitAudit | None = None  # made with the first rows, which tell their dtype
+    yesterday: YesterdayAudit | None = None
+    drills: list[Drill] = field(default_factory=list)  # the newest last
     looks: dict[str, list[Measurement]] = field(default_factory=dict)  # window → the last look's measurements
     quality: list[QualityRatio] = field(default_factory=list)
+    yesterday_s: int = 0  # the midnight for which `yesterday` was made
     due_s: dict[str, float] = field(default_factory=dict)  # window → when to look again
     look: Look | None = None  # the one that goes on
 
@@ -82,16 +96,21 @@ class Live:
         settings: MonitorSettings,
         clock: Clock,
         window_of: WindowOf,
+        day_of: DayOf,
         executor: Executor | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._window_of = window_of
+        self._day_of = day_of
         self._executor = executor or ThreadPoolExecutor(1, "pack")
         self._dirty: set[StateKey] = set()
         self._events: list[Told] = []
         self.versions: dict[Key, VersionLive] = {}
+        self.audits: dict[str, Tally] = self._stored_audits()
+        self._audited = False
+        self._set_limits()
 
     # -- what is followed ------------------------------------------------------------------------------------------
 
@@ -134,6 +153,12 @@ class Live:
             Limits(budget.log_threshold("inputs", evaluations(0, "shape")), quality),
             Limits(budget.log_threshold("outputs", evaluations(1, "shape")), quality),
         )
+        self._audit_limits = {
+            "split": _hour_limits([known.split for known in self.versions.values() if known.split is not None]),
+            "yesterday": _hour_limits(
+                [known.yesterday for known in self.versions.values() if known.yesterday is not None]
+            ),
+        }
         tests = sum(count_of_tests(known.profile) for known in self.versions.values())
         self.level = budget.level("level", LOOKS_PER_MONTH * tests)
 
@@ -152,12 +177,21 @@ class Live:
         known.stream.add(inputs, outputs)
         if known.sample is None:
             known.sample = rows[:SAMPLE_ROWS]
+        if known.split is None:
+            known.split = SplitAudit(known.profile, header.schema.input_dtype)
+            self._set_limits()
+        known.split.add(rows, inputs, header.slot)
+        for drill in known.drills:
+            drill.add(rows)
 
     def judge(self, now_s: float) -> None:
         """Evaluate what is due; then look at windows that are, the longest waiting first, for a bounded time."""
         for key, known in self.versions.items():
             if known.stream.is_due(now_s):
                 self._evaluate(key, known, now_s)
+            for drill in known.drills:
+                if drill.judge(now_s, self.limits[0 if drill.side == "input" else 1]):
+                    self._events.append(Told("drift.drill", *key, drill.to_json()))
         until_s = self._clock.now_s() + JUDGE_S
         while self._clock.now_s() < until_s:
             found = self._next(now_s)
@@ -174,20 +208,42 @@ class Live:
         before = columns_in(known.alarms.active)
         raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits)
         sample, known.sample = known.sample, None
+        self._audit(key, known, counts[0], wall_ns / 1e9)
         if not raised and not cleared:
             return
         self._dirty.add((*key, "alarms"))
         for row in raised:
             known.alarms.begin((row.side, row.feature, row.family, FAST), wall_ns)
-        ended = {
-            alarm: since_ns
-            for row in cleared
-            if (since_ns := known.alarms.end(alarm := (row.side, row.feature, row.family, FAST))) is not None
-        }
+        ended: dict[AlarmKey, int] = {}
+        for row in cleared:
+            alarm = (row.side, row.feature, row.family, FAST)
+            since_ns = known.alarms.end(alarm)
+            if since_ns is not None:
+                ended[alarm] = since_ns
         new = [row for row in raised if (row.side, row.feature) not in before]
         if new:
             self._events.append(stream_event(key, known.profile, new, counts, sample))
         self._tell_ends(key, known, ended, wall_ns)
+
+    def _audit(self, key: Key, known: VersionLive, inputs: Counts, wall_s: float) -> None:
+        """The same counts under the second budget, where no drift can be."""
+        midnight_s = int(wall_s) // DAY_S * DAY_S
+        if known.yesterday_s != midnight_s:
+            known.yesterday_s = midnight_s
+            day = self._day_of(*key, midnight_s - DAY_S, midnight_s)
+            is_enough = day is not None and day.rows >= LEAST_ROWS
+            known.yesterday = YesterdayAudit(known.profile, day) if day is not None and is_enough else None
+            self._set_limits()
+        for name, audit in (("split", known.split), ("yesterday", known.yesterday)):
+            if isinstance(audit, SplitAudit):
+                found = audit.evaluate(wall_s, self._audit_limits["split"])
+            elif audit is not None:
+                found = audit.evaluate(inputs, wall_s, self._audit_limits["yesterday"])
+            else:
+                continue
+            self.audits[name].alarms += found.alarms
+            self.audits[name].expected += found.expected
+            self._audited = True
 
     def _tell_ends(self, key: Key, known: VersionLive, ended: Mapping[AlarmKey, int], wall_ns: int) -> None:
         """Tell of columns without any alarm left: a drift ends last in the longest window."""
@@ -232,25 +288,91 @@ class Live:
 
     def unsaved(self) -> tuple[Mapping[StateKey, bytes], Sequence[Told]]:
         """Alarms that changed, and events, to be stored with the counts that they came from."""
-        states = {
+        states: dict[StateKey, bytes] = {
             (model, version, name): json.dumps(self.versions[model, version].alarms.to_dict()).encode()
             for model, version, name in self._dirty
             if (model, version) in self.versions
         }
         for key, known in self.versions.items():
             states.update({(*key, name): document for name, document in known.stream.unsaved().items()})
+        if self._audited:
+            tallies = {name: [tally.alarms, tally.expected] for name, tally in self.audits.items()}
+            states[AUDIT_KEY] = json.dumps(stamped("audit", {"tallies": tallies})).encode()
         return states, list(self._events)
 
     def saved(self) -> None:
         """What `unsaved` gave is in the database now."""
         self._dirty.clear()
         self._events.clear()
+        self._audited = False
         for known in self.versions.values():
             known.stream.saved()
+
+    def _stored_audits(self) -> dict[str, Tally]:
+        tallies: dict[str, Tally] = {name: Tally() for name in AUDITS}
+        try:
+            document = json.loads(self._store.states(*AUDIT_KEY[:2]).get(AUDIT_KEY[2], b"{}"))
+            if document:
+                check_stamp("audit", document)
+                for name in AUDITS:
+                    alarms, expected = document["tallies"][name]
+                    tallies[name] = Tally(int(alarms), float(expected))
+        except (StateDamaged, FormatTooNew, KeyError, TypeError, ValueError) as error:
+            logger.warning("the self-audit's counts begin anew: %s", error)
+        return tallies
+
+    # -- drills ----------------------------------------------------------------------------------------------------
+
+    def drill(self, key: Key, feature: str | None, shifts: Sequence[Shift], most_s: float, now_s: float) -> list[Drill]:
+        """Begin drills on one column: the first number of the inputs, or the named one. Raises ServingError."""
+        known = self.versions.get(key)
+        if known is None:
+            raise VersionNotFound(f"{key[0]}:{key[1]} is not served with a reference profile, so nothing can drift")
+        side, at, column = _drilled(known.profile, feature)
+        running = sum(not drill.is_over for each in self.versions.values() for drill in each.drills)
+        if running + len(shifts) > MOST_DRILLS:
+            raise Overloaded(f"{running} drills run, and at most {MOST_DRILLS} may at a time")
+        made = [
+            Drill(
+                id=f"{key[0]}-{key[1]}-{self._clock.wall_ns()}-{number}",
+                version=key[1],
+                side=side,
+                at=at,
+                column=column,
+                shift=shift,
+                most_s=most_s,
+                now_s=now_s,
+                wall_ns=self._clock.wall_ns(),
+                rng=np.random.default_rng([at, number]),
+            )
+            for number, shift in enumerate(shifts)
+        ]
+        known.drills = [*known.drills, *made][-KEPT_DRILLS:]
+        return made
 
     def close(self) -> None:
         """After the last checkpoint."""
         self._executor.shutdown()
+
+
+def _hour_limits(audits: Sequence[SplitAudit | YesterdayAudit]) -> Limits:
+    """Thresholds of one false alarm an hour over all versions that are audited."""
+    return limits_of({family: sum(audit.evaluations(family) for audit in audits) for family in FAMILIES})
+
+
+def _drilled(profile: ReferenceProfile, feature: str | None) -> tuple[Side, int, ColumnProfile]:
+    sides: tuple[tuple[Side, Sequence[ColumnProfile]], ...] = (("input", profile.inputs), ("output", profile.outputs))
+    listed = [(side, at, column) for side, columns in sides for at, column in enumerate(columns)]
+    if feature is None:
+        numbers = [found for found in listed if found[2].bins.kind == "number" and found[2].sd]
+        if not numbers and not listed:
+            raise MalformedRequest("the version has no column to drill")
+        return (numbers or listed)[0]
+    for found in listed:
+        if found[2].name == feature:
+            return found
+    near = ", ".join(column.name for _, _, column in listed[:10])
+    raise MalformedRequest(f"the version has no column {feature[:100]!r}; some are {near}")
 
 
 def columns_in(alarms: Iterable[AlarmKey]) -> set[tuple[str, str]]:

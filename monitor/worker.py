@@ -275,13 +275,15 @@ class Monitor:
 
     def window(self, model: str, version: int, seconds: int, roles: Sequence[str] | None = None) -> Window | None:
         """The last so many seconds of a version, rounded up to whole tiles; None if nothing is known of it."""
-        bins = self.bins(model, version)
-        if bins is None:
-            return None
         now_s = self._wall_s()
-        return self.windows.window(
-            model, version, bins, self.windows.start_of(now_s - max(seconds - 1, 0)), now_s + 1, roles
-        )
+        return self.span(model, version, self.windows.start_of(now_s - max(seconds - 1, 0)), now_s + 1, roles)
+
+    def span(
+        self, model: str, version: int, since_s: int, until_s: int, roles: Sequence[str] | None = None
+    ) -> Window | None:
+        """The tiles of a version that touch this time; None if nothing is known of it."""
+        bins = self.bins(model, version)
+        return None if bins is None else self.windows.window(model, version, bins, since_s, until_s, roles)
 
     def rollout(self, model: str) -> RolloutSeen | None:
         """What was seen of the model's running rollout."""

@@ -23,6 +23,7 @@ VERSIONS = {
     "alarms": 1,
     "stream": 1,
     "evaluation": 1,
+    "audit": 1,
 }
 
 

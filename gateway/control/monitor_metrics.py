@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gateway.control.drifting import cohens_h
+from monitor.alarms import Key as AlarmKey
 from monitor.live import FAST, Live, columns_in
 from monitor.worker import MonitorSnapshot
 
@@ -26,6 +27,7 @@ def monitor_families(seen: MonitorSnapshot, lane_less: LaneLess, live: Live) -> 
     yield from _lanes(seen, lane_less)
     yield from _drift(live)
     yield _quality(live)
+    yield from _audits(live)
     labels = CounterMetricFamily(
         "driftgate_labels", "Labelled rows. version 0: their prediction was not found.", labels=(*_VERSION, "outcome")
     )
@@ -96,7 +98,7 @@ def _drift(live: Live) -> Iterator[Metric]:
     active = GaugeMetricFamily("driftgate_drift_active", "Columns with an alarm that has not ended.", labels=_KINDS)
     for (model, number), known in sorted(live.versions.items()):
         version, totals = str(number), known.alarms.totals
-        shown = set()
+        shown: set[AlarmKey] = set()
         for found in known.worst(live.features_shown):
             values = [model, version, *found.key]
             if math.isfinite(found.value) and math.isfinite(found.threshold):
@@ -106,11 +108,11 @@ def _drift(live: Live) -> Iterator[Metric]:
                 evidence.add_metric(values, found.evidence_log10)
             shown.add(found.key)
         for row in known.stream.worst(live.features_shown):
-            key = (row.side, row.feature, row.family, FAST)
-            statistic.add_metric([model, version, *key], abs(row.effect_h))
-            threshold.add_metric([model, version, *key], cohens_h(row.limit, row.reference))
-            evidence.add_metric([model, version, *key], row.evidence_log10)
-            shown.add(key)
+            values = [model, version, row.side, row.feature, row.family, FAST]
+            statistic.add_metric(values, abs(row.effect_h))
+            threshold.add_metric(values, cohens_h(row.limit, row.reference))
+            evidence.add_metric(values, row.evidence_log10)
+            shown.add((row.side, row.feature, row.family, FAST))
         for key in sorted(shown):
             alarms.add_metric([model, version, *key], totals.get(key, 0))
         up = columns_in(known.alarms.active)
@@ -129,3 +131,16 @@ def _quality(live: Live) -> Metric:
         for found in known.worst_quality(live.features_shown):
             ratio.add_metric([key[0], str(key[1]), found.feature, found.problem], found.ratio)
     return ratio
+
+
+def _audits(live: Live) -> Iterator[Metric]:
+    alarms = CounterMetricFamily(
+        "driftgate_self_audit_alarms", "Alarms of the self-audit, where nothing can have drifted.", labels=("audit",)
+    )
+    expected = GaugeMetricFamily(
+        "driftgate_self_audit_expected", "Alarms that its promise of one an hour allows so far.", labels=("audit",)
+    )
+    for name, tally in live.audits.items():
+        alarms.add_metric([name], tally.alarms)
+        expected.add_metric([name], tally.expected)
+    yield from (alarms, expected)

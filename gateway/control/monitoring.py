@@ -17,6 +17,7 @@ from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
 from monitor.agreement import tolerances
 from monitor.drains import LaneKey
+from monitor.drill import FORMS, Shift
 from monitor.facts import LabelFacts
 from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneStatistics
@@ -31,8 +32,10 @@ from monitor.worker import Monitor, RolloutSeen
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.clock import Clock
+from registry.errors import MalformedRequest
 from registry.home import Home
 
+DEFAULT_SHIFTS = ["mean+0.5sd", "sdx1.5", "missing+1%"]
 MOST_EVIDENCE = 200  # features of a version of which the fast detectors' evidence is shown
 MOST_OUTPUTS = 256  # columns compared between the arms
 
@@ -58,7 +61,13 @@ class Monitoring:
         self._known: dict[Key, _Known] = {}
         self._served: dict[Key, str | None] = {}  # followed now → sha256 of the profile in use
         store = MonitorStore(catalog)
-        self._live = Live(store, settings, clock, lambda *asked: self._monitor.window(*asked))
+        self._live = Live(
+            store,
+            settings,
+            clock,
+            window_of=lambda *asked: self._monitor.window(*asked),
+            day_of=lambda model, version, since_s, until_s: self._monitor.span(model, version, since_s, until_s, ROLES),
+        )
         self._monitor = Monitor(home.run, store, settings, clock, self._bins_of, self._live)
         self._monitor.resume()
 
@@ -163,6 +172,25 @@ class Monitoring:
                 evidence = known.stream.worst(MOST_EVIDENCE)
                 views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence))
         return DriftView(views)
+
+    def drill(self, model: str, version: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Begin drills. Raises ServingError."""
+        feature, shifts = body.get("feature"), body.get("shifts") or DEFAULT_SHIFTS
+        if not isinstance(feature, str | None):
+            raise MalformedRequest("'feature' must be the name of a column")
+        if not isinstance(shifts, list) or not all(isinstance(each, str) for each in shifts):
+            raise MalformedRequest(f"'shifts' must be a list of texts like {FORMS}")
+        most_s = body.get("max_seconds", 600)
+        if isinstance(most_s, bool) or not isinstance(most_s, int | float) or not 1 <= most_s <= 86_400:
+            raise MalformedRequest(f"'max_seconds' must be between 1 and 86400, got {most_s!r:.20}")
+        asked = [Shift.parse(each) for each in shifts]
+        made = self._live.drill((model, version), feature, asked, float(most_s), self._clock.now_s())
+        return [drill.to_json() for drill in made]
+
+    def drills(self, model: str) -> list[dict[str, Any]]:
+        """Drills of a model's followed versions, the oldest first."""
+        found = [drill for key, known in self._live.versions.items() if key[0] == model for drill in known.drills]
+        return [drill.to_json() for drill in sorted(found, key=lambda drill: drill.started_ns)]
 
     @property
     def records(self) -> int:

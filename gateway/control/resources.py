@@ -14,8 +14,10 @@ from gateway.control.controller import Controller
 from gateway.control.loads import where
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
 from gateway.registration import version_document
+from monitor.drill import FORMS
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow, check_alias
 from registry.errors import MalformedRequest
+from registry.vocabulary import CHAMPION_ALIAS
 
 MOST_LABELS = 10_000
 Register = Callable[[str, Mapping[str, Any], str], dict[str, Any]]
@@ -148,6 +150,22 @@ class Resources:
         with self._controller.watch_lock:
             view = self._controller.watch.drift(call.model, call.query.get("window"))
         return view.to_json(most)
+
+    def drill(self, call: Call) -> dict[str, Any]:
+        aliases = self._catalog.aliases(call.model)
+        if call.body.get("version") is not None:
+            version = version_number(call.body["version"])
+        elif CHAMPION_ALIAS in aliases:
+            version = aliases[CHAMPION_ALIAS].version
+        else:
+            raise MalformedRequest(f"{call.model} has no champion: the body needs 'version'")
+        with self._controller.watch_lock:
+            return {"items": self._controller.watch.drill(call.model, version, call.body)}
+
+    def drills(self, call: Call) -> dict[str, Any]:
+        self._catalog.aliases(call.model)
+        with self._controller.watch_lock:
+            return {"items": self._controller.watch.drills(call.model), "next": None}
 
     def shadow(self, call: Call) -> dict[str, Any]:
         most = call.number("limit", MOST_ITEMS, 1, MOST_ITEMS) if "limit" in call.query else None
@@ -324,6 +342,21 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
             "What moved, by how much, against which limit.",
             r.drift,
             query={"window": "5m, 1h, …", "limit": "the worst so many, 1 to 1000; all without it"},
+        ),
+        Operation("GET", "/models/{model}/drill", "drills", "Drills, and after how many rows each was seen.", r.drills),
+        Operation(
+            "POST",
+            "/models/{model}/drill",
+            "start_drill",
+            "Shift a copy of one column of the stream, to see how long the detectors take to see it.",
+            r.drill,
+            "operator",
+            {
+                "version": "number; the champion without it",
+                "feature": "a column; the first numeric input without it",
+                "shifts": f"texts like {FORMS}",
+                "max_seconds": "give up after; 600 without it",
+            },
         ),
         Operation("GET", "/models/{model}/shadow", "shadow", "Champion and shadow on the same input.", r.shadow),
         Operation(

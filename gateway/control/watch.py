@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gateway.control.drifting import DriftView
 from monitor.facts import LabelFacts
 from monitor.rollout import RolloutRecord
+from registry.errors import VersionNotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,14 @@ class Watch(Protocol):
         """What moved, by how much, against which limit; the answer is made of it outside the lock."""
         ...
 
+    def drill(self, model: str, version: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Begin drills: stated shifts in a copy of one column. Raises ServingError."""
+        ...
+
+    def drills(self, model: str) -> list[dict[str, Any]]:
+        """Drills and what came of them."""
+        ...
+
     def shadow(self, model: str) -> list[dict[str, Any]]:
         """Pairs of champion and shadow, by candidate."""
         ...
@@ -102,6 +111,12 @@ class NoWatch:
 
     def drift(self, model: str, window: str | None) -> DriftView:
         return DriftView()
+
+    def drill(self, model: str, version: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        raise VersionNotFound(f"the monitor is off, so nothing of {model}:{version} is watched")
+
+    def drills(self, model: str) -> list[dict[str, Any]]:
+        return []
 
     def shadow(self, model: str) -> list[dict[str, Any]]:
         return []

@@ -72,7 +72,8 @@ def test_alarms_of_columns_that_left_the_profile_are_forgotten_and_totals_stay()
 
 def test_the_stored_form_of_release_0_2_is_read() -> None:
     stored = (
-        '{"format":"driftgate.alarms","v":1,"totals":[["input","x","psi","5m",3]],"active":[["input","x","psi","5m",7,1]]}'
+        '{"format":"driftgate.alarms","v":1,"totals":[["input","x","psi","5m",3]],'
+        '"active":[["input","x","psi","5m",7,1]]}'
     )
     alarms = Alarms.from_dict(json.loads(stored))
     assert alarms.totals == {("input", "x", "psi", "5m"): 3}

@@ -34,7 +34,8 @@ def fitted(seed: int = 0) -> profile.ReferenceProfile:
 
 
 def add(to: Stream, rows: int, seed: int, shift: float = 0.0) -> None:
-    x = (np.random.default_rng(seed).normal(size=(rows, 3)) + [shift, 0.0, 0.0]).astype("f4")
+    x = np.random.default_rng(seed).normal(size=(rows, 3)).astype("f4")
+    x[:, 0] += shift
     inputs = Counter(to.profile.input_bins(), SCHEMA.input_dtype).count(x)
     to.add(inputs, Counter(to.profile.output_bins(), SCHEMA.output_dtype).count(x[:, 1:2]))
 
