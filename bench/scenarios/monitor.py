@@ -49,6 +49,7 @@ def run(options: Options) -> Result:
     """Run it."""
     result, arguments = Result("monitor"), options.arguments
     shapes = SHAPES if arguments.rate is None else ((arguments.rate, arguments.features, 100.0),)
+    shapes = shapes[:1] if options.quick else shapes
     warm_up_s = min(WARM_UP_S, options.seconds_or(60.0))
     for rate, features, bar in shapes:
         folder = options.folder / f"{rate}x{features}"
@@ -96,6 +97,10 @@ def measure(folder: Path, rate: int, features: int, warm_up_s: float, seconds: f
     )
     steps, pause_s = Steps(), settings.monitor.tick_ms / 1000.0
     try:
+        for _ in range(200):  # until the first rows come
+            step_for(monitoring, clock, 0.05, 0.05, Steps())
+            if monitoring.records:
+                break
         step_for(monitoring, clock, warm_up_s, pause_s, Steps())
         counted, spent_s, began = monitoring.records, time.process_time(), time.monotonic()
         dropped = sum(lane.dropped for lane in monitoring.lanes().values())
