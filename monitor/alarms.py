@@ -45,6 +45,7 @@ class Alarms:
 
     def __init__(self) -> None:
         self.totals: dict[Key, int] = {}  # raised, ever
+        self.looked: dict[str, int] = {}  # window → the last slot of time in which it was looked at
         self._active: dict[Key, _Active] = {}
 
     def update(self, measurements: Iterable[Measurement], wall_ns: int) -> Change:
@@ -96,6 +97,7 @@ class Alarms:
             {
                 "totals": [[*key, n] for key, n in self.totals.items()],
                 "active": [[*key, active.since_ns, active.quiet] for key, active in self._active.items()],
+                "looked": self.looked,
             },
         )
 
@@ -105,12 +107,13 @@ class Alarms:
         check_stamp("alarms", document)
         alarms = cls()
         try:
+            alarms.looked = {str(window): int(slot) for window, slot in document["looked"].items()}
             for kind, feature, statistic, window, n in document["totals"]:
                 alarms.totals[str(kind), str(feature), str(statistic), str(window)] = int(n)
             for kind, feature, statistic, window, since_ns, quiet in document["active"]:
                 key = (str(kind), str(feature), str(statistic), str(window))
                 alarms._active[key] = _Active(int(since_ns), int(quiet))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateDamaged(f"stored alarms cannot be read: {error!r}") from None
         return alarms
 

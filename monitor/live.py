@@ -73,7 +73,6 @@ class VersionLive:
     looks: dict[str, list[Measurement]] = field(default_factory=dict)  # window → the last look's measurements
     quality: list[QualityRatio] = field(default_factory=list)
     yesterday_s: int = 0  # the midnight for which `yesterday` was made
-    due_s: dict[str, float] = field(default_factory=dict)  # window → when to look again
     look: Look | None = None  # the one that goes on
 
     def worst(self, features: int) -> list[Measurement]:
@@ -194,7 +193,7 @@ class Live:
                     self._events.append(Told("drift.drill", *key, drill.to_json()))
         until_s = self._clock.now_s() + JUDGE_S
         while self._clock.now_s() < until_s:
-            found = self._next(now_s)
+            found = self._next()
             if found is None:
                 return
             key, known = found
@@ -252,21 +251,25 @@ class Live:
         if told:
             self._events.append(clearing_event(key, told, wall_ns))
 
-    def _next(self, now_s: float) -> tuple[Key, VersionLive] | None:
-        """The look that goes on, or else a new one."""
+    def _next(self) -> tuple[Key, VersionLive] | None:
+        """The look that goes on, or else a new one.
+
+        Windows are looked at when wall time enters another slot of their pace, so a restart makes no look twice.
+        """
         for key, known in self.versions.items():
             if known.look is not None:
                 return key, known
-        waiting = [
-            (known.due_s.setdefault(name, now_s), seconds, key, name)
-            for key, known in self.versions.items()
-            for name, seconds in WINDOWS.items()
-            if known.due_s.get(name, now_s) <= now_s
-        ]
-        for _, _, key, name in sorted(waiting):
+        wall_s = self._clock.wall_ns() // 1_000_000_000
+        waiting = []
+        for key, known in self.versions.items():
+            for name, pace_s in LOOK_EVERY_S.items():
+                slot = wall_s // pace_s
+                if known.alarms.looked.get(name) != slot:
+                    waiting.append((known.alarms.looked.get(name, 0) * pace_s, WINDOWS[name], key, name, slot))
+        for _, seconds, key, name, slot in sorted(waiting):
             known = self.versions[key]
-            known.due_s[name] = now_s + LOOK_EVERY_S[name]
-            window = self._window_of(*key, WINDOWS[name], ROLES)
+            known.alarms.looked[name] = slot
+            window = self._window_of(*key, seconds, ROLES)
             if window is not None and window.rows:
                 known.look = Look(known.slices, window, name, self.level)
                 return key, known
@@ -278,8 +281,7 @@ class Live:
             known.quality = quality(known.profile, look.window.inputs, look.window.outputs)
         before = columns_in(known.alarms.active)
         change = known.alarms.update(look.found, self._clock.wall_ns())
-        if change.raised or change.cleared or before:
-            self._dirty.add((*key, "alarms"))
+        self._dirty.add((*key, "alarms"))
         # The same drift soon breaches in longer windows too: it is told once.
         raised = [m for m in change.raised if m.key[:2] not in before]
         if raised:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -39,7 +40,7 @@ class Stream:
         self.evaluations = 0
         self._executor = executor
         self._waiting = self._nothing()
-        self._evaluated_s: float | None = None
+        self._evaluated_s = -math.inf
         self._unsaved: dict[str, bytes] = {}
         self._packing: tuple[int, Future[bytes]] | None = None
 
@@ -59,8 +60,6 @@ class Stream:
 
     def is_due(self, now_s: float) -> bool:
         """Whether enough rows and time have passed since the last evaluation."""
-        if self._evaluated_s is None:
-            self._evaluated_s = now_s
         return is_due(self.waiting_rows, now_s - self._evaluated_s)
 
     def evaluate(

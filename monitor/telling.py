@@ -66,11 +66,7 @@ def stream_event(
     first = found[0]
     others = f" {len(features) - 1} more moved too." if len(features) > 1 else ""
     at, column = _column(profile, first)
-    verb = "rose" if first.direction > 0 else "fell"
-    sentence = (
-        f"{first.side.capitalize()} {first.feature} of version {version} moved: {event_words(column, first)} {verb} "
-        f"from {first.reference:.2%} to {first.share:.2%} of rows.{others}"
-    )
+    sentence = f"{first.side.capitalize()} {first.feature} of version {version} moved: {moved(column, first)}.{others}"
     live = counts[0] if first.side == "input" else counts[1]
     data: dict[str, Any] = {
         "sentence": sentence,
@@ -89,6 +85,15 @@ def stream_event(
 def _column(profile: ReferenceProfile, row: Evidence) -> tuple[int, ColumnProfile]:
     columns = profile.inputs if row.side == "input" else profile.outputs
     return next((at, column) for at, column in enumerate(columns) if column.name == row.feature)
+
+
+def moved(column: ColumnProfile, row: Evidence) -> str:
+    """What a detector's event did, in words."""
+    if row.kind == "edge" and row.direction < 0:  # said of the other side, which grew
+        edge = column.bins.edges[row.place]
+        return f"values from {edge:.4g} on rose from {1.0 - row.reference:.2%} to {1.0 - row.share:.2%} of rows"
+    verb = "rose" if row.direction > 0 else "fell"
+    return f"{event_words(column, row)} {verb} from {row.reference:.2%} to {row.share:.2%} of rows"
 
 
 def event_words(column: ColumnProfile, row: Evidence) -> str:
@@ -114,14 +119,15 @@ def event_words(column: ColumnProfile, row: Evidence) -> str:
 
 
 def first_requests(sample: Rows, row: Evidence, column: ColumnProfile, at: int) -> list[str]:
-    """Hashes of the first requests among these rows where the event that grew happened; empty if it shrank.
+    """Hashes of the first requests among these rows where the event happened, or did not, if it came less often.
 
     A hash is BLAKE2b of the request id, 16 bytes, in hex.
     """
-    if row.direction < 0:
-        return []
     values = np.asarray(sample["features" if row.side == "input" else "outputs"][:, at], np.float64)
-    happened = np.flatnonzero(_happened(values, row, column))[:MOST_REQUESTS]
+    chosen = _happened(values, row, column)
+    if row.direction < 0:
+        chosen = ~chosen & ~np.isnan(values)
+    happened = np.flatnonzero(chosen)[:MOST_REQUESTS]
     pairs = zip(sample["hash0"][happened].tolist(), sample["hash1"][happened].tolist(), strict=True)
     return [(low.to_bytes(8, "little") + high.to_bytes(8, "little")).hex() for low, high in pairs]
 

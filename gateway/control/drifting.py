@@ -57,11 +57,15 @@ class DriftView:
         return {
             "items": [{"version": by_measurement[id(m)].version, **m.to_dict()} for m in worst],
             "next": None,
-            "fast": [evidence_json(view, row) for view in self.versions for row in view.evidence[:most]],
+            "fast": [evidence_json(view, row) for view, row in self._strongest()[:most]],
             "features": self._features([(by_measurement[id(m)], m) for m in worst]),
             "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
             "windows": [window_json(view) for view in self.versions],
         }
+
+    def _strongest(self) -> list[tuple[VersionView, Evidence]]:
+        rows = [(view, row) for view in self.versions for row in view.evidence]
+        return sorted(rows, key=lambda pair: (not pair[1].rows, pair[1].limit_log10 - pair[1].evidence_log10))
 
     @staticmethod
     def _features(found: Sequence[tuple[VersionView, Measurement]]) -> list[dict[str, Any]]:

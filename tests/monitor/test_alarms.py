@@ -73,11 +73,12 @@ def test_alarms_of_columns_that_left_the_profile_are_forgotten_and_totals_stay()
 def test_the_stored_form_of_release_0_2_is_read() -> None:
     stored = (
         '{"format":"driftgate.alarms","v":1,"totals":[["input","x","psi","5m",3]],'
-        '"active":[["input","x","psi","5m",7,1]]}'
+        '"active":[["input","x","psi","5m",7,1]],"looked":{"5m":113333333}}'
     )
     alarms = Alarms.from_dict(json.loads(stored))
     assert alarms.totals == {("input", "x", "psi", "5m"): 3}
     assert alarms.active == {("input", "x", "psi", "5m"): 7}
+    assert alarms.looked == {"5m": 113333333}
 
 
 def test_what_is_no_stored_form_is_refused() -> None:

@@ -21,7 +21,7 @@ from monitor.record import make_log_schema, request_hash
 from monitor.rollout import Moment, RolloutRecord
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
-from registry.errors import MalformedRequest
+from registry.errors import MalformedRequest, ServingError
 from registry.home import Home
 from registry.manifest import FileDigest, Manifest, ProbeResult, ServingOptions
 from registry.vocabulary import Role, TensorSpec
@@ -194,3 +194,165 @@ def test_metric_families_of_a_monitor_that_saw_nothing(lanes: Lanes) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest):
         seconds_of(text)
+
+
+def events_of(lanes: Lanes, kind: str) -> list[dict[str, Any]]:
+    return [dict(event.data) for event in lanes.catalog.events() if event.type == kind]
+
+
+def samples_of(lanes: Lanes) -> dict[tuple[Any, ...], float]:
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in lanes.monitoring.families({})
+        for sample in family.samples
+    }
+
+
+def feed(lanes: Lanes, ticks: int, shift: float = 0.0, seconds: float = 10.0, rows: int = 500) -> None:
+    for _ in range(ticks):
+        at = lanes.clock.wall_ns()
+        lanes.write(1, Role.CHAMPION, [f"{at}-{n}" for n in range(rows)], *lanes.rows(rows, shift))
+        lanes.tick(seconds)
+
+
+def test_a_drift_is_told_when_it_begins_and_when_it_is_over(lanes: Lanes) -> None:
+    feed(lanes, 12)
+    assert not events_of(lanes, "drift.alarm")
+    feed(lanes, 12, shift=1.0)
+    told = events_of(lanes, "drift.alarm")
+    assert {feature for event in told for feature in event["features"]} == {"x[0]", "x[1]", "y"}
+    first = told[0]
+    assert first["window"] == "fast"
+    assert first["sentence"].startswith(("Input x[", "Output y"))
+    assert " of version 1 moved: values " in first["sentence"]
+    assert len(first["first_requests"]) in range(1, 6)
+    assert first["histogram"]["now"]["rows"] == 500
+    answer = lanes.monitoring.drift("m", None).to_json(3)
+    assert len(answer["items"]) == 3
+    assert {"histogram", "feature", "kind", "version"} == set(answer["features"][0])
+    assert [item["verdict"] for item in answer["fast"]] == ["breach"] * 3
+    assert {alarm["feature"] for alarm in answer["alarms"]} == {"x[0]", "x[1]", "y"}
+    assert answer["windows"][0]["rows"] >= 500 * 24
+    up = ("driftgate_drift_active", ("kind", "input"), ("model", "m"), ("version", "1"))
+    assert samples_of(lanes)[up] == 2
+    feed(lanes, 60)
+    cleared = [feature for event in events_of(lanes, "drift.cleared") for feature in event["features"]]
+    assert not set(cleared) - {"x[0]", "x[1]", "y"}
+    # Windows of an hour and longer still hold the drift: the columns are not like the reference yet.
+    feed(lanes, 150, seconds=60.0)
+    assert {key[3] for key in lanes.monitoring._live.versions["m", 1].alarms.active} <= {"1h", "1d", "7d"}
+
+
+def test_first_requests_are_those_where_the_event_happened(lanes: Lanes) -> None:
+    feed(lanes, 3)
+    features, outputs = lanes.rows(1000)
+    features[100::10, 0] = np.nan
+    lanes.write(1, Role.CHAMPION, [f"r{n}" for n in range(1000)], features, outputs)
+    lanes.tick(10.0)
+    told = [event for event in events_of(lanes, "drift.alarm") if event["features"] == ["x[0]"]]
+    assert told[0]["sentence"].startswith("Input x[0] of version 1 moved: missing values rose from 0.00% to ")
+    wanted = [request_hash(f"r{n}").hex() for n in range(100, 150, 10)]
+    assert told[0]["first_requests"] == wanted
+
+
+@pytest.mark.parametrize("dies_every", [1, 7])
+def test_a_controller_killed_in_mid_window_changes_no_count_and_no_verdict(tmp_path: Path, dies_every: int) -> None:
+    told: list[dict[str, Any]] = []
+    for dies in (False, True):
+        root = tmp_path / str(dies)
+        root.mkdir()
+        world = Lanes(root)
+        for tick in range(45):
+            shift = 0.35 if 15 <= tick < 30 else 0.0
+            at = world.clock.wall_ns()
+            world.write(1, Role.CHAMPION, [f"{at}-{n}" for n in range(300)], *world.rows(300, shift))
+            world.tick(5.0)
+            if dies and tick % dies_every == 0:
+                world.write(1, Role.CHAMPION, [f"{at}-x{n}" for n in range(40)], *world.rows(40, shift))
+                world.tick(0.5)  # counted, and not stored
+                world.monitoring = world.start()
+                world.monitoring.follow({("m", 1): world.sha256, ("m", 2): world.sha256})
+                world.clock.advance(-0.5)
+            elif tick % dies_every == 0:
+                world.write(1, Role.CHAMPION, [f"{at}-x{n}" for n in range(40)], *world.rows(40, shift))
+        live = world.monitoring._live.versions["m", 1]
+        events = [  # the requests named are some of those that the living controller saw
+            (event.type, {name: value for name, value in event.data.items() if name != "first_requests"})
+            for event in world.catalog.events()
+            if event.type.startswith("drift.")
+        ]
+        window = world.monitoring.drift("m", None).versions[0].look.window
+        told.append(
+            {
+                "events": events,
+                "alarms": dict(live.alarms.active),
+                "totals": live.alarms.totals,
+                "detectors": [detector.to_dict() for detector in live.stream.detectors],
+                "counts": window.inputs.counts.tolist(),
+                "rows": window.rows,
+                "audits": {
+                    name: (tally.alarms, tally.expected) for name, tally in world.monitoring._live.audits.items()
+                },
+            }
+        )
+        world.close()
+    for name, whole, killed in zip(told[0], told[0].values(), told[1].values(), strict=True):
+        assert killed == whole, name
+    assert any(kind == "drift.alarm" for kind, _ in told[0]["events"])
+
+
+def test_drills_end_with_a_figure_and_change_nothing_that_is_real(lanes: Lanes) -> None:
+    begun = lanes.monitoring.drill("m", 1, {"shifts": ["mean+1sd", "missing+5%", "mean+0.001sd"], "max_seconds": 60})
+    assert [drill["state"] for drill in begun] == ["running"] * 3
+    feed(lanes, 8)
+    found = lanes.monitoring.drills("m")
+    assert [drill["state"] for drill in found] == ["seen", "seen", "not_seen"]
+    assert [drill["feature"] for drill in found] == ["x[0]"] * 3
+    assert 500 <= found[0]["rows"] <= 1500
+    assert len(events_of(lanes, "drift.drill")) == 3
+    assert not events_of(lanes, "drift.alarm")
+    for wrong in (
+        {"feature": "nobody"},
+        {"feature": 7},
+        {"shifts": ["sideways"]},
+        {"shifts": "mean+1sd"},
+        {"max_seconds": 0},
+        {"max_seconds": "1"},
+        {"shifts": ["mean+1sd"] * 9},
+    ):
+        with pytest.raises(ServingError):
+            lanes.monitoring.drill("m", 1, wrong)
+    with pytest.raises(ServingError):
+        lanes.monitoring.drill("m", 7, {})
+
+
+def test_the_self_audit_counts_what_it_promised_and_what_it_found_over_restarts(lanes: Lanes) -> None:
+    feed(lanes, 30, shift=1.0)  # drift is none of its business
+    names = ("driftgate_self_audit_alarms_total", "driftgate_self_audit_expected")
+    alarms, expected = (samples_of(lanes)[name, ("audit", "split")] for name in names)
+    assert alarms == 0
+    assert expected == pytest.approx(30 / 3600)
+    lanes.monitoring.close()
+    lanes.monitoring = lanes.start()
+    assert samples_of(lanes)[names[1], ("audit", "split")] == expected
+
+
+def test_yesterday_is_compared_from_midnight_on(lanes: Lanes) -> None:
+    feed(lanes, 12)
+    to_midnight_s = 86_400 - lanes.clock.wall_ns() // 10**9 % 86_400
+    lanes.tick(to_midnight_s + 5.0)
+    feed(lanes, 5)
+    expected = samples_of(lanes)["driftgate_self_audit_expected", ("audit", "yesterday")]
+    assert expected == pytest.approx(5 / 3600)
+    feed(lanes, 10, shift=1.0)
+    assert samples_of(lanes)["driftgate_self_audit_alarms_total", ("audit", "yesterday")] >= 2
+
+
+def test_the_budget_is_one_controllers_however_many_versions_it_follows(lanes: Lanes) -> None:
+    both = lanes.monitoring._live.limits
+    level = lanes.monitoring._live.level
+    lanes.monitoring.follow({("m", 1): lanes.sha256})
+    one = lanes.monitoring._live.limits
+    assert both[0].shape - one[0].shape == pytest.approx(np.log(2))
+    assert both[1].quality - one[1].quality == pytest.approx(np.log(2))
+    assert level == pytest.approx(lanes.monitoring._live.level / 2)
