@@ -350,5 +350,7 @@ class Holdings:
         return done
 
     def _free(self, box: list[Loaded]) -> None:
+        for loaded in box:
+            loaded.servable.close()
         box.clear()
         self._memory.give_back()

@@ -103,6 +103,10 @@ class Servable:
         self.refuses_nonfinite = manifest.options.nan == "refuse"
         self.leases = 0
 
+    def close(self) -> None:
+        """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""
+        self._run = _not_loaded
+
     def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
         """Run once. Feeds are in the order of `slots`. Raises InferenceFailed."""
         return self._run(dict(zip(self.input_names, feeds, strict=True)))

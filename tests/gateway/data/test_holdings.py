@@ -29,9 +29,14 @@ NOT_READY = NotReady("not ready here")
 
 
 class _Servable:
-    def __init__(self) -> None:
+    def __init__(self, sizes: dict[int, int]) -> None:
         self.leases = 0
         self.elsewhere = ""
+        self._sizes = sizes
+        sizes[id(self)] = 10 * MIB
+
+    def close(self) -> None:
+        del self._sizes[id(self)]
 
 
 class _Batcher:
@@ -39,14 +44,12 @@ class _Batcher:
 
 
 class _Loaded:
-    """Stands for a loaded version, without a session; its memory is 10 MiB until nobody holds it."""
+    """Stands for a loaded version, without a session; it takes 10 MiB until it is closed."""
 
     def __init__(self, key: Key, sizes: dict[int, int]) -> None:
         self.key = key
-        self.servable = _Servable()
+        self.servable = _Servable(sizes)
         self.batcher: Any = None
-        sizes[id(self)] = 10 * MIB
-        weakref.finalize(self, sizes.pop, id(self))
 
 
 class _Memory:
