@@ -7,14 +7,47 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("numpy", "onnxruntime", "uvicorn", "uvloop", "httptools", "orjson")
+
+
+class Disturbance:
+    """What else ran on the machine from its making to `shares`: work of others, and time that the hypervisor took."""
+
+    def __init__(self) -> None:
+        self._wall, self._used, self._stolen, self._own = self._now()
+
+    def shares(self) -> dict[str, float]:
+        """Percent of all cores. Ours is what this process and its ended children used; call it when they have ended."""
+        wall, used, stolen, own = self._now()
+        cores_s = max(wall - self._wall, 1e-9) * (os.cpu_count() or 1)
+        others = max(0.0, used - self._used - (own - self._own))
+        return {
+            "others_pct": round(100 * others / cores_s, 1),
+            "stolen_pct": round(100 * (stolen - self._stolen) / cores_s, 1),
+        }
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float]:
+        times = psutil.cpu_times()
+        kinds = ("user", "nice", "system", "irq", "softirq")
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return (
+            time.monotonic(),
+            sum(getattr(times, kind, 0.0) for kind in kinds),
+            getattr(times, "steal", 0.0),
+            sum(usage.ru_utime + usage.ru_stime for usage in own),
+        )
 
 
 def describe() -> dict[str, Any]:

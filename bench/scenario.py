@@ -27,14 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from bench import machine, scenarios
 from bench.result import Result
 from tests.support.tools import find_tool
 
 RESULTS = machine.ROOT / "bench" / "results"
-BUSY_PCT = 10.0  # of all cores, by others: above it a result says so itself
+DISTURBED_PCT = 5.0  # of all cores, by others and the host: above it a result says so itself
 Need = Literal["wrk", "cores", "material"]
 
 
@@ -118,7 +116,7 @@ def parser_of(scenario: Scenario) -> argparse.ArgumentParser:
 def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
     """Run it, stamp it, store it, print it."""
     arguments = parser_of(scenario).parse_args(words)
-    busy_pct = psutil.cpu_percent(interval=1.0)
+    disturbance = machine.Disturbance()
     started, found = time.monotonic(), machine.commit()
 
     def say(text: str) -> None:
@@ -128,10 +126,14 @@ def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
     with tempfile.TemporaryDirectory(prefix="driftgate-bench-", ignore_cleanup_errors=True) as folder:
         options = Options(Path(folder), arguments.quick, arguments.pairs, arguments.seconds, arguments, say)
         result: Result = scenario.load().run(options)
-    result.machine = {**machine.describe(), "busy_before_pct": busy_pct}
+    disturbed = disturbance.shares()
+    result.machine = {**machine.describe(), **disturbed}
     result.commit, result.when, result.quick = found, when, arguments.quick
-    if busy_pct > BUSY_PCT:
-        result.notes.append(f"other work took {busy_pct:g} % of the machine just before; only ratios mean something")
+    if sum(disturbed.values()) > DISTURBED_PCT:
+        told = "{others_pct:g} % of the machine were taken by other work, {stolen_pct:g} % by the host".format(
+            **disturbed
+        )
+        result.notes.append(f"{told}, while this ran: only ratios mean something")
     result.command = " ".join(["python -m bench run", scenario.name, *words])
     stamp = when.replace("-", "").replace(":", "")
     path = arguments.results / f"{'quick-' if arguments.quick else ''}{scenario.name}-{found['id']}-{stamp}.json"

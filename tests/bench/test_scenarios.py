@@ -15,6 +15,7 @@ SCENARIOS = discover()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # some start two gateways and register four versions
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_runs_quickly_and_its_result_can_be_read(name: str, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
