@@ -29,11 +29,12 @@ from typing import Any, Literal
 
 from bench import machine, scenarios
 from bench.result import Result
+from registry.onnx import available_providers
 from tests.support.tools import find_tool
 
 RESULTS = machine.ROOT / "bench" / "results"
 DISTURBED_PCT = 5.0  # of all cores, by others and the host: above it a result says so itself
-Need = Literal["wrk", "cores", "material"]
+Need = Literal["wrk", "cores", "material", "gpu"]
 
 
 @dataclass
@@ -84,6 +85,8 @@ class Scenario:
                 return "wrk is not here (`make tools`)"
             if need == "cores" and (shutil.which("taskset") is None or len(os.sched_getaffinity(0)) < 2):
                 return "needs taskset and two cores"
+            if need == "gpu" and "CUDAExecutionProvider" not in available_providers():
+                return "onnxruntime has no GPU provider here: pip install 'driftgate[cuda]' on a machine with a GPU"
             if need == "material" and not os.environ.get("DRIFTGATE_TEST_MATERIAL"):
                 return "DRIFTGATE_TEST_MATERIAL is not set"
         return ""

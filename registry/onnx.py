@@ -112,6 +112,13 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
+def available_providers() -> list[str]:
+    """The execution providers of the onnxruntime in this process, by its own names."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
 def open_session(
     path: Path, threads: int = 1, options: ServingOptions = CPU_OPTIONS, optimized: Path | None = None
 ) -> Session:
@@ -121,9 +128,7 @@ def open_session(
     nodes. `optimized`: where the optimised model is kept, and read from when it is there. Raises LoadFailed with
     onnxruntime's reason; its `details["kind"]` is the name of onnxruntime's error class, or `provider`.
     """
-    import onnxruntime
-
-    choice = providers.choose(options, onnxruntime.get_available_providers())
+    choice = providers.choose(options, available_providers())
     session: Session | None = None
     if optimized is not None and optimized.exists():
         try:

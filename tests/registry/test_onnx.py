@@ -47,7 +47,7 @@ def test_faults_carry_the_runtimes_reason_and_kind_but_no_paths(tmp_path: Path) 
 
 def test_a_provider_that_is_absent_refuses_the_model_or_is_declared_to_fall_back(tmp_path: Path) -> None:
     path = models.linear(tmp_path / "m.onnx")
-    absent = next(name for name in ("tensorrt", "cuda") if providers.NAMES[name] not in _available())
+    absent = next(name for name in ("tensorrt", "cuda") if providers.NAMES[name] not in onnx.available_providers())
     with pytest.raises(LoadFailed, match="is not available here") as refused:
         onnx.open_session(path, options=ServingOptions(provider=absent))
     assert refused.value.details["kind"] == "provider"
@@ -101,18 +101,12 @@ def test_an_optimised_model_is_kept_read_again_and_made_anew_when_it_is_torn(tmp
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_gpu_says_what_the_processor_says(tmp_path: Path, provider: str) -> None:
-    if providers.NAMES[provider] not in _available():
+    if providers.NAMES[provider] not in onnx.available_providers():
         pytest.skip(f"onnxruntime has no {provider} here: it needs a GPU and the extra [cuda]")
     path, feeds = models.linear(tmp_path / "m.onnx"), {"x": np.ones((8, 3), np.float32)}
     session = onnx.open_session(path, options=ServingOptions(provider=provider, device_memory_mb=512))
     want = onnx.run(onnx.open_session(path), feeds)[0]
     np.testing.assert_allclose(onnx.run(session, feeds)[0], want, rtol=1e-5, atol=1e-6)
-
-
-def _available() -> list[str]:
-    import onnxruntime
-
-    return list(onnxruntime.get_available_providers())
 
 
 def test_a_model_whose_declared_shape_lies_is_run_without_noise(tmp_path: Path) -> None:
