@@ -64,6 +64,7 @@ class MonitorSnapshot:
     lanes: dict[LaneKey, LaneStatistics]
     records: int  # rows counted
     damaged_lanes: int
+    failures: int  # of judging drift
     rollouts: dict[str, RolloutSeen]  # by model
     labels: dict[tuple[str, int, str], int]  # (model, version or 0 if unknown, outcome) → rows
     labels_waiting: dict[str, int]
@@ -300,6 +301,7 @@ class Monitor:
             lanes=self._drains.statistics(),
             records=self.records,
             damaged_lanes=self._drains.damaged,
+            failures=self.failures,
             rollouts={
                 model: RolloutSeen(
                     seen.watch, replace(seen.pairs), {arm: counts.copy() for arm, counts in seen.outputs.items()}

@@ -82,6 +82,9 @@ def _lanes(seen: MonitorSnapshot, lane_less: LaneLess) -> Iterator[Metric]:
     counted = CounterMetricFamily("driftgate_monitor_records", "Rows that the monitor has counted.")
     counted.add_metric([], seen.records)
     yield counted
+    failures = CounterMetricFamily("driftgate_monitor_failures", "Times that drift could not be judged.")
+    failures.add_metric([], seen.failures)
+    yield failures
     torn = CounterMetricFamily("driftgate_lane_torn", "Rows given up because their checksum stayed bad.")
     torn.add_metric([], sum(lane.torn for lane in seen.lanes.values()))
     yield torn
