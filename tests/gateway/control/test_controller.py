@@ -440,3 +440,47 @@ def test_an_idle_tick_is_cheap(world: World, worker: Worker) -> None:
         world.controller.tick()
         spent.append(time.thread_time() - began)
     assert sorted(spent)[10] < 0.02  # measured: under 3 ms; a loaded machine gets room
+
+
+def test_who_must_be_in_memory_is_a_rollouts_two_and_a_champion_that_takes_over(world: World, worker: Worker) -> None:
+    def resident() -> set[int]:
+        return {version for version, spec in worker.entry().aspired.items() if spec.resident}
+
+    served(world, worker)
+    assert (set(worker.entry().aspired), resident()) == ({1}, set())
+    assert worker.entry().aspired[1].file_bytes == 3
+    world.champion(2)
+    world.settle()
+    assert (worker.entry().champion, resident()) == (1, {2})
+    worker.obey()
+    world.tick(0.25, 2)
+    assert (worker.entry().champion, resident()) == (2, set())
+    world.commands.start("m", 1, QUICK_PLAN, world.act)
+    world.settle(worker)
+    assert resident() == {1, 2}
+    world.commands.abort("m", world.act)
+    world.tick(0.25, 3)
+    assert resident() == set()
+
+
+def test_a_model_with_nothing_to_do_is_left_alone_until_something_changes(world: World, worker: Worker) -> None:
+    def settled() -> bool:
+        return world.state.is_settled
+
+    served(world, worker)
+    worker.obey()
+    world.tick(0.25, 3)
+    assert settled()
+    epoch, entry = world.controller.table.epoch, world.state.entry
+    world.tick(0.25, 3)
+    assert (world.controller.table.epoch, world.state.entry) == (epoch, entry)
+    world.champion(2)
+    world.tick(1.1)
+    assert not settled()
+    world.settle(worker)
+    worker.obey()
+    world.tick(0.25, 3)
+    assert settled()
+    assert worker.entry().champion == 2
+    world.commands.start("m", 1, QUICK_PLAN, world.act)
+    assert not settled()

@@ -33,6 +33,19 @@ def test_a_snapshot_survives_storage() -> None:
     assert decode(encode(snapshot, BOOT), BOOT) == snapshot
 
 
+def test_what_has_not_changed_is_neither_written_nor_read_anew(tmp_path: Path) -> None:
+    table, reader, _ = pair(tmp_path)
+    others = {f"m{i}": RouteEntry(champion=i) for i in range(5)}
+    table.publish({"m": ENTRY, **others})
+    before = reader.current().models
+    table.publish({"m": RouteEntry(champion=2), **others, "new": ENTRY})
+    after = reader.current().models
+    assert after == {"m": RouteEntry(champion=2), **others, "new": ENTRY}
+    assert all(after[name] is before[name] for name in others)
+    table.publish(others)
+    assert reader.current().models == others
+
+
 def test_a_stored_v1_snapshot_is_read_for_ever() -> None:
     stored = (
         b'{"format":"driftgate.routes","v":1,"boot_id":"' + BOOT.encode() + b'","epoch":3,"models":{"m":{"champion":1,'
