@@ -164,7 +164,7 @@ def models(
             if row["provider"] != "cpu":
                 console.print(f"  version {row['version']} is for the provider {row['provider']}", soft_wrap=True)
             for note in row.get("notes", ()):  # only a running server knows where a version runs
-                console.print(f"  version {row['version']}: [yellow]{escape(str(note))}[/]", soft_wrap=True)
+                console.print(f"  version {row['version']} now: [yellow]{escape(str(note))}[/]", soft_wrap=True)
             for warning in row["warnings"]:
                 console.print(f"  version {row['version']}: [yellow]{escape(str(warning))}[/]", soft_wrap=True)
 

@@ -39,7 +39,7 @@ class ProbedModel:
         self._runner = runner(session, self.outputs, options.io_binding)
         self._are_classes_known = all(spec.classes is None for spec in self.outputs)
         elsewhere = providers.told(options, session.get_providers())
-        self.warnings: list[str] = [elsewhere] if elsewhere else []
+        self.warnings: list[str] = [f"at registration {elsewhere}"] if elsewhere else []
         self.non_finite = [0, 0]  # given runs, and how many of them had a non-finite output
         self.examples: Tensors = {}
 

@@ -18,7 +18,7 @@ from registry.options import ServingOptions
 
 CPU = "CPUExecutionProvider"
 NAMES = {"cpu": CPU, "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-_INSTALL = "pip install 'driftgate[cuda]' on a machine with a GPU"
+_HELP = "pip install 'driftgate[cuda]' on a machine with a GPU, or let the options say provider_fallback = \"cpu\""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ def choose(options: ServingOptions, available: Collection[str]) -> Choice:
     wanted = NAMES.get(options.provider)
     if wanted is None or wanted not in available:
         known = ", ".join(name for name, full in NAMES.items() if full in available)
-        hint = "" if wanted is None else f"; {_INSTALL}, or provider_fallback"
-        return fallen(options, f"provider {options.provider!r} is not available here (available: {known}{hint})")
+        return fallen(options, f"provider {options.provider!r} is not available here, only {known}: {_HELP}")
     if wanted == CPU:
         return Choice(((CPU, {}),))
     given = dict(options.provider_options)

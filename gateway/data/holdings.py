@@ -26,6 +26,7 @@ from gateway.data.residency import Key, Resident, foresee, leavers
 from gateway.data.routes import AspiredVersion
 from gateway.data.traffic import Loaded
 from gateway.settings import LoadSettings
+from registry import onnx
 from registry.clock import Clock
 from registry.errors import NotReady, Overloaded, ServingError
 from registry.vocabulary import LoadState
@@ -77,7 +78,11 @@ class Holdings:
         self._clock = clock
         self._open_version = open_version
         self._attach = attach
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="load",
+            initializer=onnx.runtime_version,  # imports onnxruntime, which no version is to be charged for
+        )
         self._wanted: Mapping[Key, AspiredVersion] = {}
         self._holdings: dict[Key, Holding] = {}
         self._leaving: dict[Key, Loaded] = {}

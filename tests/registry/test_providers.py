@@ -45,9 +45,7 @@ def test_what_tensorrt_cannot_run_goes_to_the_same_device_with_the_same_limit() 
 
 
 def test_an_absent_provider_is_refused_and_the_refusal_says_what_there_is() -> None:
-    with pytest.raises(
-        LoadFailed, match=r"'cuda' is not available here \(available: cpu; pip install 'driftgate\[cuda\]'"
-    ):
+    with pytest.raises(LoadFailed, match=r"'cuda' is not available here, only cpu: pip install 'driftgate\[cuda\]'"):
         choose(ServingOptions(provider="cuda"), (CPU,))
 
 
