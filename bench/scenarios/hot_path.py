@@ -80,28 +80,29 @@ def run(options: Options) -> Result:
         bad = 0
         before = gateways["on"].answered(MODEL)
         for connections in sizes:
+            many = "1 connection" if connections == 1 else f"{connections} connections"
             ask = {
                 kind: partial(wrk.load, options.wrk, url, "rows.lua", connections=connections, seconds=seconds)
                 for kind, url in urls.items()
             }
             for run_once in ask.values():
                 run_once(seconds=1)  # warm
-            options.say(f"{connections} connections")
+            options.say(many)
             samples = alternate(ask, pairs, options.say, str)
             bad += sum(sample.bad for some in samples.values() for sample in some)
             for kind, some in samples.items():
-                where = f"{kind}, {connections} connections"
-                result.add(f"{where}", "requests/s", [sample.requests_per_s for sample in some], "higher")
+                where = f"{kind}, {many}"
+                result.add(where, "requests/s", [sample.requests_per_s for sample in some], "higher")
                 result.add(f"{where}, p50", "ms", [sample.p50_us / 1e3 for sample in some], "lower")
                 result.add(f"{where}, p99", "ms", [sample.p99_us / 1e3 for sample in some], "lower")
             rates = {kind: [sample.requests_per_s for sample in some] for kind, some in samples.items()}
-            result.ratio(f"on / bare, {connections} connections", rates["on"], rates["bare"])
-            result.ratio(f"on / off, {connections} connections", rates["on"], rates["off"])
+            result.ratio(f"on / bare, {many}", rates["on"], rates["bare"])
+            result.ratio(f"on / off, {many}", rates["on"], rates["off"])
             tails = {kind: [sample.p99_us for sample in some] for kind, some in samples.items()}
-            result.ratio(f"p99 on / bare, {connections} connections", tails["on"], tails["bare"], "lower")
+            result.ratio(f"p99 on / bare, {many}", tails["on"], tails["bare"], "lower")
             if connections in BARS:
-                says = f"everything on, {connections} connections, against the bare app"
-                result.bar(says, f"on / bare, {connections} connections", ">=", BARS[connections])
+                says = f"everything on, {many}, against the bare app"
+                result.bar(says, f"on / bare, {many}", ">=", BARS[connections])
             if connections == 64:
                 result.bar("p99 at 64 connections against the bare app's", "p99 on / bare, 64 connections", "<=", 1.0)
         time.sleep(1.0)  # the controller reads the pages once a second
