@@ -91,7 +91,8 @@ def _section(result: Result) -> Iterator[str]:
     yield f"### {result.scenario}"
     yield ""
     if scenario is not None:
-        yield f"{str(scenario.load().SUMMARY).capitalize()}."
+        summary = str(scenario.load().SUMMARY)
+        yield f"{summary[0].upper()}{summary[1:]}."
         yield ""
     machine, commit = result.machine, result.commit
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
