@@ -78,7 +78,8 @@ def _bar_row(result: Result, index: int) -> str:
     bar = result.bars[index]
     figure = result.figures[bar.figure]
     relation = {">=": "at least", "<=": "at most", "==": ""}[bar.relation]
-    spread = "" if len(figure.values) == 1 else f" ({number(min(figure.values))} to {number(max(figure.values))})"
+    low, high = number(min(figure.values)), number(max(figure.values))
+    spread = "" if low == high else f" ({low} to {high})"
     unit = "" if figure.unit == "x" else f" {figure.unit}"
     held = "holds" if result.holds(bar) else "**missed**"
     link = f"[{result.scenario}](#{result.scenario})"

@@ -39,7 +39,7 @@ class Figure:
         return statistics.median(self.values)
 
     def __str__(self) -> str:
-        if len(self.values) == 1:
+        if min(self.values) == max(self.values):
             return f"{number(self.median)} {self.unit}"
         return f"{number(self.median)} {self.unit} (from {number(min(self.values))} to {number(max(self.values))})"
 

@@ -137,7 +137,7 @@ def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
             **disturbed
         )
         result.notes.append(f"{told}, while this ran: only ratios mean something")
-    result.command = " ".join(["python -m bench run", scenario.name, *words])
+    result.command = " ".join(["python -m bench run", scenario.name, *_without_places(words)])
     stamp = when.replace("-", "").replace(":", "")
     path = arguments.results / f"{'quick-' if arguments.quick else ''}{scenario.name}-{found['id']}-{stamp}.json"
     result.save(path)
@@ -165,6 +165,24 @@ def run_all(names: Sequence[str], words: Sequence[str]) -> int:
         ran += 1
         bad = bad or (bool(result.missed) and not result.quick)
     return 2 if not ran else int(bad)
+
+
+def _without_places(words: Sequence[str]) -> list[str]:
+    """The flags less those that say where things lie here, which means nothing elsewhere.
+
+    >>> _without_places(["--pairs", "5", "--results", "/tmp/r", "--folder=/tmp/p", "--quick"])
+    ['--pairs', '5', '--quick']
+    """
+    kept, skip = [], False
+    for word in words:
+        name, has_value, _ = word.partition("=")
+        if name in ("--results", "--folder"):
+            skip = not has_value
+        elif not skip:
+            kept.append(word)
+        else:
+            skip = False
+    return kept
 
 
 def _short(path: Path) -> Path:

@@ -116,6 +116,7 @@ def _keep(result: Result, values: dict[str, list[float]]) -> None:
     counts = {"refusals without Retry-After", "broken or unanswered"}
     for name, several in values.items():
         unit = units.get(name) or ("share" if name in shares else "requests" if name in counts else "ms")
+        several = [sum(several)] if name in counts else several  # one in any round is one too many
         better: Better = "higher" if name.startswith(("peak", "goodput")) else "" if name in shares else "lower"
         result.add(name, "MiB" if "memory" in name else unit, several, better)
     memory = values["worker's memory"]

@@ -19,7 +19,7 @@ from bench.scenarios.overload import recovery_s
 from bench.scenarios.soak import unaccounted
 
 
-@pytest.mark.parametrize("name", ["result", "pairs", "schedule", "compare", "scenarios.peers"])
+@pytest.mark.parametrize("name", ["result", "scenario", "pairs", "schedule", "compare", "scenarios.peers"])
 def test_the_examples_in_docstrings_are_true(name: str) -> None:
     tried = doctest.testmod(importlib.import_module(f"bench.{name}"))
     assert tried.attempted > 0

@@ -27,7 +27,7 @@ def test_a_scenario_runs_quickly_and_its_result_can_be_read(name: str, tmp_path:
     assert result.figures
     assert result.bars
     assert {bar.figure for bar in result.bars} <= set(result.figures)
-    assert result.command == f"python -m bench run {name} --quick --results {tmp_path}"
+    assert result.command == f"python -m bench run {name} --quick"
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
