@@ -44,7 +44,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
-JUDGE_S = 0.01  # of looking at windows in one judgement
+LOOK_S = 0.01  # of looking at windows in one step
 FAST = "fast"  # the window of an alarm that a fast detector raised
 DAY_S = 86_400
 AUDIT_KEY: StateKey = ("", 0, "audit")
@@ -184,14 +184,17 @@ class Live:
             drill.add(rows)
 
     def judge(self, now_s: float) -> None:
-        """Evaluate what is due; then look at windows that are, the longest waiting first, for a bounded time."""
+        """Evaluate what is due: streams, their audits, and drills."""
         for key, known in self.versions.items():
             if known.stream.is_due(now_s):
                 self._evaluate(key, known, now_s)
             for drill in known.drills:
                 if drill.judge(now_s, self.limits[0 if drill.side == "input" else 1]):
                     self._events.append(Told("drift.drill", *key, drill.to_json()))
-        until_s = self._clock.now_s() + JUDGE_S
+
+    def look(self) -> None:
+        """Look at windows that are due, the longest waiting first, for a bounded time."""
+        until_s = self._clock.now_s() + LOOK_S
         while self._clock.now_s() < until_s:
             found = self._next()
             if found is None:

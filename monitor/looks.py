@@ -21,7 +21,7 @@ from monitor.windows import Window
 WINDOWS: Mapping[str, int] = {"5m": 300, "1h": 3600, "1d": 86_400, "7d": 7 * 86_400}
 # A window moves little in a twentieth of its length.
 LOOK_EVERY_S: Mapping[str, int] = {"5m": 15, "1h": 180, "1d": 3600, "7d": 6 * 3600}
-SLICE_COLUMNS = 64
+SLICE_COLUMNS = 48
 
 LOOKS_PER_MONTH = sum(MONTH_S / pause_s for pause_s in LOOK_EVERY_S.values())
 

@@ -29,7 +29,7 @@ from monitor.windows import Window
 
 Audit = Literal["split", "yesterday"]
 AUDITS: tuple[Audit, ...] = ("split", "yesterday")
-COLUMNS = 32  # of a side that are audited, spread evenly: half the rows of these are counted twice
+SPLIT_COLUMNS, YESTERDAY_COLUMNS = 8, 32  # inputs that are audited, spread evenly; half the rows of the 8 are recounted
 LEAST_ROWS = 5000  # of yesterday, or it is no reference
 HOUR = Budget(1.0).among(("inputs", "quality"))  # one false alarm an hour, of shape and quality, by the usual shares
 
@@ -42,10 +42,13 @@ class Tally:
     expected: float = 0.0
 
 
-def spread(columns: Sequence[ColumnProfile]) -> list[int]:
-    """Which columns are audited."""
-    n = len(columns)
-    return list(range(n)) if n <= COLUMNS else sorted({round(at * (n - 1) / (COLUMNS - 1)) for at in range(COLUMNS)})
+def spread(n: int, most: int) -> list[int]:
+    """Which of n columns are audited.
+
+    >>> spread(3, 8), spread(101, 3)
+    ([0, 1, 2], [0, 50, 100])
+    """
+    return list(range(n)) if n <= most else sorted({round(at * (n - 1) / (most - 1)) for at in range(most)})
 
 
 def coins(rows: Rows, salt: int) -> NDArray[np.bool_]:
@@ -69,7 +72,7 @@ class SplitAudit:
     """One version's inputs, in two halves."""
 
     def __init__(self, profile: ReferenceProfile, dtype: str) -> None:
-        self._at = spread(profile.inputs)
+        self._at = spread(len(profile.inputs), SPLIT_COLUMNS)
         columns = [profile.inputs[at] for at in self._at]
         self._bins = BinSet(tuple(column.bins for column in columns))
         self._counter = Counter(self._bins, dtype)
@@ -119,7 +122,7 @@ class YesterdayAudit:
 
     def __init__(self, profile: ReferenceProfile, day: Window) -> None:
         self.day_s = day.since_s
-        self._at = spread(profile.inputs)
+        self._at = spread(len(profile.inputs), YESTERDAY_COLUMNS)
         columns = [_counted(profile.inputs[at], day.inputs, at) for at in self._at]
         self._bins = BinSet(tuple(column.bins for column in columns))
         self._detector = FastDetector(columns, "input")

@@ -36,7 +36,8 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
-STEP_S = 0.025  # of draining in one step; joins, detectors and a checkpoint follow, and the next step comes at once
+# Of draining in one step, and in one that evaluates and stores too; if rows are left the next step comes at once.
+STEP_S, SHORT_S = 0.025, 0.01
 CHECKPOINT_S = 1.0
 READ_ROWS, READ_BYTES = 8192, 2_000_000  # of one block: some milliseconds' counting, however wide its rows are
 LEAST_PAUSE_S, FILL = 0.02, 0.25  # steps come so often that no lane gets fuller than this between two
@@ -90,7 +91,11 @@ class Listener(Protocol):
         ...
 
     def judge(self, now_s: float) -> None:
-        """Look at what was counted. Once in CHECKPOINT_S, right before a checkpoint."""
+        """Evaluate what was counted. Once in CHECKPOINT_S, right before a checkpoint."""
+        ...
+
+    def look(self) -> None:
+        """Go on looking at windows, for some milliseconds."""
         ...
 
     def unsaved(self) -> tuple[Mapping[StateKey, bytes], Sequence[Told]]:
@@ -158,7 +163,8 @@ class Monitor:
         """Drain what waits, for a bounded time; count and join it; checkpoint when one is due."""
         self._drains.look(self._positions)
         began_s = self._clock.now_s()
-        until_s = began_s + STEP_S
+        is_due = began_s - self._stored_s >= CHECKPOINT_S
+        until_s = began_s + (SHORT_S if is_due else STEP_S)
         more, fullest = True, 0.0
         while more and self._clock.now_s() < until_s:
             more = False
@@ -177,15 +183,19 @@ class Monitor:
         wall_ns = self._clock.wall_ns()
         for memory in self._memories.values():
             memory.resolve(now_s, wall_ns)
-        if self._clock.now_s() - self._stored_s >= CHECKPOINT_S:
-            self._judge(now_s)
+        self._judge(now_s, is_due, began_s + SHORT_S)
+        if is_due:
             self.checkpoint()
 
-    def _judge(self, now_s: float) -> None:
+    def _judge(self, now_s: float, is_due: bool, until_s: float) -> None:
+        """Looks at windows have time until the next checkpoint; a step that stores makes them only if it was short."""
         if self._listener is None:
             return
         try:
-            self._listener.judge(now_s)
+            if is_due:
+                self._listener.judge(now_s)
+            if not is_due or self._clock.now_s() < until_s:
+                self._listener.look()
         except Exception:  # counting goes on: rollouts need it
             self.failures += 1
             logger.exception("drift could not be judged")
