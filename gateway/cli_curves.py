@@ -26,13 +26,9 @@ def batching_line(version: int, batching: Mapping[str, Any]) -> str:
 def curve_table(version: int, curves: list[Mapping[str, Any]]) -> Iterator[Table | str]:
     """The first worker's curve, and in one line what other workers chose otherwise."""
     first = curves[0]
-    table = plain_table(
-        f"version {version} in worker {first['worker']}, warmed up with {first['source']} rows",
-        ">rows a run",
-        ">ms",
-        ">rows/s",
-        "",
-    )
+    yield f"  in worker {first['worker']}, warmed up with {first['source']} rows, version {version} takes:"
+    table = plain_table("", ">rows a run", ">ms", ">rows/s", "")
+    table.title = None
     for point in first["points"]:
         is_chosen = point["rows"] == first["chosen_rows"] and len(first["points"]) > 1
         table.add_row(

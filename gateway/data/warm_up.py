@@ -22,7 +22,7 @@ from gateway.data.examples import example
 from gateway.data.run_times import fit
 from gateway.data.servable import Servable, Tensor
 from registry.errors import LoadFailed, ServingError
-from registry.probe_axes import join, singles_of
+from registry.probe_axes import InputAxes, singles_of
 from registry.rows import Feeds, common_rows, one
 from registry.tensors import load_tensors
 
@@ -52,7 +52,8 @@ def warm_up(
     fails on the rows that it was registered with.
     """
     until_ns = timer() + int(budget_s * 1e9)
-    source, requests = _given(servable, sample, golden)
+    source, given = _given(servable, sample, golden)
+    requests = _singles(servable, given)
     answered, failure = _answered(servable, requests[:_TRIES])
     if answered is None:
         if failure and source != "made-up":
@@ -150,23 +151,31 @@ def _in_order(servable: Servable, feeds: Feeds) -> list[Tensor]:
     return [np.asarray(feeds[slot.spec.name], dtype=slot.dtype) for slot in servable.slots]
 
 
-def _batches(
-    servable: Servable, first: Sequence[Tensor], requests: Sequence[Sequence[Tensor]]
-) -> Iterator[tuple[int, Sequence[Tensor]]]:
-    """(rows, feeds) of growing sizes; only the first request where the version is not joined."""
+def _axes(servable: Servable) -> InputAxes | None:
+    """Where the rows of a request lie; None where a request is one whole."""
     axes = servable.manifest.batching.axes
-    if axes is None or not servable.joinable:
-        yield servable.rows_of(first), first
-        return
-    specs, names = servable.manifest.inputs, servable.input_names
-    named = [dict(zip(names, feeds, strict=True)) for feeds in requests]
-    singles = list(islice(singles_of(named, specs, axes.inputs), _MOST_ROWS))
-    joining = servable.joining
-    bucket = joining.bucket(list(singles[0].values())) if singles else None
-    alike = [single for single in singles if joining.bucket(list(single.values())) == bucket]
+    if axes is not None:
+        return axes.inputs
+    return (0,) * len(servable.slots) if servable.by_rows else None
+
+
+def _singles(servable: Servable, requests: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
+    """Requests of one row each, at most _MOST_ROWS."""
+    axes = _axes(servable)
+    if axes is None:
+        return requests
+    named = [dict(zip(servable.input_names, feeds, strict=True)) for feeds in requests]
+    return [list(single.values()) for single in islice(singles_of(named, servable.manifest.inputs, axes), _MOST_ROWS)]
+
+
+def _batches(
+    servable: Servable, first: Sequence[Tensor], singles: Sequence[Sequence[Tensor]]
+) -> Iterator[tuple[int, Sequence[Tensor]]]:
+    """(rows, feeds) of growing sizes; one row only where the version is not joined."""
+    bucket = servable.joining.bucket(first) if servable.joinable else None
     if bucket is None:
         yield servable.rows_of(first), first
         return
+    alike = [single for single in singles if servable.joining.bucket(single) == bucket]
     for rows in sizes(servable.max_rows):
-        joined = join([alike[place % len(alike)] for place in range(rows)], specs, axes.inputs)
-        yield rows, [joined[name] for name in names]
+        yield rows, servable.joining.join([alike[place % len(alike)] for place in range(rows)])

@@ -145,6 +145,19 @@ def test_a_damaged_file_is_no_reason_not_to_serve(tmp_path: Path) -> None:
     assert curve.source == "made-up"
 
 
+def test_a_version_of_rows_that_is_not_joined_is_run_on_one_row_of_its_golden_set(tmp_path: Path) -> None:
+    known = manifest_of("a")
+    session = Session(lambda rows: 1000.0 * rows)
+    servable = Servable("m", 1, None, replace(known, probe=replace(known.probe, batch="never")), 64)
+    servable.run = session.run  # type: ignore[method-assign]
+    save_tensors(tmp_path / "golden", {"0:in:x": np.zeros((20, 3), np.float32)})
+    curve = warm_up(
+        servable, None, tmp_path / "golden", latency_target_ms=100.0, budget_s=2.0, timer=lambda: session.now_ns
+    )
+    assert curve is not None
+    assert [(point.rows, point.us) for point in curve.points] == [(1, 1000.0)]
+
+
 def test_golden_cases_are_run_where_there_is_no_reference_and_joined_on_their_axes(tmp_path: Path) -> None:
     rate = np.array(16000)
     axes = Axes((0, 1, None), (0,))
