@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, shown_verdict
+from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, shown_time, shown_verdict
 from gateway.client_control import name_in_path
 
 _OFFLINE = "Between two files"
+MOST_SHOWN = 30  # rows of a live table
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -140,16 +142,19 @@ def _types(pairs: list[str]) -> dict[str, str]:
 def _live(shell: Shell, name: str, window: str | None, as_json: bool) -> None:
     with shell.require_server() as server:
         answer = server.get(f"models/{name_in_path(name)}/drift", window=window)
-    items = sorted(answer["items"], key=_excess, reverse=True)
+    items = sorted([*answer["items"], *answer.get("fast", [])], key=_excess, reverse=True)
 
     def show(console: Console) -> None:
         if not items:
             console.print("nothing was compared yet: no traffic, or no version with --reference data", soft_wrap=True)
             return
+        versions = len({item.get("version") for item in items}) > 1
         title = f"{name}: now against the reference"
-        table = plain_table(title, "feature", "kind", "statistic", ">value", ">limit", ">rows", "window", "verdict")
-        for item in items:
+        columns = ("feature", "kind", "statistic", ">value", ">limit", ">rows", "window", "verdict")
+        table = plain_table(title, *(("version",) if versions else ()), *columns)
+        for item in items[:MOST_SHOWN]:
             table.add_row(
+                *((str(item["version"]),) if versions else ()),
                 escape(str(item["feature"])),
                 item["kind"],
                 item["statistic"],
@@ -160,8 +165,24 @@ def _live(shell: Shell, name: str, window: str | None, as_json: bool) -> None:
                 shown_verdict(item["verdict"], item.get("cause")),
             )
         console.print(table)
+        if len(items) > MOST_SHOWN:
+            console.print(f"[dim]and {len(items) - MOST_SHOWN:,} more: --json has all[/]")
+        for line in _told(answer):
+            console.print(line, soft_wrap=True)
 
-    emit(as_json, {"items": items}, show)
+    emit(as_json, {**answer, "items": sorted(answer["items"], key=_excess, reverse=True)}, show)
+
+
+def _told(answer: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each column in alarm, and whom to ask first."""
+    up = {(alarm["version"], alarm["kind"], alarm["feature"]): alarm["since"] for alarm in answer.get("alarms", ())}
+    for found in answer.get("features", ()):
+        since = up.get((found["version"], found["kind"], found["feature"]))
+        if since is not None:
+            where = f"{escape(found['feature'])} [dim](version {found['version']}, since {shown_time(since)})[/]"
+            yield f"[red]alarm[/] {where} {escape(found['sentence'])}"
+    if answer.get("suspect"):
+        yield escape(answer["suspect"]["sentence"])
 
 
 def _excess(item: dict[str, float | None]) -> float:
