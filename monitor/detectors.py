@@ -178,7 +178,7 @@ def _plan(
     e = len(events)
     if events.family == "quality" or settings.mode == "count":
         return np.zeros(e, bool), np.ones(e)
-    lengths = np.array([float(getattr(column, "block_rows", None) or 1) for column in columns])
+    lengths = np.array([float(column.block_rows or 1) for column in columns])
     tiles = np.where(lengths > EVALUATE_ROWS, lengths, 1.0)[events.column]
     if settings.mode == "share":
         return np.ones(e, bool), tiles
