@@ -4,7 +4,7 @@ Why: "in this bin", "below this edge", "missing" are yes-or-no questions, so wha
 that moved, and evidence needs nothing but counts. Invariants: a table is a pure function of profile and settings, rows
 of the table are ordered by feature; an event whose tolerated range says nothing is left out. Two families, as they have
 two shares of the false-alarm budget: *shape* (where the values lie, among rows with a value) and *quality* (missing,
-infinite, of the wrong type, outside of all that was seen, unseen categories, among all rows). Owner: `monitor/watch.py`.
+infinite, of the wrong type, outside of all that was seen, unseen categories, among all rows). Used by `watch.py`.
 
 What is tolerated, per event: Cohen's h of `tolerance_h` either way, or as far as the reference may itself be off
 (`reference_sigmas`, Clopper-Pearson at the reference's effective rows), whichever is farther. Never their sum.
@@ -73,6 +73,11 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.column)
+
+    @property
+    def is_value(self) -> NDArray[np.bool_]:
+        """(E,): events of where a value lies, which depend on their neighbours as the values do; not of bad rows."""
+        return ~np.isin(self.kind, [KINDS.index(kind) for kind in ("missing", "infinite", "mistyped")])
 
     def count(self, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How often each event happened in these counts, and of how many rows: two arrays (E,)."""
@@ -145,10 +150,11 @@ def _of_column(column: ColumnProfile, family: Family) -> list[tuple[int, int, fl
                 found.append(("infinite", 0, float(column.infinite), rows, 1.0))
             found.append(("mistyped", 0, 0.0, rows, 1.0))
         if valid and is_number and last > 0:
-            found.append(("below_range", 0, float(counts[0]), rows, 1.0))
-            found.append(("above_range", last, float(counts[last]), rows, 1.0))
+            # Extremes come in runs like any other values; the reference has too few of them to tell how long ones.
+            found.append(("below_range", 0, float(counts[0]), rows, max(bin_deffs)))
+            found.append(("above_range", last, float(counts[last]), rows, max(bin_deffs)))
         if valid and not is_number and column.complete:
-            found.append(("unseen", last, float(counts[last]), rows, 1.0))
+            found.append(("unseen", last, float(counts[last]), rows, max(bin_deffs)))
     elif valid and is_number and last > 1:
         # The outer bins are quality's, and the outer edges say the same as they do.
         found.extend(("bin", at, float(counts[at]), valid, bin_deffs[at]) for at in range(1, last))
