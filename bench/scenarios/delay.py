@@ -31,7 +31,7 @@ DEPENDENT = 10
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of drift: what values become after it. `bar` is the median promised, in records, for independent rows."""
+    """One kind of drift: what values become after it. `bar`: the median promised for independent rows, in records."""
 
     name: str
     kind: Literal["number", "category"]

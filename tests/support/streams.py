@@ -10,8 +10,8 @@ from scipy import signal, stats
 
 from monitor.budget import Budget
 from monitor.counts import BinSet, ColumnBins, Counts
-from monitor.detectors import FastDetector, Limits
 from monitor.design_effect import dependences
+from monitor.detectors import FastDetector, Limits
 from monitor.profile import ColumnProfile
 
 BINS = 16
@@ -106,6 +106,6 @@ def exact_profile(features: int, sample: NDArray[np.float64]) -> tuple[ColumnPro
             edge_deffs=found.edges,
             missing_deff=found.missing,
             block_rows=found.block_rows,
-        )  # fmt: skip
+        )
         for column, found in zip(bins.columns, dependences(bins, sample), strict=True)
     )
