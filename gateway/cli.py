@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import cli_drift, cli_drill, cli_models, cli_rollout, cli_serve
+from gateway import cli_drift, cli_drill, cli_models, cli_profile, cli_rollout, cli_serve
 from gateway.cli_common import Shell, UsageFault, report_error
 from registry.errors import InternalError, ServingError
 
@@ -60,6 +60,7 @@ def main(
 
 cli_serve.register_commands(app)
 cli_models.register_commands(app)
+cli_profile.register_commands(app)
 cli_rollout.register_commands(app)
 cli_drift.register_commands(app)
 cli_drill.register_commands(app)

@@ -24,7 +24,6 @@ from gateway.cli_common import (
     shown_time,
     version_number,
 )
-from gateway.cli_curves import batching_line, curve_table
 from gateway.client_control import name_in_path
 from registry.home import Home
 from registry.vocabulary import CHAMPION_ALIAS
@@ -63,6 +62,12 @@ def register(
     prediction: Annotated[
         str | None, typer.Option(metavar="NAME", help="The reference column that is a prediction.")
     ] = None,
+    by_time: Annotated[
+        str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
+    ] = None,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
+    ] = False,
     options: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Serving options as TOML: batch limits, provider, NaN policy.")
     ] = None,
@@ -83,12 +88,14 @@ def register(
     home = shell.home(create=True)
     request = Request(
         model=name,
-        path=_anywhere(path, shell.cwd),
-        reference=None if reference is None else _anywhere(reference, shell.cwd),
-        golden=None if golden is None else _anywhere(golden, shell.cwd),
+        path=anywhere(path, shell.cwd),
+        reference=None if reference is None else anywhere(reference, shell.cwd),
+        golden=None if golden is None else anywhere(golden, shell.cwd),
         columns=None if columns is None else tuple(part.strip() for part in columns.split(",") if part.strip()),
         target=target,
         prediction=prediction,
+        by_time=by_time,
+        unordered=unordered,
         options=_read_options(options),
         tags=read_pairs(tag or []),
         new_version=new_version,
@@ -162,9 +169,6 @@ def models(
             )
         console.print(table)
         for row in found["versions"]:
-            console.print(f"  {batching_line(row['version'], row['batching'])}", soft_wrap=True)
-            for part in curve_table(row["version"], row["curves"]) if row.get("curves") else ():
-                console.print(part)
             if row["provider"] != "cpu":
                 console.print(f"  version {row['version']} is for the provider {row['provider']}", soft_wrap=True)
             for note in row.get("notes", ()):  # only a running server knows where a version runs
@@ -321,7 +325,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         yield advance
 
 
-def _anywhere(path: str, cwd: Path) -> str:
+def anywhere(path: str, cwd: Path) -> str:
     """A path that means the same in every process; URLs stay as they are."""
     if "://" in path:
         return path

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from gateway.settings import Settings
 from registry.errors import MalformedRequest
 from registry.home import Home
-from registry.vocabulary import TensorSpec
+from registry.vocabulary import FeatureType, TensorSpec
 
 if TYPE_CHECKING:
+    from monitor.profile import ReferenceProfile
     from monitor.record import LogSchema
     from registry.catalog import VersionRow
+    from registry.probe import ProbeLimits
     from registry.register import FitInput, FitResult, ReferenceRows, Registered
 
 Progress = Callable[[str, float], None]  # what is being done, and how much is done, 0 to 1
@@ -39,6 +41,8 @@ class Request:
     columns: tuple[str, ...] | None = None
     target: str | None = None
     prediction: str | None = None
+    by_time: str | None = None
+    unordered: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     new_version: bool = False
@@ -52,6 +56,8 @@ class Request:
             "columns": None if self.columns is None else list(self.columns),
             "target": self.target,
             "prediction": self.prediction,
+            "by_time": self.by_time,
+            "unordered": self.unordered or None,
             "options": dict(self.options) or None,
             "tags": dict(self.tags) or None,
             "new_version": self.new_version or None,
@@ -61,12 +67,7 @@ class Request:
     @classmethod
     def from_body(cls, model: str, body: Mapping[str, Any], actor: str) -> Request:
         """The request that a body asks for; unknown fields are ignored. Raises MalformedRequest."""
-        columns = body.get("columns")
-        if isinstance(columns, str):
-            columns = [part.strip() for part in columns.split(",") if part.strip()]
-        if columns is not None and not (isinstance(columns, list) and all(isinstance(name, str) for name in columns)):
-            raise MalformedRequest("'columns' must be a list of names")
-        path = _text(body, "path")
+        path = text_of(body, "path")
         if not path:
             raise MalformedRequest("the body needs 'path', a path or URL that this server can read")
         options, tags = (given if (given := body.get(name)) is not None else {} for name in ("options", "tags"))
@@ -74,20 +75,19 @@ class Request:
             raise MalformedRequest("'options' must be an object with the keys of an options file")
         if not isinstance(tags, Mapping) or not all(isinstance(value, str) for value in tags.values()):
             raise MalformedRequest("'tags' must be an object of texts")
-        new_version = body.get("new_version", False)
-        if not isinstance(new_version, bool):
-            raise MalformedRequest("'new_version' must be true or false")
         return cls(
             model=model,
             path=path,
-            reference=_text(body, "reference"),
-            golden=_text(body, "golden"),
-            columns=None if columns is None else tuple(columns),
-            target=_text(body, "target"),
-            prediction=_text(body, "prediction"),
+            reference=text_of(body, "reference"),
+            golden=text_of(body, "golden"),
+            columns=columns_of(body),
+            target=text_of(body, "target"),
+            prediction=text_of(body, "prediction"),
+            by_time=text_of(body, "by_time"),
+            unordered=truth_of(body, "unordered"),
             options=dict(options),
             tags=dict(tags),
-            new_version=new_version,
+            new_version=truth_of(body, "new_version"),
             actor=actor,
         )
 
@@ -100,17 +100,9 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
     from registry.artifacts import ArtifactStore
     from registry.catalog import Catalog
     from registry.manifest import ServingOptions
-    from registry.probe import ProbeLimits
     from registry.register import Registration, register
 
     options = ServingOptions.from_dict(request.options)
-    limits = ProbeLimits(
-        seconds=settings.registry.probe_seconds,
-        memory_mb=settings.registry.probe_memory_mb,
-        file_mb=settings.registry.probe_file_mb,
-        threads=settings.gateway.threads,
-        max_rows=settings.gateway.batch.max_rows,
-    )
     wanted = Registration(
         model=request.model,
         path=request.path,
@@ -119,6 +111,8 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
         columns=request.columns,
         target=request.target,
         prediction=request.prediction,
+        by_time=request.by_time,
+        unordered=request.unordered,
         golden=request.golden,
         options=options,
         tags=request.tags,
@@ -128,9 +122,23 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
     artifacts.sweep()  # what an interrupted registration left
     catalog = Catalog.open(settings.registry.database_url or home.database_url)
     try:
-        return register(wanted, catalog, artifacts, limits, progress, fit=fit, read_reference=_read_reference)
+        limits = probe_limits(settings)
+        return register(wanted, catalog, artifacts, limits, progress, fit=fit, read_reference=read_reference)
     finally:
         catalog.close()
+
+
+def probe_limits(settings: Settings) -> ProbeLimits:
+    """What a probe may take."""
+    from registry.probe import ProbeLimits
+
+    return ProbeLimits(
+        seconds=settings.registry.probe_seconds,
+        memory_mb=settings.registry.probe_memory_mb,
+        file_mb=settings.registry.probe_file_mb,
+        threads=settings.gateway.threads,
+        max_rows=settings.gateway.batch.max_rows,
+    )
 
 
 def registered_document(registered: Registered) -> dict[str, Any]:
@@ -147,7 +155,6 @@ def version_document(row: VersionRow) -> dict[str, Any]:
     from registry.manifest import spec_to_dict
 
     manifest = row.manifest
-    batching = manifest.batching
     return {
         "model": row.model,
         "version": row.version,
@@ -157,16 +164,7 @@ def version_document(row: VersionRow) -> dict[str, Any]:
         "tags": dict(row.tags),
         "warnings": list(row.warnings),
         "run": manifest.probe.run,
-        "batch": batching.kind,
-        "batching": {
-            "kind": batching.kind,
-            "reason": batching.reason,
-            "inputs": [] if batching.axes is None else list(batching.axes.inputs),
-            "outputs": [] if batching.axes is None else list(batching.axes.outputs),
-            "rows_proven": batching.rows_proven,
-            "tolerance": batching.tolerance,
-            "largest_difference": batching.largest_difference,
-        },
+        "batch": manifest.probe.batch,
         "provider": manifest.options.provider,
         "has_reference": manifest.profile is not None,
         "inputs": [spec_to_dict(spec) for spec in manifest.inputs],
@@ -176,19 +174,39 @@ def version_document(row: VersionRow) -> dict[str, Any]:
 
 def fit(given: FitInput) -> FitResult:
     """The log schema of a version and, where a reference was given, its profile."""
-    from monitor import profile
     from monitor.record import make_log_schema
     from registry.register import FitResult
 
     schema = make_log_schema(given.inputs, given.outputs, given.by_rows, given.columns, given.examples or None)
     if given.feeds is None or given.outputs_seen is None or given.rows_run is None:
         return FitResult(None, schema.to_dict())
-    # Inputs and outputs of the same rows, gathered by the same code that the workers log with.
-    ran = {name: array[given.rows_run] for name, array in given.feeds.items()}
-    rows = len(given.rows_run)
-    features = _gathered(schema, "inputs", ran, rows)
-    outputs = _gathered(schema, "outputs", given.outputs_seen, rows)
-    return FitResult(profile.fit(schema, features, outputs).to_bytes(), schema.to_dict())
+    profile = fit_profile(schema, given)
+    return FitResult(profile.to_bytes(), schema.to_dict(), tuple(profile.warnings()))
+
+
+def fit_profile(schema: LogSchema, given: FitInput) -> ReferenceProfile:
+    """The profile of reference rows that were run, gathered by the same code that the workers log with.
+
+    Inputs are of all rows; outputs, and the requests of a model whose axis 0 is not rows, of those that were run.
+    """
+    from monitor import profile
+    from monitor.reference_order import Order
+
+    if given.feeds is None or given.outputs_seen is None or given.rows_run is None:
+        raise ValueError("no reference rows were run")
+    order = given.order if isinstance(given.order, Order) else Order()
+    ran = order.take(given.rows_run)
+    feeds, count = given.feeds, len(next(iter(given.feeds.values())))
+    if not schema.by_rows:
+        feeds, count, order = {name: array[given.rows_run] for name, array in feeds.items()}, len(given.rows_run), ran
+    return profile.fit(
+        schema,
+        _gathered(schema, "inputs", feeds, count),
+        _gathered(schema, "outputs", given.outputs_seen, len(given.rows_run)),
+        types={column: cast("FeatureType", kind) for column, kind, _ in given.features if kind},
+        order=order,
+        output_order=ran,
+    )
 
 
 def _gathered(
@@ -205,20 +223,54 @@ def _gathered(
     return np.concatenate(parts) if parts else gatherer(tensors, 0)
 
 
-def _read_reference(
+def read_reference(
     path: Path,
     inputs: tuple[TensorSpec, ...],
     columns: tuple[str, ...] | None,
     target: str | None,
     prediction: str | None,
     progress: Callable[[float], None],
+    *,
+    by_time: str | None,
+    unordered: bool,
+    missing: Mapping[str, tuple[str, ...]],
 ) -> ReferenceRows:
-    from monitor.reference import read_reference
+    from monitor import reference
 
-    return read_reference(path, inputs, columns, target, prediction, lambda _what, share: progress(share))
+    return reference.read_reference(
+        path,
+        inputs,
+        columns,
+        target,
+        prediction,
+        lambda _what, share: progress(share),
+        by_time=by_time,
+        unordered=unordered,
+        missing=missing,
+    )
 
 
-def _text(body: Mapping[str, Any], name: str) -> str | None:
+def columns_of(body: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The columns of a body: a list of names, or one text with commas. Raises MalformedRequest."""
+    columns = body.get("columns")
+    if isinstance(columns, str):
+        columns = [part.strip() for part in columns.split(",") if part.strip()]
+    if columns is None:
+        return None
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise MalformedRequest("'columns' must be a list of names")
+    return tuple(columns)
+
+
+def truth_of(body: Mapping[str, Any], name: str) -> bool:
+    """A switch of a body, off when absent. Raises MalformedRequest."""
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise MalformedRequest(f"{name!r} must be true or false")
+    return value
+
+
+def text_of(body: Mapping[str, Any], name: str) -> str | None:
     value = body.get(name)
     if value is not None and (not isinstance(value, str) or len(value) > 4096):
         raise MalformedRequest(f"{name!r} must be a text")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from monitor.counts import BinSet, ColumnBins
+from monitor.bins import BinSet, ColumnBins
 from monitor.season import Season
 
-FeatureType = Literal["numeric", "integer", "categorical", "boolean", "text_length", "tensor_summary"]
-TYPES: tuple[FeatureType, ...] = ("numeric", "integer", "categorical", "boolean", "text_length", "tensor_summary")
+ColumnType = Literal["numeric", "integer", "categorical", "boolean", "text_length", "tensor_summary"]
+TYPES: tuple[str, ...] = get_args(ColumnType)
 WIDEN = 0.10  # of the range seen, either way, before an output is called out of range
 
 
@@ -45,7 +45,7 @@ class ColumnProfile:
     complete: bool
     deff: float
     hashed: bool
-    type: FeatureType = "numeric"
+    type: ColumnType = "numeric"
     bin_deffs: tuple[float, ...] = ()
     edge_deffs: tuple[float, ...] = ()
     missing_deff: float = 1.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.counts import BinSet, ColumnBins
+from monitor.bins import BinSet, ColumnBins
 
 _BASE = 8  # rows of the shortest block
 _LEAST_BLOCKS = 12  # apart from each other, of the longest
@@ -58,22 +58,72 @@ def dependences(bins: BinSet, block: NDArray[np.floating]) -> list[Dependence]:
     return [_dependence(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
 
 
+def design_effects(bins: BinSet, block: NDArray[np.floating]) -> list[float]:
+    """Each column's own design effect alone."""
+    return [found.deff for found in dependences(bins, block)]
+
+
 def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
     blocks = len(values) // _BASE
     if blocks < 2 * _LEAST_BLOCKS:
         return Dependence.same(column, 1.0, None)
-    counts = _event_counts(column, values[: blocks * _BASE])
-    share = counts[-1] / (blocks * _BASE)
-    expected = share * blocks * _BASE
-    seen = (expected >= _LEAST_EVENTS) & (blocks * _BASE - expected >= _LEAST_EVENTS)
-    if not seen.any():
-        return Dependence.same(column, 1.0, 1)
-    lengths = [1 << power for power in range(40) if blocks >= _LEAST_BLOCKS << power]
+    sums = _event_counts(column, values[: blocks * _BASE])
+    share = sums[-1] / (blocks * _BASE)
+    seen = _is_seen(share, blocks * _BASE)
+    lengths = _lengths(blocks)
     ratios = np.ones((len(lengths), len(share)))
     for row, length in enumerate(lengths):
-        ratios[row, seen] = _variance_ratio(counts[:, seen], share[seen], length, blocks)
+        ratios[row, seen] = _variance_ratio(sums[:, seen], share[seen], length, blocks)
+    return _judged(column, ratios, seen, lengths, blocks, _BASE)
+
+
+def dependence_of_tiles(column: ColumnBins, counts: NDArray[np.int64], missing: NDArray[np.int64]) -> Dependence:
+    """The same from tiles that follow each other: counts (T, B) of the column's bins, missing (T,).
+
+    A tile stands for a block, so nothing is told of shorter ones; tiles may differ in rows.
+    """
+    events = np.column_stack([counts, missing]).astype(np.float64)
+    rows = events.sum(axis=1)
+    events, rows = events[rows > 0], rows[rows > 0]
+    if column.kind == "number":
+        events = np.concatenate([events, np.cumsum(events[:, : column.bins - 1], axis=1)], axis=1)
+    if len(rows) < 2 * _LEAST_BLOCKS:
+        return Dependence.same(column, 1.0, None)
+    share = events.sum(axis=0) / rows.sum()
+    seen = _is_seen(share, float(rows.sum()))
+    lengths = _lengths(len(rows))
+    ratios = np.ones((len(lengths), len(share)))
+    for at, length in enumerate(lengths):
+        starts = np.arange(0, len(rows) // length * length, length)
+        n, got = np.add.reduceat(rows, starts), np.add.reduceat(events[:, seen], starts)
+        rest = got - n[:, None] * share[seen]
+        independent = n.sum() * share[seen] * (1.0 - share[seen])
+        ratios[at, seen] = (rest * rest).sum(axis=0) / independent * len(starts) / (len(starts) - 1.0)
+    return _judged(column, ratios, seen, lengths, len(rows), max(int(rows.mean()), 1))
+
+
+def _is_seen(share: NDArray[np.float64], rows: float) -> NDArray[np.bool_]:
+    return (share * rows >= _LEAST_EVENTS) & ((1.0 - share) * rows >= _LEAST_EVENTS)
+
+
+def _lengths(blocks: int) -> list[int]:
+    """Blocks joined to one, doubling; the longest leaves _LEAST_BLOCKS."""
+    return [1 << power for power in range(40) if blocks >= _LEAST_BLOCKS << power]
+
+
+def _judged(
+    column: ColumnBins,
+    ratios: NDArray[np.float64],
+    seen: NDArray[np.bool_],
+    lengths: list[int],
+    blocks: int,
+    block_rows: int,
+) -> Dependence:
+    """What variance ratios (lengths, events) come to; events are the bins, missing, and the edges."""
+    if not seen.any():
+        return Dependence.same(column, 1.0, 1)
     kept = np.array([blocks // length for length in lengths], np.float64)
-    is_bin = np.arange(len(share)) <= column.bins  # the bins and missing; the edges follow
+    is_bin = np.arange(ratios.shape[1]) <= column.bins
     groups = [seen & is_bin, seen & ~is_bin]
     means = np.max([ratios[:, group].mean(axis=1) for group in groups if group.any()], axis=0)
     sure = means * np.exp(-_DOUBT * np.sqrt(2.0 / (kept - 1.0))) > 1.0
@@ -94,7 +144,7 @@ def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
         tuple(events[:b].tolist()),
         tuple(events[b + 1 :].tolist()),
         float(events[b]),
-        2 * lengths[at] * _BASE,
+        2 * lengths[at] * block_rows,
         levelled,
     )
 

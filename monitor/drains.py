@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 LaneKey = tuple[str, int, str]  # model, version, role
 
 
+def lane_files(folder: Path) -> list[Path]:
+    """The lanes' files of a folder, by name; none where there is no folder."""
+    return sorted(path for path in folder.glob("*.lane") if not path.name.startswith("."))
+
+
 class Drains:
     """Every readable lane of a folder."""
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.column_profile import FeatureType
-from monitor.counts import ColumnBins
+from monitor.bins import ColumnBins
+from monitor.column_profile import ColumnType
 from monitor.record import Column
+from registry.vocabulary import FeatureType
 
 BINS = 16  # equal shares of the reference, besides the two overflow bins
 MOST_VALUES = 32  # a number with so few different values has a bin for each
@@ -30,7 +31,7 @@ _SEED = 20_13
 class FeatureBins:
     """What was found of a column. low, high: of finite values, None without any; complete: every category has a bin."""
 
-    type: FeatureType
+    type: ColumnType
     bins: ColumnBins
     low: float | None
     high: float | None
@@ -56,12 +57,13 @@ def feature_bins(
         marks = tuple(map(float, kept)) if kind == "categorical" or len(kept) > 2 else (0.0, 1.0)
         return FeatureBins(kind, ColumnBins(column.name, "category", values=marks), low, high, complete)
     edges = _edges(looked_at, different, counts, finite.min(), finite.max()) if len(finite) else ()
-    return FeatureBins(kind, ColumnBins(column.name, "number", edges=edges), low, high, False)
+    whole = is_input and kind == "integer"
+    return FeatureBins(kind, ColumnBins(column.name, "number", edges=edges, whole=whole), low, high, False)
 
 
 def _inferred(
     column: Column, finite: NDArray[np.floating], different: NDArray[np.floating], is_input: bool
-) -> FeatureType:
+) -> ColumnType:
     if column.kind == "category":
         return "categorical"
     if column.kind == "summary":

@@ -20,36 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.column_profile import ColumnProfile, FeatureType
-from monitor.counts import BinSet, ColumnBins, Counter, Counts
+from monitor.bins import BinSet, ColumnBins
+from monitor.column_profile import ColumnProfile
+from monitor.counts import Counter, Counts
 from monitor.design_effect import Dependence, dependences, places
 from monitor.feature_bins import feature_bins
 from monitor.record import Column, LogSchema
+from monitor.reference_order import Order
 from monitor.season import Season, fit_season
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
+from registry.vocabulary import FeatureType
 
 __all__ = ["ColumnProfile", "Order", "ReferenceProfile", "fit"]
 
 _RUNS = 20.0  # a design effect above this deserves a warning
-_CHUNK_ROWS = 65_536
 _MOST_NAMED = 5  # columns in one warning
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is known of the order of reference rows.
-
-    in_time: True, they are in the order of time; False, they are not; None, nobody said. times_s (n,) are the rows'
-    moments in Unix seconds, where known.
-    """
-
-    in_time: bool | None = None
-    times_s: NDArray[np.float64] | None = None
-
-    def take(self, rows: NDArray[np.int64]) -> Order:
-        """That of a selection of the rows, which is in order."""
-        return self if self.times_s is None else replace(self, times_s=self.times_s[rows])
 
 
 @dataclass(frozen=True)
@@ -145,7 +131,7 @@ class ReferenceProfile:
                 f"{_named(runs)}: reference rows come in runs (up to {worst.deff:.0f} rows say as much as one "
                 f"independent row), so drift needs that many more rows to be seen{sorted_}"
             )
-        if columns and self.rows and self.ordered is not True:
+        if self.rows and self.ordered is not True and any(column.block_rows is None for column in columns):
             why = "are not in the order of time" if self.ordered is False else "are not said to be in the order of time"
             said.append(
                 f"the reference's rows {why}, so how rows depend on each other is unknown until live traffic shows it"
@@ -207,9 +193,7 @@ def _fit_side(
     bins = BinSet(tuple(feature.bins for feature in found))
     depends = _dependences(bins, block, order)
     counts = Counts.empty(bins)
-    counter = Counter(bins, dtype)
-    for start in range(0, len(block), _CHUNK_ROWS):
-        counter.add(counts, block[start : start + _CHUNK_ROWS].copy())  # the kernel may sort what it is given
+    Counter(bins, dtype).add(counts, block)
     profiles = []
     for at, (column, feature, dependence) in enumerate(zip(columns, found, depends, strict=True)):
         some = feature.low is not None

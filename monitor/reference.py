@@ -1,16 +1,16 @@
 """A table of reference rows (CSV or Parquet) as a model's input tensors.
 
 Why: people keep reference data as tables and models take tensors; this file is the only place that maps one to the
-other, and the only importer of pandas in monitor. Invariants: a value is never changed in silence: what the model's
-dtype cannot hold is refused with its column, row and value; memory is bounded by MOST_ROWS and MOST_VALUES: a
-larger file is thinned evenly by chance with a fixed seed, its order kept. Called at registration, in the parent.
+other. Invariants: a value is never changed in silence (`reference_values.py`); memory is bounded by MOST_ROWS and
+MOST_VALUES, of a larger file runs of neighbours are kept (`reference_order.py`). Called at registration and by
+`driftgate profile`, in a process that serves nobody.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitor.reference_columns import Wanted, wanted_columns
+from monitor.reference_order import Order, RunKeeper, SortedBy, in_seconds
+from monitor.reference_values import convert, moments
 from registry.errors import ArtifactRejected
-from registry.onnx import FLOATS, NUMPY_DTYPES
 from registry.vocabulary import TensorSpec
 
-MOST_ROWS = 200_000  # far more change no bin share by more than .3 %
-MOST_VALUES = 40_000_000
+MOST_ROWS = 1_000_000
+MOST_VALUES = 50_000_000
 _CHUNK_ROWS = 50_000
 _CHUNK_VALUES = 5_000_000
-_SEED = 20_13
 _NULLS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "null", "NULL", "None", "<NA>"]
-
-_INTEGERS: dict[str, Any] = {
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-}
-_TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-_RANGES = {name: (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) for name, kind in _INTEGERS.items()}
 
 Progress = Callable[[str, float], None]
 
@@ -51,13 +38,26 @@ class ReferenceRows:
     """Reference rows as the model takes them.
 
     feeds: each input's rows on axis 0, in the model's dtype, text as object arrays of str. columns: the table's columns
-    that were used, which name the columns of a single 2-D input. rows were kept of rows_read.
+    that were used, which name the columns of a single 2-D input. rows were kept of rows_read. order: what is known of
+    their order; they are put into that of time where a column has it. notes: what their owner should know.
     """
 
     feeds: dict[str, NDArray[Any]]
     columns: tuple[str, ...]
     rows: int
     rows_read: int
+    order: Order = field(default_factory=Order)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the owner of a table says of its rows."""
+
+    target: str | None
+    by_time: str | None
+    unordered: bool
+    missing: Mapping[str, Sequence[str]]
 
 
 def read_reference(
@@ -67,11 +67,17 @@ def read_reference(
     target: str | None,
     prediction: str | None,
     progress: Progress,
+    *,
+    by_time: str | None = None,
+    unordered: bool = False,
+    missing: Mapping[str, Sequence[str]] | None = None,
 ) -> ReferenceRows:
     """Read a table whose columns carry the inputs' names or, for one 2-D input, the names of that input's columns.
 
-    `columns` picks and orders; `target` and `prediction` name columns that are no input. progress(text, share done).
-    Raises ArtifactRejected with the reason: unreadable, no rows, missing columns, a value that the dtype cannot hold.
+    `columns` picks and orders; `target`, `prediction` and `by_time` (the rows' moments) name columns that are no input.
+    unordered: the rows are in no order of time. missing: column → texts that stand for a number that is missing.
+    progress(text, share done). Raises ArtifactRejected with the reason: unreadable, no rows, missing columns, a value
+    that the dtype cannot hold.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,18 +89,24 @@ def read_reference(
             names, chunks = _open_parquet(path)
         else:
             names, chunks = _open_csv(path, gzipped=magic[:2] == b"\x1f\x8b")
-        wanted = wanted_columns(names, inputs, columns, target, prediction)
-        feeds, rows, rows_read = _collect(chunks(wanted), wanted, inputs, progress)
+        wanted = wanted_columns(names, inputs, columns, target, prediction, by_time)
+        told = _Told(target, by_time, unordered, missing or {})
+        found = _collect(chunks(wanted, told), wanted, inputs, told, progress)
     except ArtifactRejected as error:
         raise ArtifactRejected(f"reference {path.name}: {error.message}", **error.details) from None
     except (ValueError, OSError, EOFError, MemoryError, ArithmeticError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactRejected(f"reference {path.name}: cannot be read as CSV or Parquet: {reason}") from None
     progress("reference read", 1.0)
-    return ReferenceRows(feeds, tuple(item.column for item in wanted), rows, rows_read)
+    return found
 
 
-_Chunks = Callable[[Sequence[Wanted]], Iterator[tuple[pd.DataFrame, float]]]
+_Chunks = Callable[[Sequence[Wanted], _Told], Iterator[tuple[pd.DataFrame, float]]]
+
+
+def _used(wanted: Sequence[Wanted], told: _Told) -> list[str]:
+    """The table's columns that are read: the inputs', its moments, and a target that it may be sorted by."""
+    return list(dict.fromkeys([*(i.column for i in wanted), *filter(None, (told.by_time, told.target))]))
 
 
 def _open_parquet(path: Path) -> tuple[list[str], _Chunks]:
@@ -105,10 +117,10 @@ def _open_parquet(path: Path) -> tuple[list[str], _Chunks]:
     except ArrowException as error:
         raise ValueError(str(error)) from None
 
-    def chunks(wanted: Sequence[Wanted]) -> Iterator[tuple[pd.DataFrame, float]]:
+    def chunks(wanted: Sequence[Wanted], told: _Told) -> Iterator[tuple[pd.DataFrame, float]]:
         total, done = max(table.metadata.num_rows, 1), 0
         size = _chunk_rows(wanted)
-        for batch in table.iter_batches(batch_size=size, columns=[item.column for item in wanted]):
+        for batch in table.iter_batches(batch_size=size, columns=_used(wanted, told)):
             done += batch.num_rows
             yield batch.to_pandas(), done / total
 
@@ -123,7 +135,7 @@ def _open_csv(path: Path, *, gzipped: bool) -> tuple[list[str], _Chunks]:
     names = [name for name in first.iloc[0] if name]  # one without a name is a table's own row number
     size = max(path.stat().st_size, 1)
 
-    def chunks(wanted: Sequence[Wanted]) -> Iterator[tuple[pd.DataFrame, float]]:
+    def chunks(wanted: Sequence[Wanted], told: _Told) -> Iterator[tuple[pd.DataFrame, float]]:
         texts = {item.column: str for item in wanted if item.spec.datatype == "BYTES"}
         with (
             path.open("rb") as file,
@@ -134,7 +146,9 @@ def _open_csv(path: Path, *, gzipped: bool) -> tuple[list[str], _Chunks]:
                 index_col=False,
                 dtype=texts,
                 keep_default_na=False,
-                na_values={item.column: _NULLS for item in wanted if item.column not in texts},
+                na_values={
+                    name: [*_NULLS, *told.missing.get(name, ())] for name in _used(wanted, told) if name not in texts
+                },
                 chunksize=_chunk_rows(wanted),
                 low_memory=False,
             ) as reader,
@@ -161,104 +175,50 @@ def _collect(
     chunks: Iterator[tuple[pd.DataFrame, float]],
     wanted: Sequence[Wanted],
     inputs: Sequence[TensorSpec],
+    told: _Told,
     progress: Progress,
-) -> tuple[dict[str, NDArray[Any]], int, int]:
-    """The kept rows of every column, put together as tensors."""
-    limit = max(min(MOST_ROWS, MOST_VALUES // len(wanted)), 1000)
-    chance = np.random.default_rng(_SEED)
-    kept: list[list[NDArray[Any]]] = []  # per chunk, per wanted column
-    keys: list[NDArray[np.float64]] = []
-    rows_read = rows = 0
+) -> ReferenceRows:
+    """The kept rows of every column, put together as tensors, in the order of time where that is known."""
+    keeper = RunKeeper(max(min(MOST_ROWS, MOST_VALUES // len(wanted)), 1000))
+    is_open = told.by_time is None and not told.unordered
+    watch = SortedBy(_used(wanted, told) if is_open else ())
     for frame, share in chunks:
-        kept.append([convert(frame[item.column], item, rows_read) for item in wanted])
-        keys.append(chance.random(len(frame)))
-        rows_read += len(frame)
-        rows += len(frame)
-        if rows > limit * 1.5:
-            kept, keys = _thinned(kept, keys, limit)
-            rows = limit
-        progress(f"reading reference rows: {rows_read:,}", share)
-    if rows_read == 0:
+        watch.see(frame)
+        parts = [convert(_present(frame[i.column], i, told), i, keeper.read) for i in wanted]
+        if told.by_time is not None:
+            parts.append(moments(frame[told.by_time], told.by_time, keeper.read))
+        keeper.add(parts, len(frame))
+        progress(f"reading reference rows: {keeper.read:,}", share)
+    if keeper.read == 0:
         raise ArtifactRejected("it has no rows")
-    if rows > limit:
-        kept, keys = _thinned(kept, keys, limit)
-        rows = limit
-    whole = [np.concatenate([part[at] for part in kept]) for at in range(len(wanted))]
+    whole = keeper.whole()
+    order, notes = Order(False if told.unordered else None), []
+    sorted_by = watch.column()
+    if sorted_by is not None:
+        order = Order(False)
+        notes.append(f"its rows are sorted by {sorted_by!r}; if that is the order of time, say --by-time {sorted_by}")
+    if told.by_time is not None:
+        at = whole.pop()
+        in_time: bool | None = True
+        if (np.diff(at) < 0).any():
+            by_time = np.argsort(at, kind="stable")
+            whole, at = [column[by_time] for column in whole], at[by_time]
+            if keeper.rows < keeper.read:  # the runs that were kept are no runs of time
+                in_time = None
+                notes.append(f"it is too large to be put into the order of {told.by_time!r}: sort it beforehand")
+        order = Order(in_time, in_seconds(at))
+    if keeper.rows < keeper.read:
+        notes.append(f"{keeper.rows:,} of its {keeper.read:,} rows were kept, in runs of neighbours")
     feeds: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         mine = [values for item, values in zip(wanted, whole, strict=True) if item.spec.name == spec.name]
-        flat = len(spec.shape or ()) == 1
-        feeds[spec.name] = mine[0] if flat else np.column_stack(mine)
-    return feeds, rows, rows_read
+        feeds[spec.name] = mine[0] if len(spec.shape or ()) == 1 else np.column_stack(mine)
+    return ReferenceRows(feeds, tuple(i.column for i in wanted), keeper.rows, keeper.read, order, tuple(notes))
 
 
-def _thinned(
-    kept: list[list[NDArray[Any]]], keys: list[NDArray[np.float64]], limit: int
-) -> tuple[list[list[NDArray[Any]]], list[NDArray[np.float64]]]:
-    """The `limit` rows with the smallest random keys: every row read so far is as likely as any other."""
-    key = np.concatenate(keys)
-    chosen = np.sort(np.argpartition(key, limit - 1)[:limit])
-    return [[np.concatenate(column)[chosen] for column in zip(*kept, strict=True)]], [key[chosen]]
-
-
-def convert(values: pd.Series[Any], item: Wanted, first_row: int) -> NDArray[Any]:
-    """A column in the model's dtype, (n,). Missing numbers are NaN, missing text is ""; row 1 follows the header.
-
-    Raises ArtifactRejected naming column, row and value.
-    """
-    if item.spec.datatype == "BYTES":
-        return _texts(values, item)
-    numbers = _numbers(values, item, first_row)
-    if item.spec.datatype in FLOATS:
-        with np.errstate(over="ignore"):  # beyond the dtype is infinity, as it is for a caller
-            return numbers.astype(NUMPY_DTYPES[item.spec.datatype])
-    what, low, high = f"{item.spec.datatype} input", 0.0, 1.0
-    if item.spec.datatype != "BOOL":
-        low, high = _RANGES[item.spec.datatype]
-    if numbers.dtype.kind == "f":
-        _refuse(np.isnan(numbers), values, item, first_row, f"a missing value, which an {what} cannot hold")
-        _refuse(numbers != np.floor(numbers), values, item, first_row, f"not a whole number, as the {what} wants")
-    _refuse((numbers < low) | (numbers > high), values, item, first_row, f"out of the range of the {what}")
-    return numbers.astype(np.bool_ if item.spec.datatype == "BOOL" else _INTEGERS[item.spec.datatype])
-
-
-def _texts(values: pd.Series[Any], item: Wanted) -> NDArray[Any]:
-    absent = values.isna().to_numpy(dtype=bool)
-    out = np.empty(len(values), object)
-    out[:] = [_text(value) for value in values.tolist()]
-    out[absent] = ""
-    return out
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _numbers(values: pd.Series[Any], item: Wanted, first_row: int) -> NDArray[Any]:
-    """Integers stay integers (a float64 would round large ones); everything else becomes float64."""
-    if pd.api.types.is_bool_dtype(values.dtype) and not values.hasnans:
-        return values.to_numpy(dtype=np.int64)
-    if pd.api.types.is_integer_dtype(values.dtype) and not values.hasnans:
-        return values.to_numpy()
-    if pd.api.types.is_numeric_dtype(values.dtype):
-        return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        raise ArtifactRejected(f"column {item.column!r} holds times; the model wants numbers ({item.spec.datatype})")
-    told = values.map(lambda value: _TRUTHS.get(str(value).strip().lower(), value))
-    numbers = pd.to_numeric(told, errors="coerce").astype(np.float64)
-    bad = numbers.isna().to_numpy(dtype=bool) & values.notna().to_numpy(dtype=bool)
-    _refuse(bad, values, item, first_row, f"not a number, as the {item.spec.datatype} input wants")
-    return numbers.to_numpy(dtype=np.float64)
-
-
-def _refuse(bad: NDArray[np.bool_], values: pd.Series[Any], item: Wanted, first_row: int, why: str) -> None:
-    if not bad.any():
-        return
-    at = int(np.flatnonzero(bad)[0])
-    value = str(values.iloc[at])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    raise ArtifactRejected(
-        f"column {item.column!r}, row {first_row + at + 1}: {shown!r} is {why}",
-        column=item.column,
-        row=first_row + at + 1,
-    )
+def _present(values: pd.Series[Any], item: Wanted, told: _Told) -> pd.Series[Any]:
+    """The column with the texts that its owner calls missing taken out; CSV's reader has done so already."""
+    codes = told.missing.get(item.column)
+    if not codes or item.spec.datatype == "BYTES" or pd.api.types.is_numeric_dtype(values.dtype):
+        return values
+    return values.mask(values.isin(list(codes)))

@@ -33,17 +33,20 @@ def wanted_columns(
     columns: Sequence[str] | None,
     target: str | None,
     prediction: str | None,
+    by_time: str | None = None,
 ) -> tuple[Wanted, ...]:
     """The table's columns in the order of the inputs and their elements. Raises ArtifactRejected."""
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise ArtifactRejected(f"columns appear twice: {', '.join(doubles)}")
-    for option, given in (("--target", target), ("--prediction", prediction)):
+    for option, given in (("--target", target), ("--prediction", prediction), ("--by-time", by_time)):
         if given is not None and given not in names:
             raise ArtifactRejected(f"{option} {given}: there is no such column{_nearest(given, names)}")
     _all_there(columns or (), names, "--columns")
-    free = [name for name in names if name not in (target, prediction)]
     widths = [_width(spec) for spec in inputs]
+    free = [name for name in names if name not in (target, prediction)]
+    if len(inputs) > 1 or columns is not None or widths[0] != len(free):
+        free = [name for name in free if name != by_time or len(inputs) > 1]  # a moment is an input only by name
     if len(inputs) == 1:
         return _for_one_input(inputs[0], widths[0], free, columns)
     if columns is not None and len(columns) == sum(width or 1 for width in widths):

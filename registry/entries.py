@@ -98,6 +98,11 @@ class ProfileRow:
     time_ns: int
     actor: str
 
+    @property
+    def time(self) -> str:
+        """RFC 3339, UTC."""
+        return rfc3339(self.time_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class EventRow:

@@ -11,13 +11,15 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from registry.errors import InvalidSetting
+from registry.vocabulary import FeatureType
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 GRAPH_LEVELS = ("all", "layout", "extended", "basic", "none")
 MOST_PROVIDER_OPTIONS = 64
+MOST_FEATURES = 10_000
 _PROVIDER_OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -33,6 +35,7 @@ class ServingOptions:
     threads: int | None = None  # onnxruntime threads inside one run; None: the gateway's setting
     outputs: tuple[str, ...] | None = None  # the outputs that are served; None: all of them
     output_limits: tuple[tuple[str, float, float], ...] = ()  # (output column, low, high), for data quality
+    features: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # (column, its type or "", texts that mean missing)
     provider_fallback: str = "none"  # where the provider is absent: none, the version is refused | cpu, and it is told
     provider_options: tuple[tuple[str, str], ...] = ()  # as onnxruntime's provider names them, such as device_id
     device_memory_mb: int | None = None  # of the device, for this version in one worker; None: as it needs
@@ -54,7 +57,8 @@ class ServingOptions:
     def from_dict(cls, document: Mapping[str, Any]) -> ServingOptions:
         """Read options as a user writes them in `--options FILE.toml`, or as stored.
 
-        `output_limits` may be a table `{column = [low, high]}`. Raises InvalidSetting with every fault at once.
+        `output_limits` may be a table `{column = [low, high]}`, `features` one of types, or of `{type, missing}`.
+        Raises InvalidSetting with every fault at once.
         """
         known = [item.name for item in fields(cls)]
         faults: list[str] = []
@@ -165,6 +169,28 @@ def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
     return tuple(sorted(limits))
 
 
+def _features(value: Any) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Types by column: `age = "integer"`, or `{ type = "numeric", missing = ["?"] }`; stored lists read the same."""
+    if isinstance(value, Mapping):
+        try:
+            value = [
+                (column, said, ()) if isinstance(said, str) else (column, said.get("type", ""), said.get("missing", ()))
+                for column, said in value.items()
+            ]
+        except AttributeError:
+            raise ValueError("wants a table of column = type") from None
+    if not isinstance(value, list | tuple) or len(value) > MOST_FEATURES:
+        raise ValueError(f"wants a table of at most {MOST_FEATURES} columns")
+    features = []
+    for column, kind, missing in value:
+        if not isinstance(column, str) or (kind and kind not in get_args(FeatureType)):
+            raise ValueError(f"column {column!r:.80} wants one of {', '.join(get_args(FeatureType))}")
+        if not isinstance(missing, list | tuple) or not all(isinstance(code, str) and code for code in missing):
+            raise ValueError(f"column {column}: missing wants a list of texts")
+        features.append((column, str(kind), tuple(sorted(set(missing)))))
+    return tuple(sorted(features))
+
+
 _OPTION_READERS: dict[str, Any] = {
     "max_batch_rows": _whole(1, 65_536),
     "batch_tolerance": _positive,
@@ -174,6 +200,7 @@ _OPTION_READERS: dict[str, Any] = {
     "threads": _whole(1, 1024),
     "outputs": _outputs,
     "output_limits": _output_limits,
+    "features": _features,
     "provider_fallback": _one_of("none", "cpu"),
     "provider_options": _provider_options,
     "device_memory_mb": _whole(1, 1 << 22),

@@ -85,10 +85,11 @@ class Reference:
         wanted = next((n for n in fits if n * row_s <= left_s and n * row_bytes <= _OUTPUT_BYTES), fits[-1])
         if wanted == count:
             return np.arange(count)
+        chosen = rows.runs(count, wanted, np.random.default_rng(_SEED))
         self._probe.warnings.append(
-            f"the outputs' profile is fitted on {wanted} of {count} reference rows: running all would take too long"
+            f"the outputs' profile is fitted on {len(chosen)} of {count} reference rows: all would take too long"
         )
-        return np.sort(np.random.default_rng(_SEED).permutation(count)[:wanted])
+        return chosen
 
 
 def _parts(chosen: NDArray[Any], size: int) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -38,6 +38,8 @@ class Registration:
     columns: tuple[str, ...] | None = None
     target: str | None = None
     prediction: str | None = None
+    by_time: str | None = None  # the reference's column of moments
+    unordered: bool = False  # the reference's rows are in no order of time
     golden: str | None = None
     options: ServingOptions = field(default_factory=ServingOptions)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +54,10 @@ class ReferenceRows(Protocol):
     def feeds(self) -> Mapping[str, NDArray[Any]]: ...
     @property
     def columns(self) -> tuple[str, ...]: ...
+    @property
+    def order(self) -> object: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 class ReadReference(Protocol):
@@ -65,6 +71,10 @@ class ReadReference(Protocol):
         target: str | None,
         prediction: str | None,
         progress: Callable[[float], None],
+        *,
+        by_time: str | None,
+        unordered: bool,
+        missing: Mapping[str, tuple[str, ...]],
     ) -> ReferenceRows: ...
 
 
@@ -80,6 +90,8 @@ class FitInput:
     feeds: Tensors | None = None  # all reference rows; None: no reference was given
     outputs_seen: Tensors | None = None  # outputs, rows first, of the rows in `rows_run`; see Finding.reference_outputs
     rows_run: NDArray[np.int64] | None = None  # which reference rows were run, rising; all, where time allowed
+    order: object = None  # what reading found of the rows' order
+    features: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # as in ServingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,7 @@ class FitResult:
 
     profile_bytes: bytes | None
     log_schema: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 Fit = Callable[[FitInput], FitResult | None]
@@ -124,7 +137,8 @@ def register(
         source = find_source(request.path, scratch / "fetched")
         staged = _Staged(source, scratch, [stage_model(source, scratch / "model", lambda x: progress("copying", x))])
         golden = None if request.golden is None else stage_golden(request.golden, scratch, scratch / "fetched")
-        found, fitted, feeds = _examine(request, staged, golden, limits, progress, fit, read_reference)
+        found, fitted, feeds, notes = _examine(request, staged, golden, limits, progress, fit, read_reference)
+        warnings = (*found.warnings, *notes, *(fitted.warnings if fitted else ()))
         if request.options.cache_optimized and len(staged.files) > 1:
             raise ArtifactRejected("cache_optimized is for models in one file; this one has external data")
         progress("storing", 0.0)
@@ -149,7 +163,7 @@ def register(
             manifest,
             actor=request.actor,
             tags=request.tags,
-            warnings=found.warnings,
+            warnings=warnings,
             new_version=request.new_version,
         )
         if request.alias is not None:
@@ -157,7 +171,7 @@ def register(
                 request.model, request.alias, row.version, expected=ANY, actor=request.actor, reason="registration"
             )
     progress("done", 1.0)
-    return Registered(row, created, found.warnings)
+    return Registered(row, created, warnings)
 
 
 def _check_names(request: Registration) -> None:
@@ -166,8 +180,23 @@ def _check_names(request: Registration) -> None:
         raise MalformedRequest(f"{request.model!r} cannot name a model: letters, digits, '.', '_' and '-', up to 100")
     if request.alias is not None and (not is_alias_name(request.alias) or request.alias == CANARY_ALIAS):
         raise MalformedRequest(f"{request.alias!r} cannot be given as an alias here")
-    if request.reference is None and (request.columns or request.target or request.prediction):
-        raise MalformedRequest("columns, target and prediction describe a reference, and none was given")
+    described = (request.columns, request.target, request.prediction, request.by_time, request.unordered)
+    if request.reference is None and any(described):
+        raise MalformedRequest(
+            "columns, target, prediction, by_time and unordered describe a reference, and none was given"
+        )
+    check_order(request.by_time, request.unordered)
+
+
+def check_order(by_time: str | None, unordered: bool) -> None:
+    """Raises MalformedRequest for rows that are said to be in an order of time and in none."""
+    if by_time is not None and unordered:
+        raise MalformedRequest("by_time and unordered contradict each other")
+
+
+def missing_codes(options: ServingOptions) -> dict[str, tuple[str, ...]]:
+    """Column → texts that stand for a missing number in its tables."""
+    return {column: codes for column, _, codes in options.features if codes}
 
 
 @dataclass(slots=True)
@@ -202,12 +231,12 @@ def _examine(
     progress: Progress,
     fit: Fit,
     read_reference: ReadReference,
-) -> tuple[Finding, FitResult | None, Tensors | None]:
-    """Probe the staged copies, with the reference's rows where there is one, and fit → also those rows."""
+) -> tuple[Finding, FitResult | None, Tensors | None, tuple[str, ...]]:
+    """Probe the staged copies, with the reference's rows where there is one, and fit → also those rows, and notes."""
     how: dict[str, Any] = {"options": request.options, "limits": limits, "progress": progress}
     if request.reference is None:
         found = staged.look(golden=golden, **how)
-        return found, fit(_fit_input(found)), None
+        return found, fit(_fit_input(found)), None, ()
     first = staged.look(later=True, **how)
     progress("reading the reference", 0.0)
     path = Path(request.reference).expanduser()
@@ -220,6 +249,9 @@ def _examine(
         request.target,
         request.prediction,
         lambda share: progress("reading the reference", share),
+        by_time=request.by_time,
+        unordered=request.unordered,
+        missing=missing_codes(request.options),
     )
     found = staged.look(golden=golden, feeds=rows.feeds, **how)
     progress("fitting the profile", 0.0)
@@ -229,8 +261,10 @@ def _examine(
         feeds=rows.feeds,
         outputs_seen=found.reference_outputs,
         rows_run=found.reference_rows,
+        order=rows.order,
+        features=request.options.features,
     )
-    return found, fit(given), rows.feeds
+    return found, fit(given), rows.feeds, rows.notes
 
 
 def _fit_input(found: Finding) -> FitInput:

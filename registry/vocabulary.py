@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import Literal, NewType
 
 ModelName = NewType("ModelName", str)
 VersionNumber = NewType("VersionNumber", int)
@@ -20,6 +20,10 @@ _ALIAS_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 CHAMPION_ALIAS = "champion"
 CANARY_ALIAS = "canary"
+
+
+# What a table's column holds, where its owner says so.
+FeatureType = Literal["numeric", "integer", "categorical", "boolean"]
 
 
 class Role(StrEnum):

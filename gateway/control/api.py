@@ -20,7 +20,7 @@ from gateway.control.idempotency import Idempotency
 from gateway.control.metrics import DriftgateCollector
 from gateway.control.operation import Call, Endpoint, failed, to_json
 from gateway.control.principal import Doorkeeper
-from gateway.control.resources import Register, Resources, event_json, operations
+from gateway.control.resources import MakeProfile, Register, Resources, event_json, operations
 from gateway.control.stream import EventStream
 from registry.errors import ServingError
 
@@ -36,14 +36,15 @@ _PAGE_HEADERS = {
 def build(
     controller: Controller,
     register: Register,
+    profile: MakeProfile,
     *,
     version: str,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Starlette:
-    """The app for one controller. register: model, body, actor → the registered version."""
+    """The app for one controller. register: model, body, actor → the registered version; profile alike."""
     settings = controller.settings
     door = Doorkeeper(settings.control)
-    resources = Resources(controller, register)
+    resources = Resources(controller, register, profile)
     idempotency = Idempotency(controller.catalog, controller.clock)
     listed = operations(resources)
     registry = CollectorRegistry()

@@ -110,7 +110,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
         measurer=make_measurer(home, settings),
     )
     registrar = Registrar(home, settings)
-    app = api.build(controller, registrar.register, version=release(), is_stopping=ended.is_set)
+    app = api.build(controller, registrar.register, registrar.profile, version=release(), is_stopping=ended.is_set)
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -1,8 +1,8 @@
-"""Registration for the control API, in a process of its own: it copies, probes and fits, and must not delay a tick.
+"""Registering and profiling for the control API, in a process of its own: it probes and fits, and must delay no tick.
 
 `python -P -m gateway.control.registration` reads one JSON request on its standard input and writes one JSON answer on
 its standard output. Invariant: at most `MOST_AT_ONCE` such processes run, and none outlives the controller. The work
-itself is `gateway/registration.py`, the same that `driftgate register` does without a server.
+itself is `gateway/registration.py` and `gateway/profiling.py`, the same that the commands do without a server.
 """
 
 from __future__ import annotations
@@ -45,21 +45,26 @@ class Registrar:
 
     def register(self, model: str, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
         """Register what a body asks for; the registered version. Raises what registration raises, and Overloaded."""
+        return self._run({"model": model, "body": dict(body), "actor": actor})
+
+    def profile(self, model: str, version: int, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
+        """Make the profile that a body asks for; the profile. Raises what profiling raises, and Overloaded."""
+        return self._run({"model": model, "version": version, "body": dict(body), "actor": actor})
+
+    def _run(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if not self._slots.acquire(blocking=False):
-            raise Overloaded(f"{MOST_AT_ONCE} registrations are running already", retry_after_s=5.0)
+            raise Overloaded(f"{MOST_AT_ONCE} registrations or profiles are being made already", retry_after_s=5.0)
         try:
-            return self._run(model, body, actor)
+            return self._run_child(wanted)
         finally:
             self._slots.release()
 
-    def _run(self, model: str, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
+    def _run_child(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         request = {
             "home": str(self._home.root),
             "run": str(self._home.run),
             "settings": to_json(self._settings),
-            "model": model,
-            "body": dict(body),
-            "actor": actor,
+            **wanted,
         }
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "gateway.control.registration"],
@@ -75,7 +80,9 @@ class Registrar:
         try:
             said, _ = child.communicate(json.dumps(request), timeout=_WALL_S)
         except subprocess.TimeoutExpired:
-            raise InternalError(f"registering {model!r} took over {_WALL_S:g} s and was stopped") from None
+            raise InternalError(
+                f"what was asked of {wanted['model']!r} took over {_WALL_S:g} s and was stopped"
+            ) from None
         finally:
             child.kill()
             child.wait()
@@ -119,7 +126,7 @@ def _class_of(code: str) -> type[ServingError]:
 
 
 def main() -> int:
-    """The child: one registration."""
+    """The child: one registration, or one profile."""
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s registration %(levelname)s %(message)s", stream=sys.stderr
@@ -127,7 +134,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not into the answer
     try:
-        answer: dict[str, Any] = {"done": _register(json.load(sys.stdin))}
+        answer: dict[str, Any] = {"done": _do(json.load(sys.stdin))}
     except ServingError as error:
         answer = {"error": error.message, "code": error.code, "details": _plain(error.details)}
     except Exception as error:
@@ -139,10 +146,14 @@ def main() -> int:
     return 0
 
 
-def _register(request: Mapping[str, Any]) -> dict[str, Any]:
+def _do(request: Mapping[str, Any]) -> dict[str, Any]:
+    from gateway.profiling import ProfileRequest, run_profile
     from gateway.registration import Request, registered_document, run_registration
 
     home = Home(root=Path(request["home"]), run=Path(request["run"]))
+    if "version" in request:
+        asked = ProfileRequest.from_body(request["model"], request["version"], request["body"], request["actor"])
+        return run_profile(home, from_json(request["settings"]), asked, _log_progress)
     wanted = Request.from_body(request["model"], request["body"], request["actor"])
     registered = run_registration(home, from_json(request["settings"]), wanted, _log_progress)
     return registered_document(registered)

@@ -6,33 +6,34 @@ their documentation, from which `/openapi.json` is made. No handler decides anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.loads import where
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
-from gateway.data import curve_files
-from gateway.data.page import PageSnapshot
 from gateway.registration import version_document
 from monitor.drill import FORMS
-from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, VersionRow, check_alias
+from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, ProfileRow, VersionRow, check_alias
 from registry.errors import MalformedRequest
 from registry.vocabulary import CHAMPION_ALIAS
 
 MOST_LABELS = 10_000
+_OF_A_TABLE = ("reference", "columns", "target", "prediction", "by_time", "unordered")
 Register = Callable[[str, Mapping[str, Any], str], dict[str, Any]]
+MakeProfile = Callable[[str, int, Mapping[str, Any], str], dict[str, Any]]  # model, version, body, actor
 
 
 class Resources:
     """All handlers of `/api/v1`."""
 
-    def __init__(self, controller: Controller, register: Register) -> None:
+    def __init__(self, controller: Controller, register: Register, profile: MakeProfile) -> None:
         self._controller = controller
         self._catalog: Catalog = controller.catalog
         self._commands = Commands(controller)
         self._register = register
+        self._profile = profile
 
     # --- models --------------------------------------------------------------------------------------------------
 
@@ -43,13 +44,8 @@ class Resources:
         self._catalog.aliases(call.model)
         row = next(row for row in self._catalog.models() if row.model == call.model)
         workers = self._controller.workers()
-        curves = self._curves(workers, row.model)
         versions = [
-            {
-                **version_json(found),
-                **where(workers, row.model, found.version),
-                "curves": curves.get(found.version, []),
-            }
+            {**version_json(found), **where(workers, row.model, found.version)}
             for found in self._catalog.versions(row.model)
         ]
         return {**self._model(row), "versions": versions}
@@ -72,12 +68,7 @@ class Resources:
         return page([version_json(row) for row in self._catalog.versions(call.model)], call, "version")
 
     def version(self, call: Call) -> dict[str, Any]:
-        row = self._catalog.version(call.model, version_number(call.path["version"]))
-        curves = self._curves(self._controller.workers(), row.model)
-        return {**version_json(row, whole=True), "curves": curves.get(row.version, [])}
-
-    def _curves(self, workers: Sequence[PageSnapshot], model: str) -> dict[int, list[dict[str, Any]]]:
-        return curve_files.read(self._controller.run_folder, {page.slot for page in workers}, model)
+        return version_json(self._catalog.version(call.model, version_number(call.path["version"])), whole=True)
 
     def register(self, call: Call) -> dict[str, Any]:
         call.need("path", str, "a path or URL that this server can read")
@@ -89,6 +80,18 @@ class Resources:
             self._commands.set_alias(call.model, alias, answer["version"], ANY, self._act(call))
         self._controller.poke.set()
         return {**answer, "alias": alias or None}
+
+    def profiles(self, call: Call) -> dict[str, Any]:
+        number = version_number(call.path["version"])
+        self._catalog.version(call.model, number)
+        return page([profile_json(row) for row in self._catalog.profiles(call.model, number)], call, "number")
+
+    def make_profile(self, call: Call) -> dict[str, Any]:
+        number = version_number(call.path["version"])
+        self._catalog.version(call.model, number)  # before the work
+        answer = self._profile(call.model, number, call.body, call.principal.name)
+        self._controller.poke.set()
+        return answer
 
     # --- aliases -------------------------------------------------------------------------------------------------
 
@@ -253,6 +256,17 @@ def version_json(row: VersionRow, *, whole: bool = False) -> dict[str, Any]:
     return document
 
 
+def profile_json(row: ProfileRow) -> dict[str, Any]:
+    """A profile as a list shows it; `profile` is what measurements name."""
+    return {
+        "number": row.number,
+        "profile": row.sha256,
+        "source": row.source,
+        "created_at": row.time,
+        "actor": row.actor,
+    }
+
+
 def alias_json(row: AliasRow) -> dict[str, Any]:
     """An alias as the API shows it."""
     return {"alias": row.alias, "version": row.version, "since": row.since, "revision": row.revision}
@@ -282,6 +296,8 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
         "columns": "names of the model's columns, in order",
         "target": "reference column that is the label",
         "prediction": "reference column that is a prediction",
+        "by_time": "reference column with the rows' moments",
+        "unordered": "true: the reference's rows are in no order of time",
         "options": "serving options",
         "tags": "texts by name",
         "alias": "an alias to move to the new version",
@@ -302,6 +318,27 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
             created=True,
         ),
         Operation("GET", "/models/{model}/versions/{version}", "version", "One version, whole.", r.version),
+        Operation(
+            "GET",
+            "/models/{model}/versions/{version}/profiles",
+            "profiles",
+            "A version's reference profiles; the last is in use.",
+            r.profiles,
+            query=paging,
+        ),
+        Operation(
+            "POST",
+            "/models/{model}/versions/{version}/profiles",
+            "make_profile",
+            "Another reference profile, from a table that the server can read or from live traffic.",
+            r.make_profile,
+            "operator",
+            {
+                "from_traffic": "how far back, such as 24h; or reference",
+                **{name: reference[name] for name in _OF_A_TABLE},
+            },
+            created=True,
+        ),
         Operation(
             "GET",
             "/models/{model}/aliases",

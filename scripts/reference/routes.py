@@ -56,8 +56,8 @@ def page() -> str:
     """The page."""
     data = {_path(route) for route in others(_no_health(), _no_triton()).routes}
     with fresh_controller() as controller:
-        listed = operations(Resources(controller, _register))
-        control = {_path(route) for route in build(controller, _register, version="").routes}
+        listed = operations(Resources(controller, _register, _register))
+        control = {_path(route) for route in build(controller, _register, _register, version="").routes}
     _same("data port", data | INFERENCE, {operation.path for operation in OPERATIONS})
     _same("control port", control, set(PLAIN) | {openapi.PREFIX + operation.path for operation in listed})
     rows = [[operation.method, f"`{operation.path}`", operation.summary] for operation in OPERATIONS]

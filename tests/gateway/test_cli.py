@@ -375,6 +375,38 @@ def test_with_a_server_a_model_is_registered_by_it_with_paths_that_it_can_read(
     assert "unproven" in shown
 
 
+def test_with_a_server_a_profile_is_made_by_it(
+    control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = {"name": "age", "kind": "input", "type": "integer", "bins": 18, "rows": 200, "missing": 10}
+    dependence = {"design_effect": 3.5, "block_rows": 512, "levelled": False, "season_h": [24.0]}
+    answer = {
+        "model": "m",
+        "version": 2,
+        "number": 3,
+        "profile": "ab" * 32,
+        "source": "ref.csv",
+        "rows": 200,
+        "created": True,
+        "columns": [{**column, **dependence}],
+        "warnings": ["w"],
+    }
+    control.answers["POST", "/api/v1/models/m/versions/2/profiles"] = (201, answer)
+    monkeypatch.chdir(tmp_path)
+    home = ["--home", str(tmp_path / "home")]
+    assert run(["profile", "m:2", "--reference", "ref.csv", "--by-time", "at", *home]) == 0
+    assert control.asked[-1][2] == {"reference": str(tmp_path / "ref.csv"), "by_time": "at"}
+    shown = capsys.readouterr().out
+    assert "profile 3, 200 rows of ref.csv" in shown
+    assert [cell.strip() for cell in next(line for line in shown.splitlines() if "age" in line).split("│")[1:-1]] == [
+        *("age", "input", "integer", "18", "5.0%", "3.5", "> 512", "24 h"),
+    ]
+    assert run(["profile", "m:2", "--from-traffic", "24h", "--json", *home]) == 0
+    assert control.asked[-1][2] == {"from_traffic": "86400s"}
+    assert run(["profile", "m", "--from-traffic", "24h", *home]) == 2
+    assert run(["profile", "m:2", *home]) == 1
+
+
 def test_rollout_start_says_what_to_expect_and_sends_the_whole_plan(
     control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,25 +509,3 @@ def test_drift_shows_the_worst_first(control: FakeControl, tmp_path: Path, capsy
     assert run(["drift", "m", *home]) == 0
     shown = capsys.readouterr().out
     assert shown.index("wild") < shown.index("calm")
-
-
-def test_a_drill_is_followed_to_its_end_and_reports_rows(
-    control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    running = {"id": "d1", "feature": "wind", "shift": "mean + 0.5 sd", "state": "running", "rows": 0, "seconds": 0.0}
-    seen = {**running, "state": "seen", "rows": 1500, "seconds": 3.0}
-    other = {**running, "id": "d0", "feature": "old"}
-    control.answers["POST", "/api/v1/models/m/drill"] = (200, {"items": [running]})
-    control.answers["GET", "/api/v1/models/m/drill"] = (200, {"items": [other, seen]})
-    home = ["--home", str(tmp_path / "home")]
-    assert run(["drill", "m", "--shift", "mean+0.5sd", "--feature", "wind", "--version", "v2", "--json", *home]) == 0
-    assert answer_of(capsys) == {"items": [seen]}
-    asked = next(body for method, _, body in control.asked if method == "POST")
-    assert asked == {"feature": "wind", "max_seconds": 600.0, "shifts": ["mean+0.5sd"], "version": 2}
-    assert run(["drill", "m", *home]) == 0
-    shown = capsys.readouterr().out
-    assert "wind" in shown
-    assert "1,500" in shown
-    control.answers["GET", "/api/v1/models/m/drill"] = (200, {"items": [other]})
-    assert run(["drill", "m", *home]) == 1
-    assert "restarted" in capsys.readouterr().err

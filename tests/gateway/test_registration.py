@@ -34,6 +34,7 @@ def test_a_request_survives_the_way_through_the_api() -> None:
         columns=("a", "b"),
         target="t",
         prediction="p",
+        by_time="at",
         options={"max_batch_rows": 3},
         tags={"k": "v"},
         new_version=True,
@@ -56,6 +57,7 @@ def test_a_request_survives_the_way_through_the_api() -> None:
         {"path": "/p", "options": 3},
         {"path": "/p", "tags": {"a": 1}},
         {"path": "/p", "new_version": "yes"},
+        {"path": "/p", "unordered": 1},
         {"path": "/p", "reference": "x" * 5000},
     ],
 )
@@ -83,14 +85,14 @@ def given(by_rows: bool, rows: int = 40) -> FitInput:
 
 
 @pytest.mark.parametrize("by_rows", [True, False])
-def test_the_profile_is_of_the_rows_that_were_run(by_rows: bool) -> None:
+def test_inputs_are_profiled_of_all_rows_and_outputs_of_those_that_were_run(by_rows: bool) -> None:
     wanted = given(by_rows)
     fitted = fit(wanted)
     assert fitted.profile_bytes is not None
     profile = ReferenceProfile.from_bytes(fitted.profile_bytes)
-    assert profile.rows == 20
+    assert (profile.rows, profile.outputs[0].rows) == (40 if by_rows else 20, 20)
     assert wanted.feeds is not None
-    first = wanted.feeds["x"][::2, 0]
+    first = wanted.feeds["x"][:: 1 if by_rows else 2, 0]
     assert profile.inputs[0].low == pytest.approx(float(first.min()))
     assert LogSchema.from_dict(fitted.log_schema).by_rows is by_rows
 

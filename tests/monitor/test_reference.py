@@ -162,3 +162,49 @@ def test_real_tables_with_nulls_text_and_many_categories_are_read(material: Path
         absent = int(frame[spec.name].isna().sum())
         feed = rows.feeds[spec.name].ravel()
         assert (int((feed == "").sum()) if spec.datatype == "BYTES" else int(np.isnan(feed).sum())) == absent
+
+
+def test_rows_are_put_into_the_order_of_their_moments(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,at\n" + "\n".join(f"{i},2026-01-01 00:{59 - i:02d}:00" for i in range(60)))
+    rows = read_reference(path, [FREE], None, None, None, lambda *_: None, by_time="at")
+    assert rows.columns == ("a",)
+    assert rows.feeds["x"][:, 0].tolist() == list(range(59, -1, -1))
+    assert rows.order.in_time is True
+    assert rows.order.times_s is not None
+    assert np.diff(rows.order.times_s).tolist() == [60.0] * 59
+    pd.DataFrame({"a": [1.0, 2.0], "at": [5, 3]}).to_parquet(tmp_path / "t.parquet")
+    plain = read_reference(tmp_path / "t.parquet", [FREE], None, None, None, lambda *_: None, by_time="at")
+    assert plain.feeds["x"][:, 0].tolist() == [2.0, 1.0]
+    assert plain.order.times_s is None  # an order, but no moments
+
+
+def test_a_moment_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,at\n1,2026-01-01\n2,soon\n")
+    with pytest.raises(ArtifactRejected, match="column 'at', row 2: 'soon' is no moment of time"):
+        read_reference(path, [FREE], None, None, None, lambda *_: None, by_time="at")
+
+
+def test_a_table_sorted_by_its_target_is_not_in_the_order_of_time(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rng = np.random.default_rng(0)
+    path.write_text("a,y\n" + "\n".join(f"{rng.normal():.3f},{i // 100}" for i in range(300)))
+    rows = read(path, FREE, target="y")
+    assert rows.order.in_time is False
+    assert "sorted by 'y'" in rows.notes[0]
+    assert read(path, FREE, columns=["a"]).order.in_time is None
+    assert read_reference(path, [FREE], None, "y", None, lambda *_: None, unordered=True).notes == ()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_texts_that_their_owner_calls_missing_are_missing_numbers(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"t.{kind}"
+    frame = pd.DataFrame({"a": ["1", "?", "3"], "b": ["x", "?", "z"]})
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    specs = (TensorSpec("a", "FP32", (None, 1)), TensorSpec("b", "BYTES", (None, 1)))
+    with pytest.raises(ArtifactRejected, match="'\\?' is not a number"):
+        read(path, *specs)
+    rows = read_reference(path, specs, None, None, None, lambda *_: None, missing={"a": ("?",), "b": ("?",)})
+    np.testing.assert_array_equal(rows.feeds["a"][:, 0], [1, np.nan, 3])
+    assert rows.feeds["b"][:, 0].tolist() == ["x", "?", "z"]  # a category like any other: so it is live

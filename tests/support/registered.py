@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.registration import _read_reference, fit
+from gateway.registration import fit, read_reference
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.errors import ArtifactRejected
@@ -53,7 +53,7 @@ def register_all(home: Path, given: Mapping[str, Given]) -> dict[str, Manifest |
                 limits,
                 lambda _stage, _share: None,
                 fit=fit,
-                read_reference=_read_reference,
+                read_reference=read_reference,
             )
             return done.row.manifest
         except ArtifactRejected as error:

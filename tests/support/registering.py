@@ -23,6 +23,8 @@ class Rows:
 
     feeds: Mapping[str, NDArray[Any]]
     columns: tuple[str, ...] = ()
+    order: object = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Bench:
             target: str | None,
             prediction: str | None,
             progress: Callable[[float], None],
+            **_order: object,
         ) -> ReferenceRows:
             assert rows is not None
             progress(1.0)

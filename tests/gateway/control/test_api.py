@@ -29,13 +29,21 @@ class Port:
         self.world = world
         self.worker = Worker(world.home.run)
         self.stopping = False
-        self.app = api.build(world.controller, self.register, version="1.2.3", is_stopping=lambda: self.stopping)
+        self.app = api.build(
+            world.controller, self.register, self.profile, version="1.2.3", is_stopping=lambda: self.stopping
+        )
 
     def register(self, model: str, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
         if body["path"] == "/bad":
             raise ArtifactRejected("no model there", path="/bad")
         row = self.world.add(str(body["path"]))
         return {"model": model, "version": row.version, "digest": row.digest, "created": True, "actor": actor}
+
+    def profile(self, model: str, version: int, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
+        if body.get("reference") == "/bad":
+            raise ArtifactRejected("reference /bad: there is no such file")
+        row = self.world.catalog.add_profile(model, version, "ab" * 32, source="new.csv", actor=actor)
+        return {"number": row.number, "profile": row.sha256, "created": True}
 
     def talk(self, session: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
         async def run() -> None:
@@ -328,3 +336,15 @@ def test_roles_of_tokens_are_kept(tmp_path: Path) -> None:
     assert [event.actor for event in world.catalog.events() if event.type == "alias.moved"] == ["ana"]
     assert port.call("GET", "/metrics").status_code == 200
     world.close()
+
+
+def test_a_versions_profiles_are_listed_and_made(served: Port) -> None:
+    assert served.get("models/m/versions/1/profiles").json() == {"items": [], "next": None}
+    made = served.post("models/m/versions/1/profiles", {"reference": "/new.csv"})
+    assert (made.status_code, made.json()["number"]) == (201, 1)
+    (item,) = served.get("models/m/versions/1/profiles").json()["items"]
+    assert (item["number"], item["profile"], item["source"]) == (1, "ab" * 32, "new.csv")
+    refused = served.post("models/m/versions/1/profiles", {"reference": "/bad"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "artifact_rejected")
+    assert served.post("models/m/versions/9/profiles", {"reference": "/new.csv"}).status_code == 404
+    assert served.get("models/none/versions/1/profiles").status_code == 404

@@ -53,3 +53,12 @@ def test_too_many_at_once_are_told_to_come_back(registrar: Registrar) -> None:
     with pytest.raises(Overloaded) as refused:
         registrar.register("m", {"path": "/x"}, "ana")
     assert refused.value.retry_after_s
+
+
+def test_a_profile_is_made_by_a_child_too(home: Home, registrar: Registrar, tmp_path: Path) -> None:
+    registrar.register("m", {"path": str(models.linear(tmp_path / "m.onnx", features=2))}, "ana")
+    (tmp_path / "r.csv").write_text("a,b\n" + "\n".join(f"{i},{i * 2}" for i in range(50)))
+    made = registrar.profile("m", 1, {"reference": str(tmp_path / "r.csv")}, "ana")
+    assert (made["number"], made["created"], made["rows"], made["actor"]) == (1, True, 50, "ana")
+    with pytest.raises(ArtifactRejected, match="no such file"):
+        registrar.profile("m", 1, {"reference": "/none.csv"}, "ana")
