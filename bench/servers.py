@@ -135,8 +135,12 @@ class Gateway(Server):
         return dict(self.get(f"models/{model}/rollout"))
 
     def __enter__(self) -> Gateway:
-        with on_cores(self._cores):
-            self.start()
+        try:
+            with on_cores(self._cores):
+                self.start()
+        except BaseException:  # told to stop, say: __exit__ will not be called
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -87,6 +87,12 @@ class Operator:
         self._try(end, lambda: self._control(end, {}))
         time.sleep(self._pause_s)  # a promoted one soaks for 1.2 s
 
+    def cycle(self) -> None:
+        """Step until every kind of end has had its turn, so that two looks find the gateway in like states."""
+        self.step()
+        while self._turn % 3:
+            self.step()
+
     def _control(self, what: str, body: dict[str, Any]) -> None:
         self._ask(f"{self._gateway.control_url}/api/v1/models/{MODEL}/{what}", body)
 
@@ -137,6 +143,16 @@ def unaccounted(booked: Counter[str], seen: Counter[str], left: int) -> int:
     return missing + max(0, surplus - left)
 
 
+def at_rest(gateway: Gateway, patience_s: float = 20.0) -> dict[str, float]:
+    """Open descriptors, once nothing is loaded or drained any more: the same in three looks, a second apart."""
+    looks: list[dict[str, float]] = []
+    deadline = time.monotonic() + patience_s
+    while len(looks) < 4 or (looks[-3:] != [looks[-1]] * 3 and time.monotonic() < deadline):
+        time.sleep(1.0)
+        looks.append(gateway.descriptors())
+    return looks[-1]
+
+
 def _after_warming(values: list[float]) -> tuple[float, float]:
     """The medians of the second fifth and of the last one."""
     fifth = len(values) // 5
@@ -146,11 +162,11 @@ def _after_warming(values: list[float]) -> tuple[float, float]:
 
 
 def _watch(gateway: Gateway, seconds: float, operator: Operator, say: Callable[[str], None]) -> dict[str, list[float]]:
-    """Let the operator act for so long; the time and the memory after each step."""
+    """Let the operator act for so long; the time and the memory after each of its cycles."""
     started, told = time.monotonic(), 0.0
     seen: dict[str, list[float]] = {"s": [], "worker": [], "controller": []}
     while (now := time.monotonic() - started) < seconds:
-        operator.step()
+        operator.cycle()
         memory = gateway.memory_mib()
         seen["s"].append(now)
         for kind, value in memory.items():
@@ -175,16 +191,14 @@ def run(options: Options) -> Result:
         for name in (MODEL, OTHER):
             gateway.wait_ready(name)
         operator = Operator(gateway, 0.3 if options.quick else 2.0)
-        warm = offer(traffic(gateway.port, arguments.rate, 4.0, rng))  # opens what is opened once: lanes, both versions
-        operator.step()
+        warm = offer(traffic(gateway.port, arguments.rate, 4.0 if options.quick else 20.0, rng))
+        operator.cycle()  # opens what is opened once: the lanes of both versions in each of their roles
         first = warm.outcomes()
-        time.sleep(1.0)
-        descriptors = gateway.descriptors()
+        descriptors = at_rest(gateway)
         load = offer(traffic(gateway.port, arguments.rate, seconds, rng))
         seen = _watch(gateway, seconds, operator, options.say)
         outcomes = load.outcomes()
-        time.sleep(3.0)  # the controller drains the lanes
-        after, booked, lanes = gateway.descriptors(), counted(gateway), rows_by(gateway)
+        after, booked, lanes = at_rest(gateway), counted(gateway), rows_by(gateway)
         healthy = sum(httpx.get(f"{url}/readyz").status_code == 200 for url in (gateway.data_url, gateway.control_url))
     _judge(result, [first, outcomes], booked, lanes)
     log = gateway.log.read_text(errors="replace")
