@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.result import Result, UnreadableResult, number, read
-from bench.scenario import discover
+from bench.result import Bar, Result, UnreadableResult, number, read
+from bench.scenario import discover, without_places
 
 _HEAD = """<!-- Made by `python -m bench report` from result files. Do not edit: measure again instead. -->
 
@@ -58,10 +58,12 @@ _DOUBTS = """## Doubts
 def render(results: Sequence[Result]) -> str:
     """The page."""
     ordered = _ordered(results)
-    lines = [_HEAD.rstrip(), "", "## Ratios and promises", ""]
-    lines += ["| | Measured | Wanted | |", "| --- | ---: | ---: | --- |"]
-    for result in ordered:
-        lines += [_bar_row(result, index) for index in range(len(result.bars))]
+    bars = [(result, bar) for result in ordered for bar in result.bars]
+    lines = [_HEAD.rstrip()]
+    for title, are_ratios in (("Ratios", True), ("Promises", False)):
+        rows = [_bar_row(result, bar) for result, bar in bars if _is_ratio(result, bar) == are_ratios]
+        if rows:
+            lines += ["", f"## {title}", "", "| | Measured | Wanted | |", "| --- | ---: | ---: | --- |", *rows]
     lines += ["", _DOUBTS.rstrip(), "", "## Figures", ""]
     for result in ordered:
         lines += [*_section(result), ""]
@@ -74,8 +76,11 @@ def _ordered(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda r: (names.index(r.scenario) if r.scenario in names else len(names), r.when))
 
 
-def _bar_row(result: Result, index: int) -> str:
-    bar = result.bars[index]
+def _is_ratio(result: Result, bar: Bar) -> bool:
+    return result.figures[bar.figure].unit == "x"
+
+
+def _bar_row(result: Result, bar: Bar) -> str:
     figure = result.figures[bar.figure]
     relation = {">=": "at least", "<=": "at most", "==": ""}[bar.relation]
     low, high = number(min(figure.values)), number(max(figure.values))
@@ -97,14 +102,18 @@ def _section(result: Result) -> Iterator[str]:
         yield ""
     machine, commit = result.machine, result.commit
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
-    yield f"    {result.command}"
+    yield f"    {' '.join(without_places(result.command.split()))}"
     yield ""
     changed = " with changes" if commit.get("changed") else ""
     yield (
         f"Commit {commit.get('id')}{changed}, {result.when}; {machine.get('cpu')}, {machine.get('cores')} cores, "
-        f"{machine.get('kernel')}, Python {machine.get('python')}, {versions}."
+        f"{'.'.join(str(machine.get('kernel')).split('.')[:2])}, Python {machine.get('python')}, {versions}."
     )
     yield ""
+    contestants = {name: fact for name, fact in result.facts.items() if isinstance(fact, dict) and "package" in fact}
+    yield from (f"- {name}: `{fact['package']}`, {fact['settings']}" for name, fact in contestants.items())
+    if contestants:
+        yield ""
     yield "| | Median | From | To | Unit | Runs |"
     yield "| --- | ---: | ---: | ---: | --- | ---: |"
     for name, figure in result.figures.items():

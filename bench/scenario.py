@@ -137,7 +137,7 @@ def execute(scenario: Scenario, words: Sequence[str]) -> tuple[Result, Path]:
             **disturbed
         )
         result.notes.append(f"{told}, while this ran: only ratios mean something")
-    result.command = " ".join(["python -m bench run", scenario.name, *_without_places(words)])
+    result.command = " ".join(["python -m bench run", scenario.name, *without_places(words)])
     stamp = when.replace("-", "").replace(":", "")
     path = arguments.results / f"{'quick-' if arguments.quick else ''}{scenario.name}-{found['id']}-{stamp}.json"
     result.save(path)
@@ -167,10 +167,10 @@ def run_all(names: Sequence[str], words: Sequence[str]) -> int:
     return 2 if not ran else int(bad)
 
 
-def _without_places(words: Sequence[str]) -> list[str]:
+def without_places(words: Sequence[str]) -> list[str]:
     """The flags less those that say where things lie here, which means nothing elsewhere.
 
-    >>> _without_places(["--pairs", "5", "--results", "/tmp/r", "--folder=/tmp/p", "--quick"])
+    >>> without_places(["--pairs", "5", "--results", "/tmp/r", "--folder=/tmp/p", "--quick"])
     ['--pairs', '5', '--quick']
     """
     kept, skip = [], False

@@ -73,10 +73,12 @@ def test_files_of_two_scenarios_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_the_page_has_ratios_first_then_doubts_then_figures() -> None:
-    page = render([result_of(notes=["12 % of the machine were taken by other work"])])
+    peer = {"package": "other==1.2", "settings": "one worker"}
+    page = render([result_of(facts={"other": peer}, notes=["12 % of the machine were taken by other work"])])
     assert "| [bursts](#bursts): against the bare app | 1.5 (1 to 2) | at least 1.2 | holds |" in page
     assert "| [bursts](#bursts): p99, ms | 5 (4.5 to 5.5) ms | at most 4 | **missed** |" in page
-    assert page.index("## Ratios") < page.index("## Doubts") < page.index("## Figures")
+    assert "- other: `other==1.2`, one worker" in page
+    assert page.index("## Ratios") < page.index("## Promises") < page.index("## Doubts") < page.index("## Figures")
     assert "    python -m bench run bursts" in page
     assert "Commit abc, 2026-01-02T03:04:05Z; a processor, 2 cores, Linux 6, Python 3.11.7, numpy 2." in page
     assert "- Doubt: 12 % of the machine were taken by other work." in page
