@@ -14,6 +14,7 @@ Results are stored in bench/results/. Exit 0 when all bars hold, 1 when one was 
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -59,4 +60,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers that were started shall end too
     sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ from gateway.cli_common import (
     shown_time,
     version_number,
 )
+from gateway.cli_curves import batching_line, curve_table
 from gateway.client_control import name_in_path
 from registry.home import Home
 from registry.vocabulary import CHAMPION_ALIAS
@@ -169,6 +170,9 @@ def models(
             )
         console.print(table)
         for row in found["versions"]:
+            console.print(f"  {batching_line(row['version'], row['batching'])}", soft_wrap=True)
+            for part in curve_table(row["version"], row["curves"]) if row.get("curves") else ():
+                console.print(part)
             if row["provider"] != "cpu":
                 console.print(f"  version {row['version']} is for the provider {row['provider']}", soft_wrap=True)
             for note in row.get("notes", ()):  # only a running server knows where a version runs

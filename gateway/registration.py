@@ -155,6 +155,7 @@ def version_document(row: VersionRow) -> dict[str, Any]:
     from registry.manifest import spec_to_dict
 
     manifest = row.manifest
+    batching = manifest.batching
     return {
         "model": row.model,
         "version": row.version,
@@ -164,7 +165,16 @@ def version_document(row: VersionRow) -> dict[str, Any]:
         "tags": dict(row.tags),
         "warnings": list(row.warnings),
         "run": manifest.probe.run,
-        "batch": manifest.probe.batch,
+        "batch": batching.kind,
+        "batching": {
+            "kind": batching.kind,
+            "reason": batching.reason,
+            "inputs": [] if batching.axes is None else list(batching.axes.inputs),
+            "outputs": [] if batching.axes is None else list(batching.axes.outputs),
+            "rows_proven": batching.rows_proven,
+            "tolerance": batching.tolerance,
+            "largest_difference": batching.largest_difference,
+        },
         "provider": manifest.options.provider,
         "has_reference": manifest.profile is not None,
         "inputs": [spec_to_dict(spec) for spec in manifest.inputs],

@@ -12,6 +12,8 @@ class BatchSettings:
     """How requests that wait at the same moment are joined for one run of the model."""
 
     max_rows: int = 64  # rows in one run; 1 turns joining off
+    latency_target_ms: float = 100.0  # joined runs are kept short enough for it; a version's options may say another
+    warm_up_s: float = 2.0  # a version's rows are run at growing sizes before it is ready, for so long at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "gateway.lease_s": (1.0, 60.0),
     "gateway.threads": (1, 1024),
     "gateway.batch.max_rows": (1, 65536),
+    "gateway.batch.latency_target_ms": (0.01, 1e7),
+    "gateway.batch.warm_up_s": (0.0, 600.0),
     "gateway.limits.body_bytes": (1024, 2**40),
     "gateway.limits.tensor_elements": (1, 2**40),
     "gateway.limits.json_depth": (4, 512),

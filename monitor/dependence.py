@@ -6,8 +6,8 @@ of later ones alone, so the promise holds (the weakening is known beforehand); i
 Owned by `monitor/watch.py`. Pure.
 
 The measure is the difference of an event's share between two neighbouring blocks of 1, 2, 4 … evaluations (Allan's
-variance): its mean size over that of independent rows. One level shift lies in one difference of each length, so it
-inflates nothing, and a mean of sizes (not of squares) hardly notices it; what comes again and again is dependence.
+variance): its median size over that of independent rows. One level shift lies in one difference of each length, which
+a median does not notice; what comes again and again is dependence.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from monitor.packing import pack, unpack
 
 Floats = NDArray[np.float64]
 LEVELS = 8  # blocks of up to 128 evaluations
-LEAST_PAIRS = 24  # differences of one length, before they say anything
-MEMORY_PAIRS = 200.0  # older ones fade
+LEAST_PAIRS = 6  # differences of one length, before they say anything
+MOST_PAIRS = 32  # the last ones are remembered
 DOUBT = 4.0  # standard errors that an excess must have
 MARGIN = 1.3  # as in the profile's fit: the estimate itself is uncertain
 LEAST_EXPECTED = 5.0  # events (and their opposites) expected in a block; a rarer one says nothing of runs
-_HALF_NORMAL = float(np.sqrt(2.0 / np.pi))
+_MEAN_SIZE = float(np.sqrt(2.0 / np.pi))  # of a standard normal value: what independent rows come to
+_MEDIAN_NOISE = 0.79  # standard error of the median size of one pair
 
 
 class LiveDependence:
@@ -41,8 +42,9 @@ class LiveDependence:
         e, f = len(events), len(self._starts)
         self._open = np.zeros((LEVELS, 2, e))  # the first block of each length's open pair: happened, of
         self._is_open = np.zeros(LEVELS, bool)
-        self._size = np.zeros((LEVELS, f))  # faded sums of the mean sizes of differences, and of their weights
-        self._pairs = np.zeros((LEVELS, f))
+        self._sizes_seen = np.full((LEVELS, MOST_PAIRS, f), np.nan)  # mean sizes of the last differences, a ring each
+        self._pairs = np.zeros(LEVELS)
+        self._deff = np.ones((LEVELS, f))
         self._strength = np.ones(e)
 
     def strength(self) -> Floats:
@@ -75,30 +77,27 @@ class LiveDependence:
         size /= np.sqrt(events.deff)
         count = np.add.reduceat(told.astype(np.float64), self._starts)
         mean = np.add.reduceat(size, self._starts) / np.maximum(count, 1.0)
-        heard = count > 0
-        fade = np.where(heard, 1.0 - 1.0 / MEMORY_PAIRS, 1.0)
-        self._size[level] = self._size[level] * fade + np.where(heard, mean, 0.0)
-        self._pairs[level] = self._pairs[level] * fade + heard
-        self._judge()
+        self._sizes_seen[level, int(self._pairs[level]) % MOST_PAIRS] = np.where(count > 0, mean, np.nan)
+        self._pairs[level] += 1
+        self._judge(level)
 
-    def _judge(self) -> None:
-        pairs = np.maximum(self._pairs, 1.0)
-        mean = self._size / pairs
-        # Events of one feature move together: their mean size is taken to be as noisy as one alone.
-        noise = np.sqrt((1.0 - 2.0 / np.pi) / pairs)
-        excess = np.where(
-            (self._pairs >= LEAST_PAIRS) & (mean > _HALF_NORMAL + DOUBT * noise), np.square(mean / _HALF_NORMAL), 1.0
-        )
-        deff = excess.max(axis=0)
-        deff = np.where(deff > 1.0, deff * MARGIN, 1.0)
-        self._strength = np.repeat(1.0 / deff, self._sizes)
+    def _judge(self, level: int) -> None:
+        seen = self._sizes_seen[level]
+        pairs = np.isfinite(seen).sum(axis=0)
+        # nan sorts last, so the middle of those that are there is at half their number
+        ordered = np.sort(seen, axis=0)
+        middle = np.take_along_axis(ordered, np.maximum(pairs - 1, 0)[None] // 2, axis=0)[0]
+        noise = _MEDIAN_NOISE / np.sqrt(np.maximum(pairs, 1))
+        sure = (pairs >= LEAST_PAIRS) & (np.nan_to_num(middle) > _MEAN_SIZE + DOUBT * noise)
+        self._deff[level] = np.where(sure, MARGIN * np.square(np.nan_to_num(middle) / _MEAN_SIZE), 1.0)
+        self._strength = np.repeat(1.0 / np.maximum(self._deff.max(axis=0), 1.0), self._sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole state as a JSON object."""
         return {
             "open": pack(self._open),
             "is_open": self._is_open.tolist(),
-            "size": pack(self._size),
+            "sizes": pack(np.nan_to_num(self._sizes_seen, nan=-1.0)),
             "pairs": pack(self._pairs),
         }
 
@@ -107,7 +106,9 @@ class LiveDependence:
         is_open = np.array([bool(each) for each in document["is_open"]])
         if is_open.shape != self._is_open.shape:
             raise ValueError("another number of block lengths")
-        for name, mine in (("open", self._open), ("size", self._size), ("pairs", self._pairs)):
+        for name, mine in (("open", self._open), ("sizes", self._sizes_seen), ("pairs", self._pairs)):
             mine[:] = unpack(document[name], "<f8", mine.size).reshape(mine.shape)
+        self._sizes_seen[self._sizes_seen < 0.0] = np.nan
         self._is_open[:] = is_open
-        self._judge()
+        for level in range(LEVELS):
+            self._judge(level)

@@ -173,13 +173,11 @@ def _plan(
 ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.float64]]]:
     """Per event (E,): whether it is bet on by shares of tiles, and the rows of its tiles.
 
-    Quality is always counted: an outage of one source must not wait for a tile that may last a week.
+    Bad rows are always counted: an outage of one source must not wait for a tile that may last a week.
     """
     e = len(events)
-    if events.family == "quality" or settings.mode == "count":
+    if settings.mode == "count":
         return np.zeros(e, bool), np.ones(e)
-    lengths = np.array([float(getattr(column, "block_rows", None) or 1) for column in columns])
-    tiles = np.where(lengths > EVALUATE_ROWS, lengths, 1.0)[events.column]
-    if settings.mode == "share":
-        return np.ones(e, bool), tiles
-    return tiles > 1.0, tiles
+    lengths = np.array([float(column.block_rows or 1) for column in columns])
+    tiles = np.where(events.is_value & (lengths[events.column] > EVALUATE_ROWS), lengths[events.column], 1.0)
+    return events.is_value if settings.mode == "share" else tiles > 1.0, tiles

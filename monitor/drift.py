@@ -5,43 +5,40 @@ tiles. Too few rows is `unknown`, never good or bad. The false-alarm promise is 
 `level_per_test` divides the budget by every test that is made in a month (Bonferroni, so it holds under any dependence
 between features, statistics and overlapping windows). Called by the monitor's worker.
 
-Each number has psi, js, ks and missing; each category psi, js and missing. Limits carry a tolerance (about a shift by a
-twentieth of a standard deviation), so a difference too small to matter is no drift in however many rows.
+Which statistics a column has, and their tolerances, is `monitor/measures.py`. Windows are judged by `measures.LEVEL`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from monitor import statistics
 from monitor.counts import Counts
+from monitor.measures import LEVEL, Comparison, Statistic, applies, is_share
 from monitor.profile import ColumnProfile, ReferenceProfile
 from registry.vocabulary import Cause, Verdict
 
 Kind = Literal["input", "output"]
-Statistic = Literal["psi", "js", "ks", "missing"]
 
 MONTH_S = 30 * 86_400
 LEAST_ROWS = (
     100.0  # of effective rows with a value, live and reference; below, the distances' limits are not to be trusted
 )
-PSI_TOLERANCE, JS_TOLERANCE, KS_TOLERANCE = 0.0025, 0.02, 0.02
-MISSING_TOLERANCE_H, MISSING_LEAST = 0.04, 0.001  # Cohen's h; and a share of missing values that is never an alarm
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One statistic of one column in one window.
 
-    psi in nats, js a distance in bits, ks and missing shares; missing is how far the share of missing values lies from
-    the reference's. value and threshold are nan where nothing could be measured. evidence_log10 is that of this window
-    alone: its p-value turned into an e-value by 1/(2·sqrt(p)), 0 at least; None for `missing`.
+    psi and kl in nats, js a distance in bits, ks and the like shares, wasserstein in the feature's own unit; missing
+    and its like say how far the share of such values lies from the reference's. `effect` is the size of the change in
+    the unit of `measures.EFFECTS`, else the value itself. value, threshold and effect are nan where nothing could be
+    measured. rows and reference_rows are those that were compared. evidence_log10 is that of this window alone: its
+    p-value turned into an e-value by 1/(2·sqrt(p)), 0 at least; None for shares.
     """
 
     feature: str
@@ -55,6 +52,8 @@ class Measurement:
     cause: Cause | None
     profile: str
     evidence_log10: float | None = None
+    effect: float = math.nan
+    reference_rows: int = 0
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -73,7 +72,9 @@ class Measurement:
             "statistic": self.statistic,
             "value": self.value if math.isfinite(self.value) else None,
             "threshold": self.threshold if math.isfinite(self.threshold) else None,
+            "effect": self.effect if math.isfinite(self.effect) else None,
             "rows": self.rows,
+            "reference_rows": self.reference_rows,
             "window": self.window,
             "verdict": self.verdict.value,
             "cause": self.cause.value if self.cause else None,
@@ -82,13 +83,14 @@ class Measurement:
         }
 
 
-def count_of_tests(profile: ReferenceProfile) -> int:
-    """How many statistics one look at one window takes.
+def count_of_tests(profile: ReferenceProfile, chosen: Sequence[Statistic] = LEVEL) -> int:
+    """How many tests one look at one window takes.
 
     >>> count_of_tests(ReferenceProfile(0, (), ()))
     0
     """
-    return sum(4 if column.bins.kind == "number" else 3 for column in (*profile.inputs, *profile.outputs))
+    columns = (*profile.inputs, *profile.outputs)
+    return sum(applies(statistic, column) for statistic in chosen for column in columns)
 
 
 def level_per_test(profile: ReferenceProfile, false_alarms_per_month: float, looks_per_month: float) -> float:
@@ -100,10 +102,17 @@ def level_per_test(profile: ReferenceProfile, false_alarms_per_month: float, loo
 
 
 def measure(
-    profile: ReferenceProfile, inputs: Counts | None, outputs: Counts | None, *, window: str, level: float
+    profile: ReferenceProfile,
+    inputs: Counts | None,
+    outputs: Counts | None,
+    *,
+    window: str,
+    level: float,
+    chosen: Sequence[Statistic] = LEVEL,
 ) -> list[Measurement]:
-    """Every statistic of every column, in column order; None counts leave that side out.
+    """The chosen statistics of every column that has them, in column order; None counts leave that side out.
 
+    Each is a test at this level (`level_per_test`, told how many there are). `measures.ALL` are all there are.
     Raises ValueError for counts of other bins than the profile's.
     """
     found: list[Measurement] = []
@@ -117,7 +126,7 @@ def measure(
         expected = profile.input_bins() if kind == "input" else profile.output_bins()
         if counts.bins is not expected and counts.bins.digest != expected.digest:
             raise ValueError(f"the {kind} counts have other bins than the profile")
-        found.extend(_Side(kind, columns, counts, profile, window, level).measurements())
+        found.extend(_side(kind, Comparison(columns, counts, level), chosen, profile, window))
     return found
 
 
@@ -137,109 +146,42 @@ def worst(measurements: Sequence[Measurement], features: int) -> list[Measuremen
     return [m for group in chosen.values() for m in group]
 
 
-class _Side:
-    """One side's counts in arrays (C, width), so that numpy works on all columns at once."""
-
-    def __init__(
-        self,
-        kind: Kind,
-        columns: tuple[ColumnProfile, ...],
-        counts: Counts,
-        profile: ReferenceProfile,
-        window: str,
-        level: float,
-    ) -> None:
-        self.kind, self.columns, self.window, self.level = kind, columns, window, level
-        self.live, self.rows = counts, counts.rows
-        self.profile = profile.digest
-        self.reference_rows = max((column.rows for column in columns), default=0)  # the same for all of a side
-        self.reference = np.zeros((len(columns), counts.bins.width))
-        for at, column in enumerate(columns):
-            self.reference[at, : len(column.counts)] = column.counts
-        self.current = counts.counts.astype(np.float64)
-        self.deff = np.array([column.deff for column in columns])
-        self.n, self.m = self.current.sum(axis=1), self.reference.sum(axis=1)
-
-    def measurements(self) -> list[Measurement]:
-        if not self.columns:
-            return []
-        level, deff = self.level, self.deff
-        r, c = statistics.pooled(self.reference, self.current)
-        psi, js = statistics.psi(r, c), statistics.js(r, c)
-        ks = statistics.ks(self.reference, self.current)
-        n, m = self.n, self.m
-        tables: dict[Statistic, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = {
-            "psi": (
-                psi,
-                statistics.psi_limit(r, c, level, tolerance=PSI_TOLERANCE, deff=deff),
-                statistics.psi_log10_p(psi, r, c, tolerance=PSI_TOLERANCE, deff=deff),
-            ),
-            "js": (
-                js,
-                statistics.js_limit(r, c, level, tolerance=JS_TOLERANCE, deff=deff),
-                statistics.js_log10_p(np.nan_to_num(js), r, c, tolerance=JS_TOLERANCE, deff=deff),
-            ),
-            "ks": (
-                ks,
-                statistics.ks_limit(n, m, level, tolerance=KS_TOLERANCE, deff=deff),
-                statistics.ks_log10_p(np.nan_to_num(ks), n, m, tolerance=KS_TOLERANCE, deff=deff),
-            ),
-        }
-        enough = np.minimum(n, m) / deff >= LEAST_ROWS
-        missing = self._missing()
-        found: list[Measurement] = []
-        for at, column in enumerate(self.columns):
-            for name, (values, limits, log10_p) in tables.items():
-                if name == "ks" and column.bins.kind == "category":
-                    continue  # categories have no order
-                evidence = max(0.0, -0.5 * float(log10_p[at]) - math.log10(2.0))
-                value, limit = float(values[at]), float(limits[at])
-                found.append(self._one(at, name, value, limit, bool(enough[at]), int(n[at]), evidence))
-            value, limit = missing[at]
-            found.append(self._one(at, "missing", value, limit, self.rows > 0 < self.reference_rows, self.rows, None))
-        return found
-
-    def _missing(self) -> list[tuple[float, float]]:
-        """Per column: how far the missing share lies from the reference's, and how far it may on that side."""
-        events = np.array([column.missing for column in self.columns], np.float64)
-        deff = np.where(events > 0, self.deff, 1.0)  # a column that never missed a value says nothing about runs of it
-        low, high = statistics.share_limits(
-            events,
-            self.reference_rows,
-            self.rows,
-            self.level,
-            tolerance_h=MISSING_TOLERANCE_H,
-            least=MISSING_LEAST,
-            deff=deff,
-        )
-        share = events / max(self.reference_rows, 1)
-        moved = self.live.missing / max(self.rows, 1) - share
-        return [
-            (abs(float(d)), float(up - s) if d >= 0 else float(s - down))
-            for d, s, down, up in zip(moved, share, low, high, strict=True)
-        ]
-
-    def _one(
-        self, at: int, statistic: Statistic, value: float, limit: float, enough: bool, rows: int, evidence: float | None
-    ) -> Measurement:
-        verdict, cause = Verdict.PASS, None
-        if self.rows == 0 or self.reference_rows == 0:
-            verdict, cause = Verdict.UNKNOWN, Cause.NO_TRAFFIC if self.rows == 0 else Cause.NOT_CONFIGURED
-        elif not enough:
-            verdict, cause = Verdict.UNKNOWN, Cause.NOT_ENOUGH
-        elif value > limit:
-            verdict = Verdict.BREACH
-        unmeasured = rows == 0 or (self.m[at] == 0 and statistic != "missing")
-        return Measurement(
-            feature=self.columns[at].name,
-            kind=self.kind,
-            statistic=statistic,
-            value=math.nan if unmeasured else value,
-            threshold=math.nan if unmeasured else limit,
-            rows=rows,
-            window=self.window,
-            verdict=verdict,
-            cause=cause,
-            profile=self.profile,
-            evidence_log10=evidence if verdict is not Verdict.UNKNOWN else None,
-        )
+def _side(
+    kind: Kind, compared: Comparison, chosen: Sequence[Statistic], profile: ReferenceProfile, window: str
+) -> Iterator[Measurement]:
+    """One side's measurements, column by column, each column's in the order of `chosen`."""
+    if not compared.columns:
+        return
+    tables = {name: compared.find(name) for name in chosen if any(applies(name, c) for c in compared.columns)}
+    scarce = np.minimum(compared.n, compared.m) / compared.deff < LEAST_ROWS
+    for at, column in enumerate(compared.columns):
+        for name, found in tables.items():
+            if not applies(name, column):
+                continue
+            value, limit, rows = float(found.value[at]), float(found.limit[at]), int(found.rows[at])
+            verdict, cause = Verdict.PASS, None
+            if compared.rows == 0 or compared.reference_rows == 0:
+                verdict, cause = Verdict.UNKNOWN, Cause.NO_TRAFFIC if compared.rows == 0 else Cause.NOT_CONFIGURED
+            elif scarce[at] and not is_share(name):
+                verdict, cause = Verdict.UNKNOWN, Cause.NOT_ENOUGH
+            elif value > limit:
+                verdict = Verdict.BREACH
+            measured = rows > 0 and (compared.m[at] > 0 or is_share(name))
+            evidence = None
+            if verdict is not Verdict.UNKNOWN and found.log10_p is not None:
+                evidence = max(0.0, -0.5 * float(found.log10_p[at]) - math.log10(2.0))
+            yield Measurement(
+                feature=column.name,
+                kind=kind,
+                statistic=name,
+                value=value if measured else math.nan,
+                threshold=limit if measured else math.nan,
+                rows=rows,
+                window=window,
+                verdict=verdict,
+                cause=cause,
+                profile=profile.digest,
+                evidence_log10=evidence,
+                effect=float(found.effect[at]) if measured else math.nan,
+                reference_rows=compared.reference_rows if is_share(name) else int(compared.m[at]),
+            )

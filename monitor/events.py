@@ -4,7 +4,7 @@ Why: "in this bin", "below this edge", "missing" are yes-or-no questions, so wha
 that moved, and evidence needs nothing but counts. Invariants: a table is a pure function of profile and settings, rows
 of the table are ordered by feature; an event whose tolerated range says nothing is left out. Two families, as they have
 two shares of the false-alarm budget: *shape* (where the values lie, among rows with a value) and *quality* (missing,
-infinite, below or above all that was seen, unseen categories, among all rows). Called by `monitor/detectors.py`.
+infinite, of the wrong type, outside of all that was seen, unseen categories, among all rows). Used by `watch.py`.
 
 What is tolerated, per event: Cohen's h of `tolerance_h` either way, or as far as the reference may itself be off
 (`reference_sigmas`, Clopper-Pearson at the reference's effective rows), whichever is farther. Never their sum.
@@ -25,7 +25,9 @@ from monitor.profile import ColumnProfile
 from monitor.statistics import clopper_pearson
 
 Family = Literal["shape", "quality"]
-EventKind = Literal["bin", "edge", "category", "other", "missing", "infinite", "below_range", "above_range", "unseen"]
+EventKind = Literal[
+    "bin", "edge", "category", "other", "missing", "infinite", "below_range", "above_range", "unseen", "mistyped"
+]
 KINDS: tuple[EventKind, ...] = (
     "bin",
     "edge",
@@ -36,6 +38,7 @@ KINDS: tuple[EventKind, ...] = (
     "below_range",
     "above_range",
     "unseen",
+    "mistyped",
 )
 
 
@@ -71,6 +74,11 @@ class Events:
     def __len__(self) -> int:
         return len(self.column)
 
+    @property
+    def is_value(self) -> NDArray[np.bool_]:
+        """(E,): events of where a value lies, which depend on their neighbours as the values do; not of bad rows."""
+        return ~np.isin(self.kind, [KINDS.index(kind) for kind in ("missing", "infinite", "mistyped")])
+
     def count(self, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How often each event happened in these counts, and of how many rows: two arrays (E,)."""
         table = np.concatenate(
@@ -79,6 +87,7 @@ class Events:
                 np.cumsum(counts.counts, axis=1),
                 counts.missing[:, None],
                 counts.infinite[:, None],
+                counts.mistyped[:, None],
             ],
             axis=1,
         )
@@ -95,6 +104,7 @@ class Events:
         at[self.kind == KINDS.index("edge")] += self.width
         at[self.kind == KINDS.index("missing")] = 2 * self.width
         at[self.kind == KINDS.index("infinite")] = 2 * self.width + 1
+        at[self.kind == KINDS.index("mistyped")] = 2 * self.width + 2
         return self.column * stride + at
 
 
@@ -124,31 +134,36 @@ def events_of(columns: Sequence[ColumnProfile], family: Family, tolerance: Toler
 def _of_column(column: ColumnProfile, family: Family) -> list[tuple[int, int, float, float, float]]:
     """(kind, place, how often in the reference, of how many rows, deff) of each event of one column."""
     bins, counts = column.bins, column.counts
-    valid = float(sum(counts))
-    rows = valid + column.missing
+    valid, rows = float(sum(counts)), float(column.rows)
     is_number = bins.kind == "number"
     last = bins.bins - 1
-    runs = column.deff if column.missing else 1.0  # a column that never missed a value says nothing about runs of it
+    bin_deffs = column.bin_deffs or (column.deff,) * bins.bins
+    edge_deffs = column.edge_deffs or (column.deff,) * bins.bins
+    runs = (
+        column.missing_deff if column.missing else 1.0
+    )  # a column that never missed a value says nothing about runs of it
     found: list[tuple[EventKind, int, float, float, float]] = []
     if family == "quality":
         if rows:
             found.append(("missing", 0, float(column.missing), rows, runs))
             if not column.hashed:
                 found.append(("infinite", 0, float(column.infinite), rows, 1.0))
+            found.append(("mistyped", 0, 0.0, rows, 1.0))
         if valid and is_number and last > 0:
-            found.append(("below_range", 0, float(counts[0]), rows, 1.0))
-            found.append(("above_range", last, float(counts[last]), rows, 1.0))
+            # Extremes come in runs like any other values; the reference has too few of them to tell how long ones.
+            found.append(("below_range", 0, float(counts[0]), rows, max(bin_deffs)))
+            found.append(("above_range", last, float(counts[last]), rows, max(bin_deffs)))
         if valid and not is_number and column.complete:
-            found.append(("unseen", last, float(counts[last]), rows, 1.0))
+            found.append(("unseen", last, float(counts[last]), rows, max(bin_deffs)))
     elif valid and is_number and last > 1:
         # The outer bins are quality's, and the outer edges say the same as they do.
-        found.extend(("bin", at, float(counts[at]), valid, column.deff) for at in range(1, last))
+        found.extend(("bin", at, float(counts[at]), valid, bin_deffs[at]) for at in range(1, last))
         below = np.cumsum(counts)
-        found.extend(("edge", at, float(below[at]), valid, column.deff) for at in range(1, last - 1))
+        found.extend(("edge", at, float(below[at]), valid, edge_deffs[at]) for at in range(1, last - 1))
     elif valid and not is_number:
-        found.extend(("category", at, float(counts[at]), valid, column.deff) for at in range(last))
+        found.extend(("category", at, float(counts[at]), valid, bin_deffs[at]) for at in range(last))
         if not column.complete:
-            found.append(("other", last, float(counts[last]), valid, column.deff))
+            found.append(("other", last, float(counts[last]), valid, bin_deffs[last]))
     return [(KINDS.index(kind), place, happened, of, deff) for kind, place, happened, of, deff in found]
 
 

@@ -53,13 +53,15 @@ class Look:
         self._slices, self._level, self._done = slices, level, 0
 
     def go_on(self) -> bool:
-        """Measure the next part; False when that was the last one."""
+        """Measure the next part; False when there is no other."""
+        if self._done == len(self._slices.parts):
+            return False
         self.found += self._slices.measure(self._done, self.window, self.name, self._level)
         self._done += 1
         return self._done < len(self._slices.parts)
 
     def finish(self) -> list[Measurement]:
-        """Measure what is left, for an answer that is waited for."""
+        """Measure what is left, for an answer that is waited for. Idempotent."""
         while self.go_on():
             pass
         return self.found

@@ -16,6 +16,7 @@ from monitor.alarms import Key as AlarmKey
 from monitor.block import Rows
 from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
+from monitor.explain import Explanation, Sample, explain
 from monitor.histograms import histogram
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.store import Told
@@ -39,7 +40,8 @@ def look_event(
     others = f" and {len(features) - 1} more" if len(features) > 1 else ""
     sentence = (
         f"{first.kind.capitalize()} {first.feature}{others} of version {version} moved in the last {name}: "
-        f"{first.statistic} is {first.value:.3g}, its limit {first.threshold:.3g}."
+        f"{first.statistic} is {first.value:.3g}, its limit {first.threshold:.3g}. "
+        f"{_explained(profile, window, first).sentence}"
     )
     data: dict[str, Any] = {
         "sentence": sentence,
@@ -50,6 +52,12 @@ def look_event(
         "measurements": [m.to_dict() for m in found[:MOST_EVIDENCE]],
     }
     return Told("drift.alarm", model, version, data)
+
+
+def _explained(profile: ReferenceProfile, window: Window, first: Measurement) -> Explanation:
+    columns, counts = (profile.inputs, window.inputs) if first.kind == "input" else (profile.outputs, window.outputs)
+    at, column = next((at, column) for at, column in enumerate(columns) if column.name == first.feature)
+    return explain(column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff)
 
 
 def stream_event(
@@ -76,7 +84,7 @@ def stream_event(
         "features": features[:MOST_FEATURES],
         "started_at": rfc3339(round(first.start_s * 1e9)),
         "evidence": [row.to_dict() for row in found[:MOST_EVIDENCE]],
-        "histogram": histogram(column, profile.rows, live, at),
+        "histogram": histogram(column, column.rows, live, at),
         "first_requests": [] if sample is None else first_requests(sample, first, column, at),
     }
     return Told("drift.alarm", model, version, data)

@@ -19,6 +19,7 @@ VERSIONS = {
     "page": 1,
     "rollout": 1,
     "wishes": 1,
+    "curve": 1,
     "detector": 1,
     "alarms": 1,
     "stream": 1,

@@ -529,9 +529,9 @@ class Controller:
     def publish(self, pages: list[PageSnapshot] | None = None) -> int:
         """Make the table say what the models' states say; returns the epoch. Does nothing when it says it already."""
         workers = self.workers(pages)
+        settled = {name: state.entry for name, state in self.models.items() if state.is_settled}
         entries = {
-            name: state.entry if state.entry is not None and state.is_settled else self._entry(state, workers)
-            for name, state in sorted(self.models.items())
+            name: settled.get(name) or self._entry(state, workers) for name, state in sorted(self.models.items())
         }
         if entries != self._entries:
             epoch = self.table.publish(entries)
@@ -542,11 +542,13 @@ class Controller:
                 if state.record is not None:
                     state.record = replace(state.record, epoch=epoch)
         for name, entry in entries.items():
-            state = self.models[name]
-            if not state.is_settled:
+            if name not in settled:
+                state = self.models[name]
                 wanted = self._ready_specs(state)
                 self._leaving.published(name, wanted, entry.aspired, self.table.epoch)
-                state.settled_as = state.facts() if self._is_done(state, wanted) else None
+                state.settled_as = None
+                if self._is_done(state, wanted):
+                    state.settle()
         return self.table.epoch
 
     def _is_done(self, state: ModelState, wanted: Mapping[int, AspiredVersion]) -> bool:

@@ -16,10 +16,12 @@ from typing import Any
 from monitor.alarms import Key as AlarmKey
 from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
+from monitor.explain import Sample, explain
 from monitor.histograms import histogram
 from monitor.live import FAST
 from monitor.looks import Look
 from monitor.profile import ColumnProfile, ReferenceProfile
+from monitor.suspect import attribute
 from monitor.telling import event_words
 from monitor.watch import Evidence
 from registry.clock import rfc3339
@@ -48,6 +50,7 @@ class DriftView:
     """What `GET models/{m}/drift` is made of."""
 
     versions: Sequence[VersionView] = ()
+    rollout: tuple[int, int] | None = None  # champion and candidate, while one runs
 
     def to_json(self, most: int | None = None) -> dict[str, Any]:
         """The answer: at most so many measurements, the worst first, and their columns' histograms."""
@@ -60,6 +63,7 @@ class DriftView:
             "fast": [evidence_json(view, row) for view, row in self._strongest()[:most]],
             "features": self._features([(by_measurement[id(m)], m) for m in worst]),
             "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
+            "suspect": self._suspect(),
             "windows": [window_json(view) for view in self.versions],
         }
 
@@ -74,9 +78,25 @@ class DriftView:
         shown = []
         for version, kind, feature in wanted:
             column, counts, at = _column(views[version], kind, feature)
-            drawn = histogram(column, views[version].profile.rows, counts, at)
-            shown.append({"version": version, "kind": kind, "feature": feature, "histogram": drawn})
+            drawn = histogram(column, column.rows, counts, at)
+            told = explain(column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff)
+            shown.append({"version": version, "kind": kind, "feature": feature, **told.to_dict(), "histogram": drawn})
         return shown
+
+    def _suspect(self) -> dict[str, str] | None:
+        """World or release, while a rollout compares two versions."""
+        if self.rollout is None:
+            return None
+        champion, candidate = self.rollout
+        views = {view.version: view.look.finish() for view in self.versions}
+        if champion not in views or candidate not in views:
+            return None
+        found = attribute(
+            [m for m in views[champion] if m.kind == "input"],
+            [m for m in views[champion] if m.kind == "output"],
+            [m for m in views[candidate] if m.kind == "output"],
+        )
+        return {"suspect": found.suspect.value, "sentence": found.sentence}
 
 
 def _column(view: VersionView, kind: str, feature: str) -> tuple[ColumnProfile, Counts, int]:

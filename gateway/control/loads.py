@@ -23,7 +23,6 @@ from registry.artifacts import ArtifactStore
 from registry.catalog import VersionRow
 from registry.clock import Clock
 from registry.errors import ServingError
-from registry.manifest import Manifest
 from registry.vocabulary import LoadState
 
 if TYPE_CHECKING:
@@ -87,18 +86,20 @@ class Preparer:
             profile = ReferenceProfile.from_bytes(self._artifacts.read(profile_sha256))
         limits = _output_limits(row, profile)
         file_bytes = sum(item.bytes for item in row.manifest.files)
-        sample = self._sample_path(row.manifest)
-        aspired = AspiredVersion(str(model_path), str(manifest_path), limits, sample, file_bytes)
+        sample, golden = (self._local(digest) for digest in (row.manifest.reference_rows, row.manifest.golden))
+        aspired = AspiredVersion(
+            str(model_path), str(manifest_path), limits, sample, file_bytes=file_bytes, golden_path=golden
+        )
         return Prepared(aspired, profile, profile_sha256)
 
-    def _sample_path(self, manifest: Manifest) -> str | None:
-        """Where its sample of reference rows lies; None when it has none, or none that can be read."""
-        if manifest.reference_rows is None:
+    def _local(self, digest: str | None) -> str | None:
+        """Where given rows lie; None when there are none, or none that can be read."""
+        if digest is None:
             return None
         try:
-            return str(self._artifacts.path(manifest.reference_rows))
-        except (ServingError, OSError) as error:  # it is wanted for an example only
-            logger.warning("the reference rows %s cannot be read: %s", manifest.reference_rows, error)
+            return str(self._artifacts.path(digest))
+        except (ServingError, OSError) as error:  # they are wanted to warm up and for an example only
+            logger.warning("the rows %s cannot be read: %s", digest, error)
             return None
 
     def close(self) -> None:

@@ -171,7 +171,8 @@ class Monitoring:
                 look = Look(known.slices, counted, name, self._live.level)
                 evidence = known.stream.worst(MOST_EVIDENCE)
                 views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence))
-        return DriftView(views)
+        seen = self._monitor.rollout(model)
+        return DriftView(views, None if seen is None else (seen.watch.champion, seen.watch.candidate))
 
     def drill(self, model: str, version: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Begin drills. Raises ServingError."""

@@ -6,13 +6,15 @@ their documentation, from which `/openapi.json` is made. No handler decides anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.control.commands import Act, Commands
 from gateway.control.controller import Controller
 from gateway.control.loads import where
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
+from gateway.data import curve_files
+from gateway.data.page import PageSnapshot
 from gateway.registration import version_document
 from monitor.drill import FORMS
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, ProfileRow, VersionRow, check_alias
@@ -44,8 +46,13 @@ class Resources:
         self._catalog.aliases(call.model)
         row = next(row for row in self._catalog.models() if row.model == call.model)
         workers = self._controller.workers()
+        curves = self._curves(workers, row.model)
         versions = [
-            {**version_json(found), **where(workers, row.model, found.version)}
+            {
+                **version_json(found),
+                **where(workers, row.model, found.version),
+                "curves": curves.get(found.version, []),
+            }
             for found in self._catalog.versions(row.model)
         ]
         return {**self._model(row), "versions": versions}
@@ -68,7 +75,12 @@ class Resources:
         return page([version_json(row) for row in self._catalog.versions(call.model)], call, "version")
 
     def version(self, call: Call) -> dict[str, Any]:
-        return version_json(self._catalog.version(call.model, version_number(call.path["version"])), whole=True)
+        row = self._catalog.version(call.model, version_number(call.path["version"]))
+        curves = self._curves(self._controller.workers(), row.model)
+        return {**version_json(row, whole=True), "curves": curves.get(row.version, [])}
+
+    def _curves(self, workers: Sequence[PageSnapshot], model: str) -> dict[int, list[dict[str, Any]]]:
+        return curve_files.read(self._controller.run_folder, {page.slot for page in workers}, model)
 
     def register(self, call: Call) -> dict[str, Any]:
         call.need("path", str, "a path or URL that this server can read")

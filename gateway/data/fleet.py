@@ -13,7 +13,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from gateway.data import curve_files
 from gateway.data.batcher import Batch, Batcher
+from gateway.data.curve import run_times
 from gateway.data.holdings import Holding, Holdings
 from gateway.data.keys import KeyTable
 from gateway.data.load_waits import LoadWait, Then
@@ -23,7 +25,8 @@ from gateway.data.residency import Key
 from gateway.data.routes import AspiredVersion, RouteEntry, RouteReader, RouteSnapshot
 from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Loaded, Traffic, build
-from gateway.settings import LoadSettings
+from gateway.data.warm_up import warm_up
+from gateway.settings import BatchSettings, LoadSettings
 from registry.clock import Clock
 from registry.errors import ModelNotFound, NotReady, ServingError
 from registry.vocabulary import LoadState
@@ -46,7 +49,7 @@ class Fleet:
         pool: Executor,
         *,
         threads: int,
-        max_rows: int,
+        batch: BatchSettings,
         load: LoadSettings,
         clock: Clock,
         memory: Memory | None = None,
@@ -59,7 +62,7 @@ class Fleet:
         self._loop = loop
         self._pool = pool
         self._threads = threads
-        self._max_rows = max_rows
+        self._batch = batch
         self._snapshot: RouteSnapshot | None = None
         self.holdings = Holdings(page, loop, load, memory or ProcessMemory(), clock, self._open, self._attach)
         self.holdings.on_change = self._changed
@@ -175,7 +178,7 @@ class Fleet:
             spec = self.entry(key[0]).aspired[key[1]]
             while len(self._described) >= _MOST_DESCRIBED:
                 del self._described[next(iter(self._described))]
-            found = self._described[key] = describe(*key, Path(spec.manifest_path), self._max_rows)
+            found = self._described[key] = describe(*key, Path(spec.manifest_path), self._batch.max_rows)
         return found
 
     def models(self) -> list[str]:
@@ -250,7 +253,17 @@ class Fleet:
     def _open(self, key: Key, spec: AspiredVersion) -> Loaded:
         """Slow; on the load thread."""
         paths = (Path(spec.model_path), Path(spec.manifest_path))
-        return Loaded(load(*key, *paths, self._threads, self._max_rows), spec.output_limits)
+        servable = load(*key, *paths, self._threads, self._batch.max_rows)
+        given = [None if path is None else Path(path) for path in (spec.sample_path, spec.golden_path)]
+        curve = warm_up(
+            servable, *given, latency_target_ms=self._batch.latency_target_ms, budget_s=self._batch.warm_up_s
+        )
+        loaded = Loaded(servable, spec.output_limits)
+        if curve is not None:
+            servable.tune(curve.chosen_rows)
+            servable.curve = curve
+            curve_files.write(self._run, self._slot, *key, curve)
+        return loaded
 
     def _attach(self, holding: Holding) -> None:
         loaded, holdings, on_batch = holding.loaded, self.holdings, self.on_batch
@@ -260,6 +273,7 @@ class Fleet:
             on_batch(loaded, batch)
 
         loaded.batcher = Batcher(loaded.servable, answer, self._loop, self._pool)
+        loaded.batcher.times = run_times(loaded.servable.curve)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""

@@ -39,9 +39,10 @@ class AspiredVersion:
     model_path: str
     manifest_path: str
     output_limits: tuple[tuple[float, float] | None, ...] | None = None  # per logged output column; outside: bad output
-    sample_path: str | None = None  # rows of its reference, for an example request
+    sample_path: str | None = None  # rows of its reference, to warm up with and for an example request
     file_bytes: int = 0  # of the model and its external data
     resident: bool = False  # in memory whatever else wants room: a rollout's versions, a champion that takes over
+    golden_path: str | None = None  # its golden set, to warm up with
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def _aspired(spec: Mapping[str, Any]) -> AspiredVersion:
         spec.get("sample_path"),
         int(spec.get("file_bytes", 0)),
         bool(spec.get("resident", False)),
+        spec.get("golden_path"),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data.curve import Curve
 from gateway.data.joining import Joining
 from registry import onnx, providers
 from registry.errors import NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
@@ -101,6 +102,7 @@ class Servable:
         # Only what registration proved is joined; a run of one row has nothing to join. The batcher knows axis 0.
         self.joinable = batching.kind != "never" and self.max_rows > 1 and self.joining.are_rows
         self.refuses_nonfinite = manifest.options.nan == "refuse"
+        self.curve: Curve | None = None  # what warm-up measured
         self.leases = 0
 
     def close(self) -> None:
@@ -110,6 +112,12 @@ class Servable:
     def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
         """Run once. Feeds are in the order of `slots`. Raises InferenceFailed."""
         return self._run(dict(zip(self.input_names, feeds, strict=True)))
+
+    def tune(self, chosen_rows: int) -> None:
+        """Join at most so many rows in one run, as warm-up chose; never more than was proven."""
+        if self.joinable:
+            self.max_rows = max(1, min(self.max_rows, chosen_rows))
+            self.joinable = self.max_rows > 1
 
     def rows_of(self, feeds: Sequence[Tensor]) -> int:
         """How many rows one request's feeds hold; may be none. Raises TensorMismatch when its inputs disagree."""

@@ -27,7 +27,7 @@ import numpy as np
 import uvicorn
 import uvloop
 
-from gateway.data import connections
+from gateway.data import connections, curve_files
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
 from gateway.data.doors import Doors
@@ -123,9 +123,17 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     accounts = Accounts(page, clock)
     pool = ThreadPoolExecutor(max_workers=max(2, gateway.threads), thread_name_prefix="run")
     routes = RouteReader(run, boot_id, clock)
-    max_rows = gateway.batch.max_rows
     fleet = Fleet(
-        run, slot, page, routes, loop, pool, threads=gateway.threads, max_rows=max_rows, load=gateway.load, clock=clock
+        run,
+        slot,
+        page,
+        routes,
+        loop,
+        pool,
+        threads=gateway.threads,
+        batch=gateway.batch,
+        load=gateway.load,
+        clock=clock,
     )
     sampling = np.random.default_rng(np.random.SeedSequence())
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
@@ -141,7 +149,13 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         loop,
     )
     fleet.on_batch = predict.answer
-    fleet.holdings.on_gone = tap.forget
+    curve_files.forget_all(run, slot)
+
+    def gone(model: str, version: int) -> None:
+        tap.forget(model, version)
+        curve_files.forget(run, slot, model, version)
+
+    fleet.holdings.on_gone = gone
     beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)

@@ -17,13 +17,14 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from monitor.statistics.distances import Floats, freedom, js_terms, noise_scale, pair, relative_entropy, shares
 from monitor.statistics.kolmogorov import EXACT_CELLS, ks_exact_limit, ks_exact_p
 
 _LEAST_P = 1e-300  # smaller probabilities are reported as this one
+_MANY = 1e7  # rows, beyond which the binomial law is that of its limits: scipy's takes seconds there, then gives nan
 _EXACT_LEVEL = 1e-10  # below, the exact KS law is lost in rounding
 
 Divergence = Literal["psi", "js", "kl", "hellinger", "contrast"]
@@ -116,8 +117,8 @@ def ks_limit(n: ArrayLike, m: ArrayLike, level: float, *, tolerance: float = 0.0
     n_, m_, d = _rows(n, m, deff)
     law = np.array(special.kolmogi(level) * np.sqrt(noise_scale(n_, m_, d)))
     if level >= _EXACT_LEVEL:
-        for at in map(tuple, np.argwhere((n_ / d) * (m_ / d) <= EXACT_CELLS)):
-            law[at] = ks_exact_limit(max(int(n_[at] / d[at]), 1), max(int(m_[at] / d[at]), 1), level, float(law[at]))
+        for at in map(tuple, np.argwhere(_small(n_ / d, m_ / d))):
+            law[at] = ks_exact_limit(int(n_[at] / d[at]), int(m_[at] / d[at]), level, float(law[at]))
     return np.minimum(tolerance + law, 1.0)
 
 
@@ -126,8 +127,8 @@ def ks_log10_p(value: ArrayLike, n: ArrayLike, m: ArrayLike, *, tolerance: float
     n_, m_, d, v = np.broadcast_arrays(*_rows(n, m, deff), np.asarray(value, np.float64))
     over = np.maximum(v - tolerance, 0.0)
     p = np.array(special.kolmogorov(over / np.sqrt(noise_scale(n_, m_, d))))
-    for at in map(tuple, np.argwhere(((n_ / d) * (m_ / d) <= EXACT_CELLS) & np.isfinite(over))):
-        exact = ks_exact_p(float(over[at]), max(int(n_[at] / d[at]), 1), max(int(m_[at] / d[at]), 1))
+    for at in map(tuple, np.argwhere(_small(n_ / d, m_ / d) & np.isfinite(over))):
+        exact = ks_exact_p(float(over[at]), int(n_[at] / d[at]), int(m_[at] / d[at]))
         p[at] = exact if exact >= _EXACT_LEVEL else min(p[at], _EXACT_LEVEL)
     return np.log10(np.clip(p, _LEAST_P, 1.0))
 
@@ -271,6 +272,11 @@ def _rows(n: ArrayLike, m: ArrayLike, deff: ArrayLike) -> tuple[Floats, Floats, 
     return n_, m_, d
 
 
+def _small(n: Floats, m: Floats) -> NDArray[np.bool_]:
+    """Where the exact law is used: it takes time and memory in proportion to the rows, so none where one has no row."""
+    return (n >= 1.0) & (m >= 1.0) & (n * m <= EXACT_CELLS)
+
+
 def _variation(reference: ArrayLike, current: ArrayLike, deff: ArrayLike) -> tuple[Floats, Floats]:
     """A bound on the mean of the total variation without drift, and 1/n + 1/m in effective rows."""
     r, c = pair(reference, current)
@@ -310,6 +316,13 @@ def _binomial_low(n: Floats, share: Floats, level: float) -> Floats:
     """The share that a binomial count of n falls below with probability at most `level`."""
     count = np.zeros_like(n)
     open_ = (share > 0.0) & (share < 1.0)
-    count[open_] = np.floor(np.nan_to_num(special.bdtrik(level, n[open_], share[open_]), nan=0.0))
+    exact, spread = open_ & (n <= _MANY), n * share * (1.0 - share)
+    count[exact] = np.floor(np.nan_to_num(special.bdtrik(level, n[exact], share[exact]), nan=0.0))
+    few, many = open_ & ~exact & (spread < 1000.0), open_ & ~exact & (spread >= 1000.0)
+    rare, usual = few & (share < 0.5), few & (share >= 0.5)
+    count[rare] = np.floor(special.pdtrik(level, (n * share)[rare]))
+    count[usual] = n[usual] - np.ceil(special.pdtrik(1.0 - level, (n * (1.0 - share))[usual]))
+    z = float(special.ndtri(level))  # with the skewness taken into account (Cornish and Fisher 1938)
+    count[many] = (n * share + z * np.sqrt(spread) + (z * z - 1.0) * (1.0 - 2.0 * share) / 6.0)[many] - 1.0
     count[share >= 1.0] = n[share >= 1.0]
     return np.asarray(np.clip(count / n, 0.0, 1.0), np.float64)

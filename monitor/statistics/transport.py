@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from monitor.statistics.distances import Floats, gaps, noise_scale, pair, shares
 
+_FAR = 1e150  # an edge further out counts as lying here: its square is still a number
 _HALF_NORMAL = np.sqrt(2.0 / np.pi)  # mean of |x| of a standard normal x
 
 
@@ -72,7 +73,7 @@ def tail_excess(tails: ArrayLike, outside: ArrayLike, rows: ArrayLike, edges: Ar
     with a value. nan where the tails are not known.
     """
     total, count = np.asarray(tails, np.float64), np.asarray(outside, np.float64)
-    e = np.asarray(edges, np.float64)
+    e = _edges(edges)
     ends = np.stack([e[..., 0], e[..., -1]], axis=-1) if e.shape[-1] else np.zeros(total.shape)
     beyond = (total - count * ends) * np.array([-1.0, 1.0])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -81,7 +82,7 @@ def tail_excess(tails: ArrayLike, outside: ArrayLike, rows: ArrayLike, edges: Ar
 
 def quantile(counts: ArrayLike, edges: ArrayLike, share: float) -> Any:
     """The value below which this share of a binned sample lies, within its range: (...). nan without rows or edges."""
-    c, e = np.asarray(counts, np.float64), np.asarray(edges, np.float64)
+    c, e = np.asarray(counts, np.float64), _edges(edges)
     if e.shape[-1] == 0:
         return np.full(c.shape[:-1], np.nan)
     at_edge = np.cumsum(shares(c), axis=-1)[..., :-1]
@@ -110,7 +111,7 @@ class Spread:
 
 def spread(counts: ArrayLike, edges: ArrayLike) -> Spread:
     """Of a binned sample; nan without rows."""
-    c, e = np.asarray(counts, np.float64), np.asarray(edges, np.float64)
+    c, e = np.asarray(counts, np.float64), _edges(edges)
     share = shares(c)
     widths = np.diff(e, axis=-1)
     below = np.cumsum(share, axis=-1)[..., :-1]  # at each edge
@@ -161,10 +162,14 @@ def energy_log10_p(
 
 def _lines(reference: ArrayLike, current: ArrayLike, edges: ArrayLike) -> tuple[Floats, Floats]:
     r, c = pair(reference, current)
-    e = np.asarray(edges, np.float64)
+    e = _edges(edges)
     if e.shape != (*r.shape[:-1], r.shape[-1] - 1):
         raise ValueError(f"{r.shape[-1]} bins have {r.shape[-1] - 1} edges: got counts {r.shape} and edges {e.shape}")
     return gaps(r, c)[..., :-1], np.diff(e, axis=-1)
+
+
+def _edges(edges: ArrayLike) -> Floats:
+    return np.clip(np.asarray(edges, np.float64), -_FAR, _FAR)
 
 
 def _scale(n: ArrayLike, m: ArrayLike, deff: ArrayLike) -> Floats:

@@ -509,3 +509,25 @@ def test_drift_shows_the_worst_first(control: FakeControl, tmp_path: Path, capsy
     assert run(["drift", "m", *home]) == 0
     shown = capsys.readouterr().out
     assert shown.index("wild") < shown.index("calm")
+
+
+def test_a_drill_is_followed_to_its_end_and_reports_rows(
+    control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = {"id": "d1", "feature": "wind", "shift": "mean + 0.5 sd", "state": "running", "rows": 0, "seconds": 0.0}
+    seen = {**running, "state": "seen", "rows": 1500, "seconds": 3.0}
+    other = {**running, "id": "d0", "feature": "old"}
+    control.answers["POST", "/api/v1/models/m/drill"] = (200, {"items": [running]})
+    control.answers["GET", "/api/v1/models/m/drill"] = (200, {"items": [other, seen]})
+    home = ["--home", str(tmp_path / "home")]
+    assert run(["drill", "m", "--shift", "mean+0.5sd", "--feature", "wind", "--version", "v2", "--json", *home]) == 0
+    assert answer_of(capsys) == {"items": [seen]}
+    asked = next(body for method, _, body in control.asked if method == "POST")
+    assert asked == {"feature": "wind", "max_seconds": 600.0, "shifts": ["mean+0.5sd"], "version": 2}
+    assert run(["drill", "m", *home]) == 0
+    shown = capsys.readouterr().out
+    assert "wind" in shown
+    assert "1,500" in shown
+    control.answers["GET", "/api/v1/models/m/drill"] = (200, {"items": [other]})
+    assert run(["drill", "m", *home]) == 1
+    assert "restarted" in capsys.readouterr().err

@@ -31,7 +31,9 @@ def test_a_look_in_parts_says_what_a_whole_one_says(columns: int, monkeypatch: p
     monkeypatch.setattr(module, "SLICE_COLUMNS", columns)
     fitted, window = a_window()
     whole = measure(fitted, window.inputs, window.outputs, window="5m", level=1e-6)
-    assert Look(Slices(fitted), window, "5m", 1e-6).finish() == whole
+    look = Look(Slices(fitted), window, "5m", 1e-6)
+    assert look.finish() == whole
+    assert look.finish() == whole
     assert {m.profile for m in whole} == {fitted.digest}
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import signal, stats
 
 from monitor.budget import Budget
 from monitor.counts import BinSet, ColumnBins, Counts
+from monitor.design_effect import dependences
 from monitor.detectors import FastDetector, Limits
 from monitor.profile import ColumnProfile
 
@@ -59,4 +61,51 @@ def limits_for(detector: FastDetector, budget: Budget, evaluations: float, rows_
     return Limits(
         budget.log_threshold("inputs", detector.evaluations_of("shape", rows, evaluations)),
         budget.log_threshold("quality", detector.evaluations_of("quality", rows, evaluations)),
+    )
+
+
+class DependentRows:
+    """Rows of standard normal features that depend on each other: sessions of equal rows, or AR(1). Seeded."""
+
+    def __init__(self, features: int, rng: np.random.Generator, *, session: int = 1, rho: float = 0.0) -> None:
+        self._features, self._rng, self._session, self._rho = features, rng, session, rho
+        self._last = rng.normal(size=features)
+
+    def take(self, rows: int) -> NDArray[np.float64]:
+        """The next rows (rows, features); a multiple of the session."""
+        fresh = self._rng.normal(size=(rows // self._session, self._features))
+        if self._rho:
+            block = signal.lfilter(
+                [np.sqrt(1.0 - self._rho**2)], [1.0, -self._rho], fresh, axis=0, zi=self._rho * self._last[None]
+            )[0]
+            self._last = block[-1]
+            return np.asarray(block, np.float64)
+        return np.repeat(fresh, self._session, axis=0)
+
+
+def exact_profile(features: int, sample: NDArray[np.float64]) -> tuple[ColumnProfile, ...]:
+    """Columns of standard normal values in 16 equal bins, shares known exactly; dependence as found in sample rows."""
+    inner = stats.norm.ppf(np.linspace(0.0, 1.0, BINS + 1)[1:-1])
+    edges = (-50.0, *map(float, inner), 50.0)
+    bins = BinSet(tuple(ColumnBins(f"x{at}", "number", edges=edges) for at in range(features)))
+    counts = (0, *[10**8] * BINS, 0)
+    return tuple(
+        ColumnProfile(
+            column,
+            counts,
+            0,
+            0,
+            -9.0,
+            9.0,
+            0.0,
+            1.0,
+            False,
+            found.deff,
+            False,
+            bin_deffs=found.bins,
+            edge_deffs=found.edges,
+            missing_deff=found.missing,
+            block_rows=found.block_rows,
+        )
+        for column, found in zip(bins.columns, dependences(bins, sample), strict=True)
     )

@@ -229,7 +229,9 @@ def test_a_drift_is_told_when_it_begins_and_when_it_is_over(lanes: Lanes) -> Non
     assert first["histogram"]["now"]["rows"] == 500
     answer = lanes.monitoring.drift("m", None).to_json(3)
     assert len(answer["items"]) == 3
-    assert {"histogram", "feature", "kind", "version"} == set(answer["features"][0])
+    assert answer["features"][0]["sentence"].startswith("Values are higher: the median is about ")
+    assert {"histogram", "feature", "kind", "version", "direction", "moved"} <= set(answer["features"][0])
+    assert answer["suspect"] is None
     assert [item["verdict"] for item in answer["fast"]] == ["breach"] * 3
     assert {alarm["feature"] for alarm in answer["alarms"]} == {"x[0]", "x[1]", "y"}
     assert answer["windows"][0]["rows"] >= 500 * 24
@@ -241,6 +243,18 @@ def test_a_drift_is_told_when_it_begins_and_when_it_is_over(lanes: Lanes) -> Non
     # Windows of an hour and longer still hold the drift: the columns are not like the reference yet.
     feed(lanes, 150, seconds=60.0)
     assert {key[3] for key in lanes.monitoring._live.versions["m", 1].alarms.active} <= {"1h", "1d", "7d"}
+
+
+@pytest.mark.parametrize(("moved", "suspect"), [("release", "release"), ("world", "world"), ("nothing", "nothing")])
+def test_a_rollouts_drift_says_whom_to_ask_first(lanes: Lanes, moved: str, suspect: str) -> None:
+    lanes.monitoring.begin(a_rollout())
+    for batch in range(4):
+        features, outputs = lanes.rows(500, shift=float(moved == "world"))
+        lanes.write(1, Role.CHAMPION, [f"{batch}-{n}" for n in range(500)], features, outputs)
+        lanes.write(2, Role.SHADOW, [f"{batch}-{n}" for n in range(500)], features, outputs + (moved == "release"))
+        lanes.tick(2.0)
+    answer = lanes.monitoring.drift("m", None).to_json()
+    assert answer["suspect"]["suspect"] == suspect
 
 
 def test_first_requests_are_those_where_the_event_happened(lanes: Lanes) -> None:

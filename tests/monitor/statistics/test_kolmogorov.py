@@ -68,3 +68,9 @@ def test_without_drift_small_samples_alarm_no_more_often_than_the_level() -> Non
             gap = np.cumsum(np.where(both == 0, 1 / n, -1 / m))
             hits += np.abs(gap).max() > limit
         assert hits <= stats.binom.isf(1e-4, runs, level)
+
+
+def test_no_rows_against_very_many_take_no_time() -> None:
+    for n, m in ((0, 10**9), (10**9, 0), (0, 0), (1, 10**9)):
+        assert 0.0 < float(statistics.ks_limit(n, m, 1e-6)) <= 1.0
+        assert float(statistics.ks_log10_p(0.5, n, m, tolerance=0.0, deff=1.0)) <= 0.0

@@ -61,6 +61,17 @@ def test_share_limits_hold_the_binomial_tail(events: int, m: int) -> None:
     assert stats.binom.cdf(np.ceil(low * n) - 1, n, share) <= level
 
 
+@pytest.mark.parametrize("share", [0.0, 1e-7, 1e-3, 0.5, 1.0 - 1e-7, 1.0])
+def test_share_limits_hold_for_a_thousand_million_rows_too(share: float) -> None:
+    level, n = 1e-6, 10**9
+    low, high = (float(x) for x in statistics.share_limits(share * 1e5, 1e5, n, level))
+    below, above = (float(x) for x in statistics.share_limits(share * 1e5, 1e5, 10**6, level))
+    assert below - 1e-6 <= low <= share <= high <= above + 1e-6
+    exact = [float(x) for x in statistics.share_limits(share * 1e12, 1e12, n, level)]
+    assert stats.binom.cdf(exact[0] * n - 1, n, share) <= level
+    assert stats.binom.sf(exact[1] * n, n, share) <= level
+
+
 def test_a_tolerated_shift_is_no_drift_in_however_many_rows() -> None:
     share = np.full(10, 0.1)
     moved = share.copy()

@@ -1,0 +1,108 @@
+"""Drift between two tables, offline: what moved, by how much, against which limit, and in which way.
+
+    from driftgate import drift
+
+    found = drift.compare("reference.parquet", "current.parquet")
+    for feature in found.alarms:
+        print(feature.feature, feature.explanation)
+    found.write_html("report.html")
+
+Why: a data scientist can use the monitor's statistics without the gateway. Invariant: a run without drift raises any
+alarm at all with a probability of at most `false_alarm_probability`, over all its features and statistics together.
+The command `driftgate drift --reference A --current B` prints what this returns. Importing it costs next to nothing;
+numpy, pyarrow and scipy are imported by the first comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from driftgate.drift_result import Began, Bin, Comparison, FeatureDrift, Moved, NotCompared, Side, Statistic
+
+__all__ = [
+    "FALSE_ALARM_PROBABILITY",
+    "Began",
+    "Bin",
+    "Comparison",
+    "FeatureDrift",
+    "Moved",
+    "NotCompared",
+    "Side",
+    "Statistic",
+    "compare",
+]
+
+FALSE_ALARM_PROBABILITY = 0.01  # of any false alarm in a run
+
+
+def compare(
+    reference: Any,
+    current: Any,
+    *,
+    by_time: str | None = None,
+    false_alarm_probability: float = FALSE_ALARM_PROBABILITY,
+    types: Mapping[str, str] | None = None,
+    skip: Collection[str] = (),
+    outputs: Collection[str] = (),
+    missing_codes: Sequence[str] = (),
+    independent_rows: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Comparison:
+    """Compare the rows of two tables, column by column.
+
+    A table is a path (CSV, gzipped CSV, Parquet), a pandas or Polars data frame, an Arrow table, or a mapping of names
+    to columns. `types` overrides what was inferred, by column: number, integer, boolean, category, date or text (whose
+    length is watched). `skip` leaves columns out; `outputs` names what a model said. `missing_codes` are values that
+    mean "missing", besides the usual ones. `independent_rows` says that the order of the reference's rows means
+    nothing; otherwise neighbouring rows that resemble each other count for less. `progress(what, share done)`.
+
+    Raises ArtifactRejected (a ServingError) for a table that cannot be read, MalformedRequest for an argument that can
+    mean nothing.
+    """
+    from driftgate.drift_columns import missing_codes as codes_of
+    from driftgate.drift_compare import count, learn
+    from driftgate.drift_judge import judge
+    from driftgate.drift_table import nearest, open_table
+    from driftgate.drift_timeline import Moment, clock_of, watch
+    from monitor.budget import Budget
+    from registry.errors import MalformedRequest
+
+    if not 0.0 < false_alarm_probability < 1.0:
+        raise MalformedRequest(f"a false-alarm probability lies between 0 and 1, got {false_alarm_probability}")
+    report = progress or (lambda what, share: None)
+    old, new = open_table(reference, "reference"), open_table(current, "current")
+    known = [*old.columns, *(name for name in new.columns if name not in old.columns)]
+    for what, named in (("types", types or ()), ("skip", skip), ("outputs", outputs), ("by_time", [by_time])):
+        for name in named:
+            if name is not None and name not in known:
+                raise MalformedRequest(f"{what}: no table has a column {name!r}{nearest(str(name), known)}")
+    left_out = {*skip, *([by_time] if by_time else [])}
+    both = [name for name in old.columns if name in new.columns and name not in left_out]
+    if not both:
+        raise MalformedRequest("the tables have no column in common")
+    types, codes = types or {}, codes_of(missing_codes)
+    clock = None if by_time is None else clock_of(by_time, old, new, types.get(by_time), codes)
+    learned = learn(
+        old, new, both, types=types, codes=codes, independent=independent_rows, clock=clock, progress=report
+    )
+    probability = false_alarm_probability
+    moments: dict[str, Moment] = {}
+    if clock is None:
+        counted = count(new, learned.columns, learned.profile, report, "counting the current rows")
+    else:
+        budget = Budget(false_alarm_probability).among(["inputs", "quality", "level"])
+        counted, moments = watch(new, learned.columns, learned.profile, clock, budget, report)
+        probability = budget.of("level")
+    features = judge(learned, counted, frozenset(outputs), probability, moments)
+    return Comparison(
+        reference=Side(old.name, learned.profile.rows),
+        current=Side(new.name, counted.rows),
+        features=tuple(features),
+        not_compared=tuple(NotCompared(name, why) for name, why in learned.not_compared.items()),
+        only_in_reference=tuple(name for name in old.columns if name not in new.columns and name not in left_out),
+        only_in_current=tuple(name for name in new.columns if name not in old.columns and name not in left_out),
+        notes=tuple(learned.notes()),
+        false_alarm_probability=false_alarm_probability,
+        by_time=by_time,
+    )

@@ -1,0 +1,85 @@
+"""What the order of a table's rows means, found in the reference rows: time, an identifier, a sorted file, or nothing.
+
+Why: rows that follow each other in time may repeat each other, and then say less than their number; rows that somebody
+sorted only look as if they did. And a column that counts rows or tells their time differs between any two files without
+having drifted. Pure. Called by `driftgate/drift_compare.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftgate.drift_columns import Column
+
+_LEAST_ROWS = 50
+_LEAST_GROUP = 10  # rows in the smallest group of a file that is taken for sorted
+_MOST_GROUPS = 32  # that are told from chance though they are in no order
+_SORTED = 0.999  # of the steps go the same way
+_TIME = re.compile(r"(^|[_ .])(time|timestamp|date|datetime|dt|ts|day|week|month|year|yr|epoch)([_ .]|$)|_at$", re.I)
+_ID = re.compile(r"(^|[_ .])(id|uuid|guid|idx|index|row|rownum|instant|key|no|nr|number)([_ .]|$)|[a-z]Id$|ID$", re.I)
+_NAMES = "it names the rows: no value comes twice"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """counters: columns that tell a row's time or number, with the reason. sorted_by: the column by whose values
+    somebody sorted or grouped the rows, if so."""
+
+    counters: dict[str, str]
+    sorted_by: str | None
+
+
+def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
+    """From the reference rows (C, n), in the file's order."""
+    counters: dict[str, str] = {}
+    sorted_by: str | None = None
+    recorded = False  # the rows are in the order in which they came
+    for column, values in zip(columns, block, strict=True):
+        present = values[np.isfinite(values)]
+        if len(present) < _LEAST_ROWS or len(present) < len(values) // 2:
+            continue
+        why = _counts_rows(column, present)
+        if why:
+            counters[column.name] = why
+            recorded = recorded or why != _NAMES
+        elif sorted_by is None and _is_grouped(present):
+            sorted_by = column.name
+    return Order(counters, None if recorded else sorted_by)
+
+
+def _counts_rows(column: Column, values: NDArray[np.float64]) -> str:
+    """Why a column is no feature, or "". A feature by whose values a file was sorted is still one."""
+    with np.errstate(over="ignore"):  # between the largest numbers that there are
+        steps = np.diff(values)
+    if column.type == "date":
+        rising = max(float((steps >= 0).mean()), float((steps <= 0).mean())) >= _SORTED and bool((steps != 0).any())
+        return "its dates tell the order of the rows" if rising else ""
+    if column.type == "text" or column.kind == "category":
+        return ""
+    strictly = bool((steps > 0).all() or (steps < 0).all())
+    if column.type == "integer" and strictly and (float((np.abs(steps) == 1).mean()) > 0.5 or _ID.search(column.name)):
+        return "it counts the rows"
+    if _TIME.search(column.name) and bool((steps >= 0).all()) and len(np.unique(values)) >= _LEAST_ROWS:
+        return "it tells the time of the rows"
+    if column.type == "integer" and _ID.search(column.name) and len(np.unique(values)) == len(values):
+        return _NAMES
+    return ""
+
+
+def _is_grouped(values: NDArray[np.float64]) -> bool:
+    """Whether somebody sorted the rows by these values, or put equal ones together.
+
+    Many groups in no order are no sign of it: sessions that repeat a value look like that.
+    """
+    rising, falling = (values[1:] >= values[:-1]).all(), (values[1:] <= values[:-1]).all()
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    if not len(changes) or not (rising or falling or len(changes) < _MOST_GROUPS):
+        return False
+    groups = np.diff(np.concatenate([[0], changes, [len(values)]]))
+    largest_rest = len(values) - int(groups.max())
+    return largest_rest >= _LEAST_GROUP and len(np.unique(values)) == len(groups)

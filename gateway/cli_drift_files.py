@@ -1,0 +1,128 @@
+"""`driftgate drift --reference A --current B`: the comparison of two files, on a terminal.
+
+Invariant: standard output has the table (or one JSON document); progress goes to standard error, and only where a
+person looks. Called by `gateway/cli_drift.py` with checked options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from driftgate import drift
+from driftgate.drift_histogram import cells_of
+from driftgate.drift_result import Comparison, FeatureDrift
+from gateway.cli_common import UsageFault, emit, err, plain_table, shown_number, shown_verdict
+from registry.errors import MalformedRequest
+
+_SHOWN = 40  # features in the table, besides all that moved
+_BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#%"
+_CELLS = 16
+_NARROW = 110  # columns of a terminal, below which the table leaves some out
+
+
+def compare_files(reference: Path, current: Path, *, html: Path | None, as_json: bool, **options: Any) -> int:
+    """Compare, print, and write the report; the number of alarms. Raises UsageFault for options that mean nothing."""
+    if html is not None:
+        from driftgate.drift_plot import need_charts
+
+        need_charts()  # before minutes of work
+    with _progress() as progress:
+        try:
+            found = drift.compare(reference, current, progress=progress, **options)
+        except MalformedRequest as error:
+            raise UsageFault(error.message) from None
+        if html is not None:
+            progress("writing the report", 0.0)
+            found.write_html(html)
+    emit(as_json, found.to_dict(), lambda console: _show(found, console, html))
+    return len(found.alarms)
+
+
+def _show(found: Comparison, console: Console, html: Path | None) -> None:
+    features = [f for at, f in enumerate(found.features) if f.alarm or at < _SHOWN]
+    wide = console.width >= _NARROW
+    ramp = _BLOCKS if "utf" in (console.encoding or "").lower() else _ASCII
+    title = (
+        f"{found.current.name} ({found.current.rows:,} rows) against {found.reference.name} ({found.reference.rows:,})"
+    )
+    columns = ["feature", *(["type"] if wide else []), "statistic", ">value", ">limit", *([">rows"] if wide else [])]
+    table = plain_table(escape(title), *columns, "reference", "current", "verdict")
+    for feature in features:
+        bars = _bars(feature, ramp)
+        table.add_row(
+            escape(feature.feature),
+            *([feature.type] if wide else []),
+            feature.statistic,
+            shown_number(feature.value),
+            shown_number(feature.threshold),
+            *([shown_number(feature.rows)] if wide else []),
+            f"[dim]{bars[0]}[/]",
+            bars[1],
+            shown_verdict(feature.verdict, feature.cause),
+        )
+    console.print(table)
+    hidden = len(found.features) - len(features)
+    if hidden:
+        console.print(f"… and {hidden:,} more features that did not move; --json has them all", soft_wrap=True)
+    moved = found.alarms
+    console.print()
+    if not moved:
+        console.print(f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features", soft_wrap=True)
+    for feature in moved:
+        console.print(f"[bold red]{escape(feature.feature)}[/]  {escape(feature.explanation)}", soft_wrap=not wide)
+    for line in _remarks(found):
+        console.print(f"[dim]{escape(line)}[/]")
+    if html is not None:
+        console.print(f"report: {escape(str(html))}", soft_wrap=True)
+
+
+def _remarks(found: Comparison) -> Iterator[str]:
+    if found.only_in_reference:
+        yield f"only in the reference: {', '.join(found.only_in_reference)}"
+    if found.only_in_current:
+        yield f"only in the current rows: {', '.join(found.only_in_current)}"
+    for item in found.not_compared:
+        yield f"not compared: {item.feature}: {item.why}"
+    yield from found.notes
+    yield (
+        f"a run without drift raises any alarm at all with a probability of at most {found.false_alarm_probability:g}"
+    )
+
+
+def _bars(feature: FeatureDrift, ramp: str) -> tuple[str, str]:
+    """Both sides as bars of one scale."""
+    cells = cells_of(feature, _CELLS)
+    top = max((max(cell.reference, cell.current) for cell in cells), default=0.0)
+
+    def bar(share: float) -> str:
+        if share <= 0.0 or top <= 0.0:
+            return ramp[0]
+        return ramp[max(1, round(share / top * (len(ramp) - 1)))]
+
+    return "".join(bar(cell.reference) for cell in cells), "".join(bar(cell.current) for cell in cells)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """Bars on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda what, share: None
+        return
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err(), transient=True)
+    tasks: dict[str, Any] = {}
+    with bars:
+
+        def told(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=1.0)
+            bars.update(tasks[what], completed=share)
+
+        yield told

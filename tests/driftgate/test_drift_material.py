@@ -1,0 +1,84 @@
+"""Real tables with known answers, through the command line: what drifted alarms, what did not stays quiet."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from driftgate import drift
+from gateway.cli import run
+
+MATERIAL = os.environ.get("DRIFTGATE_TEST_MATERIAL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MATERIAL is None, reason="DRIFTGATE_TEST_MATERIAL is not set"),
+]
+DATA = Path(MATERIAL or "") / "data"
+LOAN = "nannyml_synthetic_car_loan"
+MOVED = {"car_value", "loan_length", "salary_range", "repaid_loan_on_prev_car", "y_pred_proba"}
+
+
+def asked(capsys: pytest.CaptureFixture[str], reference: Path, current: Path, *more: str) -> dict[str, Any]:
+    """What the command says of two files, by feature."""
+    assert run(["drift", "--reference", str(reference), "--current", str(current), "--json", *more]) == 0
+    document = json.loads(capsys.readouterr().out)
+    return {item["feature"]: item for item in document["features"]}
+
+
+@pytest.mark.parametrize("more", [(), ("--by-time", "timestamp")])
+def test_the_car_loans_drift_in_exactly_the_inputs_that_do(
+    more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = asked(capsys, DATA / f"{LOAN}_reference.parquet", DATA / f"{LOAN}_analysis.parquet", *more)
+    assert {name for name, item in found.items() if item["alarm"]} == MOVED
+    assert found.keys() - MOVED == {"debt_to_income_ratio", "size_of_downpayment", "driver_tenure", "y_pred"}
+    if more:
+        for name in MOVED:
+            assert abs(found[name]["began"]["row"] - 25_000) <= 1000
+            assert 25_000 <= found[name]["began"]["found_row"] <= 26_000
+
+
+def test_the_electricity_market_drifts_in_its_own_order_alone() -> None:
+    rows = pd.read_csv(DATA / "elec2.csv.gz")
+    first = int(0.4 * len(rows))
+    assert drift.compare(rows[:first], rows[first:]).alarms
+    for seed in range(20):
+        mixed = rows.sample(frac=1.0, random_state=seed)
+        assert drift.compare(mixed[:first], mixed[first:]).alarms == ()
+
+
+def test_whole_weeks_of_the_market_in_another_order_are_no_drift_in_19_of_20_runs() -> None:
+    rows = pd.read_csv(DATA / "elec2.csv.gz")
+    first, week = int(0.4 * len(rows)), np.arange(len(rows)) // 336
+    wrong = 0
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(week.max() + 1)
+        mixed = pd.concat([rows[week == at] for at in order])
+        wrong += bool(drift.compare(mixed[:first], mixed[first:]).alarms)
+    assert wrong <= 1
+
+
+@pytest.mark.parametrize(
+    ("file", "not_compared"),
+    [
+        ("adult_train.parquet", set()),
+        ("german_credit.parquet", set()),
+        ("bike_hourly.csv.gz", {"instant", "dteday"}),
+        ("nannyml_titanic_reference.parquet", {"PassengerId"}),
+        ("river_phishing.csv.gz", set()),
+    ],
+)
+def test_a_table_split_in_two_at_random_has_not_drifted(file: str, not_compared: set[str]) -> None:
+    path = DATA / file
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    for seed in range(10):
+        first = np.random.default_rng(seed).random(len(table)) < 0.5
+        found = drift.compare(table[first], table[~first])
+        assert found.alarms == ()
+        assert {item.feature for item in found.not_compared} == not_compared

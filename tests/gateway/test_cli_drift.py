@@ -1,0 +1,117 @@
+"""`driftgate drift` between files, as users and scripts meet it: exit codes, one JSON document, a table that fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gateway.cli import run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Options for two CSV files in which x moved and y did not."""
+    rng = np.random.default_rng(0)
+    options = []
+    for option, shift in (("--reference", 0.0), ("--current", 0.5)):
+        path = tmp_path / f"{option[2:]}.csv"
+        frame = pd.DataFrame({"x": rng.normal(shift, 1, 2000).round(4), "y": rng.integers(0, 3, 2000)})
+        frame.to_csv(path, index=False)
+        options += [option, str(path)]
+    return options
+
+
+def test_json_is_one_document_with_an_alarm_for_what_moved(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["drift", *files, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {item["feature"]: item["alarm"] for item in document["features"]} == {"x": True, "y": False}
+    first = document["features"][0]
+    assert first["value"] > first["threshold"]
+    assert "higher" in first["explanation"]
+
+
+@pytest.mark.parametrize("width", ["60", "100", "200"])
+def test_the_table_names_what_moved_in_any_width(
+    files: list[str], width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert run(["drift", *files]) == 0
+    out = capsys.readouterr().out
+    assert "breach" in out
+    assert "Values are higher" in out
+    assert "\x1b[" not in out  # no colour where nobody looks
+
+
+def test_alarms_fail_only_where_asked(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["drift", *files, "--fail-on-alarm"]) == 1
+    assert run(["drift", *files, "--fail-on-alarm", "--skip", "x"]) == 0
+    assert "nothing moved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["drift"],
+        ["drift", "--reference", "a.csv"],
+        ["drift", "--current", "a.csv"],
+        ["drift", "fraud", "--reference", "a.csv", "--current", "b.csv"],
+        ["drift", "fraud", "--html", "r.html"],
+        ["drift", "--window", "5m", "--reference", "a.csv", "--current", "b.csv"],
+    ],
+)
+def test_words_that_mean_nothing_together_are_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "malformed_request"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--type", "x"],
+        ["--type", "x=float"],
+        ["--type", "z=number"],
+        ["--skip", "z"],
+        ["--by-time", "z"],
+        ["--prediction", "z"],
+        ["--false-alarm-probability", "2"],
+    ],
+)
+def test_an_option_that_names_nothing_is_usage(
+    files: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["drift", *files, *more, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b"\x00\x01\x02\x03\n", "neither CSV nor Parquet"),
+        (b"PAR1 but not really", "cannot be read"),
+        (b"\x1f\x8bnot gzip", "cannot be read"),
+        (b"x,x\n1,2\n", "appear twice"),
+        (b"x,y\n1,2\n3\n", "Expected 2 columns"),
+        (b"x,y\n1,\xff\xfe\n", "UTF8"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_with_its_reason(
+    files: list[str], tmp_path: Path, content: bytes | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad"
+    if content is not None:
+        path.write_bytes(content)
+    for position in (1, 3):
+        options = [*files]
+        options[position] = str(path)
+        assert run(["drift", *options, "--json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert document["code"] == "artifact_rejected"
+        assert words in document["error"]
