@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,3 +167,17 @@ def test_empty_and_constant_references_are_watched_for_what_they_can_tell(column
     report = detector.update(counts, 0.0, Limits(10.0, 10.0))
     assert all(row.kind == "missing" for row in report.raised)
     assert bool(report.raised) == (sum(column.counts) > 0)
+
+
+def test_too_many_categories_do_not_drift_towards_the_others_by_nature() -> None:
+    """Of 2,000 equally frequent ones the 64 that the reference had most are not so frequent again."""
+    rng = np.random.default_rng(5)
+    seen = np.sort(rng.multinomial(7000, np.full(2000, 1 / 2000)))[::-1]
+    column = category("c", [*seen[:64].tolist()], complete=False)
+    column = replace(column, counts=(*column.counts[:-1], int(seen[64:].sum())))
+    detector = FastDetector((column,), "input")
+    for t in range(20):
+        counts = Counts.empty(detector.bins)
+        counts.rows = 500
+        counts.counts[0] = rng.multinomial(500, [*[1 / 2000] * 64, 1936 / 2000])
+        assert not detector.update(counts, float(t), Limits(7.0, 7.0)).raised
