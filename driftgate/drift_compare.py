@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
 from driftgate.drift_order import Order, order_of
 from driftgate.drift_table import Progress, Source, read
-from monitor.column_profile import FeatureType
 from monitor.counts import Counter, Counts
 from monitor.design_effect import Dependence, dependences
 from monitor.profile import Order as RowOrder
@@ -26,6 +25,7 @@ from monitor.profile import ReferenceProfile, fit
 from monitor.record import Column as Logged
 from monitor.record import LogSchema
 from registry.errors import ArtifactRejected
+from registry.vocabulary import FeatureType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,7 @@ _FEATURE_TYPES: Mapping[ColumnType, FeatureType] = {
     "boolean": "boolean",
     "category": "categorical",
     "date": "numeric",
-    "text": "text_length",
+    "text": "integer",  # its length
 }
 _RUNS = 20.0  # a design effect above this deserves a note
 _LOOKED_AT = 4096  # values of a column, to tell whether it has few
