@@ -112,6 +112,8 @@ def event_words(column: ColumnProfile, row: Evidence) -> str:
             return "missing values"
         case "infinite":
             return "infinite values"
+        case "mistyped":
+            return "values of another type"
         case "unseen" | "other":
             return "other categories"
         case "category":
@@ -145,6 +147,8 @@ def _happened(values: NDArray[np.float64], row: Evidence, column: ColumnProfile)
         return np.isnan(values)
     if row.kind == "infinite":
         return np.isinf(values)
+    if row.kind == "mistyped":
+        return np.asarray(np.isfinite(values) & (values != np.floor(values)), np.bool_)
     if column.bins.kind == "category":
         known = np.isin(values, column.bins.values)
         return values == column.bins.values[row.place] if row.kind == "category" else ~known & ~np.isnan(values)

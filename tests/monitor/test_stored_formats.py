@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from monitor.counts import BinSet, ColumnBins
 from monitor.lane import LaneReader
 from monitor.profile import ReferenceProfile
+from monitor.stream import Stream
 from monitor.windows import Tile, VersionBins
 
 # A lane of three rows of a classifier with two inputs, zlib and base64.
@@ -58,6 +61,34 @@ def test_a_v1_profile_is_read_with_an_order_that_nobody_knew() -> None:
     assert ReferenceProfile.from_bytes(profile.to_bytes()) == profile
 
 
+# A profile and the stored state of its stream: the whole state after two evaluations, the third, and what waits.
+STREAM_V1 = (
+    "eNrtWOtv4roS/1eO+EpV8rZzpP3gBAiUV3gUCtuqchI7BEICeRJW/d+vE9g+zm5790hnr86VGuTgccYz9sxv7NF8q+2jkHo+qf35R+3bfY2G0Q4n"
+    "97U/72tO5NHExQm5vrDc167uaxn7JrD/KMxj1lUk1g8jh0TEYWSQ+j4biL3AJo/xy0AaJJ7/esAL9mlS0l+Z0gDvSKXyWKnYeoFTkUG6s0hUjSXF"
+    "/sziBQlxL4PEcUklg7vmrnjWBNZE1iTWZNYU1sC5VY8EFCgCXoYP5U6wn56nl5QdsjWehV3Bv/y4kmHnxWxbLuPgqvVTL/ASciH9MC9712V/7blr"
+    "RoCK2BEcMEK8lkuzlNsSrgWVFyCAEpAAUIVK927vk0oYxX5M2JBDKGUkfxZyVv34ZtDyQ3v7eHHDxao+yYjvV55IorSUs8bxuqIrwU/lRsI0+Znt"
+    "i0/b/2bbP9Wu/qjFCYuoj4ItTiKCd8+xxrP/4BJzz3HIJii2JCsqFGTFciSKJUeWBAWLAlQkAhULS1DgZNWyecvGIuVUSGxJwZJCeMdxZMpXCqoo"
+    "ZOLeW4vDDGMnYfRmNc8QoThOqi+x53wHSCWvtJAXxNUQZAuhliBz0IEUCA6vQAcQKii8paqSSjigSg7nSA5QqQ0tAKilKjwQeB7zvKMIlbSLpWFp"
+    "e1JiBydeWCkozULxzvM98h3RFVlUyuM13p+PLT90H31v55U75IWLZ49JGpHz9ncVP0EGoI1GwXctSWtgi7pzmdJjUZjAjA+26EenJNnCZJn7bmPa"
+    "di0Q7MAADo95Y5XuDnQWREL9oKtFuGwsiNo30mPfMEatTBazWM9g1u4ep5mhD8eD1miY0+ECcg20zLPJFKYOsE6BaAYZf+inMJLGpoCCFh+m8myX"
+    "CvM2jJ0R7OcFVObyQnWDW2Vi0bTY6s5+v6KxDHpBvdGAiXMkyd6cLcBmyjVA0Y0UY5HbbaCvDmkcCjfDdDWyqJW0JjQThKzeJadF55RZWabIEjSt"
+    "1SiOV0QF8qmoN242qTqazm8beDWeJE0w7qm9MU0XqwZtiVQ9ObNhssum9by+THsOTlTo1K2oOFozMDsIMiaRKs2tzgyYts5DbsuDzWHBD91GL0my"
+    "SNkmiZilQdGRrY22CVrE2jjBoi4slkCmw3i1EyV6XGyttHODI6RMTvwx7kdiXdxoyg4vR8vOPJtzkd5fiUsatuK+kI2yTFN9BWbrSQx4SxgJGljT"
+    "UZJTZXmyW5oa22o+dlwqrmmC7oDLQ8moF2bTcvScGMXW2/Y7OtBBfoekeT/cj92RrwxSm2g5Z63V5uQ0WhVg6w5MuRcM5qObYhhIh2auBqcid/JR"
+    "my4Cd3FncL2O0R9qso2bN0R07XTEgH24tb1BrvvdkWHBrnbjNDM/pi41J+qUG0idXigNJmu7uW2hFuCmt/GXCr4Mx3sSEOeC0vZmiZDWGtv5ZGYk"
+    "aDPvNLmDNTb8fs/gOuEktjtjtD/ky1M1O6Rv5rVzNu/WxqjPUw1wXy4xXF7Zl0D7Jd43jPpGlDqt1tw0XJ2fHDV8vjnYafX449o1l81AiDD5L2yv"
+    "F/mG4ak8ALAXVxKq+8L3skvYhkzyL9skvCvuEL5Zg8P0dp1tTcWDxq4DYUhB4TZCsTUITWOq4+VkOljHWqh3CyM33G6z3x0j1LSIJqjnYzN+vCj+"
+    "er4zqgP/3P3w/VAZ70Rema6FjE5j1SQ9k8NND413iOssi52rtrnBTWhO4lST5uGI6V+fFH5d6d9jL3ptfV1rNlau5+Y6ak0DNEPMTU9PV2/PwkOK"
+    "fS8p/tZp2OrfiZmnRsv5ps6d7vbyWATW0e+I8b4F23cCGCZ7YsfDCJGlsmrc3WiC4/M8d4oNvYncCXLMXUgmpNVBujm19vZ7aNbRqHR47zsifoLY"
+    "9dI2kM4zXN/+V8S+w/sTxHYXpuZq3sqdcx8h9q/r+wGxbxh+HbE6aqfNNZprI8+b3Z40IyTd1X4JOWvetG4Z6rRiPp7L/zjqKshkGq+7quEqG2XR"
+    "4kypWCDF9Bni5YHe76GxZhY9OP4biHt4ek4v/8Gk4rvA11kFkR3IU0fkoMhzmEAqS0DEtoUxByDLdajAYU6yIHskQSAOVhWOo8CSsEh4lTqfWcVn"
+    "VvGZVXxmFZ9ZxWdW8ZlV/NuziqpwUtVcrsWPSicvl/gP5RPxd5RPcuyfi5o8x53xXsG/Shm+VhFQvh6uXvUfXtc+v/2mOolULiX3nGRdre11he1i"
+    "6i5Cc3e/P3SWBkJ2jvTtGdEvhbYXRvawd+vLpWL0XHt7hyMgzBdnYL7DwZSUJUXnfY4Ee/6b06zNPo9fBJwLey/R2XFthNhOZuMvFw7hTVCui7yD"
+    "UMdGo/Lme3pTBP32m9LKTyd87IQqqHPsJWyr/6ag/u3RCX4BF5PNzf7QXEraGGkhc8r/My6aJS7aLpr+HBeakbPvA4Ro9f1/E5yfPvjQB0+1p/8A"
+    "FLPVFw=="
+)
+
+
 def test_a_v1_lane_is_read(tmp_path: Path) -> None:
     path = tmp_path / "0-m-1-champion.lane"
     path.write_bytes(zlib.decompress(base64.b64decode(LANE_V1)))
@@ -91,3 +122,13 @@ def test_a_v1_tile_does_not_know_how_far_out_its_values_lay() -> None:
     assert np.isnan(again.inputs.tails).all()
     assert again.inputs.mistyped.tolist() == again.inputs.negative.tolist() == [0]
     assert (again.outputs.tails == 0.0).all()
+
+
+def test_a_v1_stream_goes_on_where_it_stood() -> None:
+    stored = json.loads(zlib.decompress(base64.b64decode(STREAM_V1)))
+    found = ReferenceProfile.from_bytes(stored.pop("profile").encode())
+    with ThreadPoolExecutor(1) as executor:
+        stream = Stream(found, executor)
+        stream.restore({name: document.encode() for name, document in stored.items()})
+    assert (stream.evaluations, stream.waiting_rows) == (3, 7)
+    assert [detector.rows for detector in stream.detectors] == [120, 120]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneReader, LaneWriter, read_header
 from monitor.record import ERROR, LogSchema, make_log_schema
 from monitor.settings import MonitorSettings
-from monitor.store import MonitorStore
+from monitor.store import MonitorStore, StateKey, Told
 from monitor.windows import VersionBins
 from monitor.worker import Monitor
 from registry.catalog import Catalog
@@ -319,7 +320,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from monitor.settings import MonitorSettings
-from monitor.store import MonitorStore
+from monitor.store import MonitorStore, StateKey, Told
 from monitor.worker import Monitor
 from registry.catalog import Catalog
 from registry.clock import SystemClock
@@ -398,3 +399,39 @@ def test_a_candidate_with_its_classes_in_another_order_is_counted_by_their_names
     world.step()
     seen = world.monitor.snapshot().rollouts["m"]
     assert seen.outputs["canary"].counts.tolist() == seen.outputs["champion"].counts.tolist() == [[0, 4], [4, 0]]
+
+
+def test_the_next_step_comes_before_a_lane_is_full(world: World) -> None:
+    lane = world.lane()
+    world.step(0.5)
+    assert world.monitor.pause_s == math.inf
+    world.offer(lane, ids(lane.capacity // 2))
+    world.step(0.5)
+    assert world.monitor.pause_s == pytest.approx(0.25, rel=0.01)  # half of it came in half a second
+    world.step(0.5)
+    assert world.monitor.pause_s == math.inf
+
+
+def test_a_listener_that_fails_stops_no_counting_and_is_counted(world: World) -> None:
+    class Failing:
+        def counted(self, *_: object) -> None: ...
+
+        def judge(self, now_s: float) -> None:
+            raise RuntimeError("out of luck")
+
+        def look(self) -> None: ...
+
+        def unsaved(self) -> tuple[dict[StateKey, bytes], list[Told]]:
+            return {}, []
+
+        def saved(self) -> None: ...
+
+    world.monitor = Monitor(world.folder, world.store, MonitorSettings(), world.clock, lambda *_: BINS, Failing())
+    world.monitor.resume()
+    lane = world.lane()
+    for _ in range(3):
+        world.offer(lane, ids(5))
+        world.step(2.0)
+    assert world.rows() == 15
+    assert lane.statistics().waiting == 0
+    assert world.monitor.snapshot().failures == 3
