@@ -2,8 +2,7 @@
 
 Why: only the same input seen by both versions tells them apart quickly, and only labels tell good from bad.
 Invariants: a row is paired and labelled at most once; an id that repeats in memory is ambiguous and joins nothing; what
-leaves is counts, never a row; every memory has a limit and what it loses is counted. The index of ids is brought up to
-date only when something is looked up, so without shadows and labels a row costs its copy into the ring alone.
+leaves is counts, never a row; every memory has a limit and what it loses is counted.
 One `JoinMemory` a model, in the monitor's thread.
 """
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from monitor.agreement import differing
 from monitor.answers import Answers, align
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
+from monitor.key_index import KeyIndex
 from monitor.labels import ROW_STEP, parse_labels
 from monitor.record import ROLE_CODES
 from registry.errors import MalformedRequest
@@ -68,8 +67,7 @@ class JoinMemory:
         self._label = np.zeros(self._size)
         self._label_at = np.full(self._size, -1, np.int8)  # which answer the label is for; -1: none yet
         self._ambiguous = np.zeros(self._size, np.bool_)
-        self._index: dict[int, int] = {}
-        self._indexed = 0
+        self._index = KeyIndex()
         self._pending: list[_Pending] = []
         self._waiting: dict[int, _Label] = {}
         self._label_looked = 0  # answers before this have been offered to the labels that wait
@@ -112,6 +110,7 @@ class JoinMemory:
             self._other_version[at] = 0
             self._label_at[at] = -1
             self._ambiguous[at] = False
+        self._index.add(keys)
         self._head += n
 
     def add_shadow(
@@ -342,34 +341,12 @@ class JoinMemory:
     # -- the ring and its index ------------------------------------------------------------------------------------
 
     def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The ring's slots of these keys, -1 where there is none."""
-        self._catch_up()
-        at = np.fromiter(map(self._index.get, keys.tolist(), repeat(-1)), np.int64, len(keys))
-        gone = at < max(0, self._head - self._size)
-        at %= self._size
-        at[gone] = -1
-        return at
-
-    def _catch_up(self) -> None:
-        oldest = max(0, self._head - self._size)
-        index = self._index
-        if len(index) > 2 * self._size:
-            index.clear()
-            self._indexed = oldest
-        start = max(self._indexed, oldest)
-        if start == self._head:
-            return
-        where = np.arange(start, self._head)
-        slots = where % self._size
-        keys = self._keys[slots].tolist()
-        known = np.fromiter(map(index.setdefault, keys, where.tolist()), np.int64, len(keys))
-        for i in np.flatnonzero(known != where).tolist():
-            before = index[keys[i]]
-            if before >= oldest:  # the id repeats in memory: nothing that carries it is joined
-                self._ambiguous[before % self._size] = self._ambiguous[slots[i]] = True
-            else:
-                index[keys[i]] = int(where[i])
-        self._indexed = self._head
+        """The ring's slots of these keys, -1 where there is none. An id that repeats in memory is marked."""
+        newest, eldest = self._index.find(keys, max(0, self._head - self._size))
+        repeated = newest != eldest
+        if repeated.any():  # nothing that carries it is joined
+            self._ambiguous[newest[repeated] % self._size] = self._ambiguous[eldest[repeated] % self._size] = True
+        return np.where(newest < 0, -1, newest % self._size)
 
     def _resize(self, size: int) -> None:
         """Grow the ring, before it has ever wrapped, or widen its answers."""
