@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RUN = 4096  # keys in a run, at least: many small steps make few runs
-_FEW = 16  # keys found in a run one by one; for more its order is worked out
+_FEW = 64  # keys found in a run one by one; for more its order is worked out
 
 
 class _Run:
