@@ -14,6 +14,8 @@ class BatchSettings:
     max_rows: int = 64  # rows in one run; 1 turns joining off
     latency_target_ms: float = 100.0  # joined runs are kept short enough for it; a version's options may say another
     warm_up_s: float = 2.0  # a version's rows are run at growing sizes before it is ready, for so long at most
+    inline_below_ms: float = 1.0  # runs predicted shorter happen on the event loop; others take a slot
+    slots: int = 0  # runs of a worker in slots at once; 0: its share of the cores, and at least two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class LimitSettings:
     decompression_ratio: int = 200  # how much larger than what was sent a body may become, above 1 MiB
     compress_from_bytes: int = 4096  # answers from this size on are compressed for callers that accept it; 0: none is
     waiting_requests: int = 1024  # requests of one model inside at once, per worker; more are refused with 503
+    waiting_seconds: float = 10.0  # the longest that a request is let wait for its run, by prediction; else 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

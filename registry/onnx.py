@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,12 +97,20 @@ class Session(Protocol):
     def get_overridable_initializers(self) -> Sequence[Any]: ...
     def get_providers(self) -> Sequence[str]: ...
     def io_binding(self) -> Any: ...
-    def run_with_iobinding(self, binding: Any) -> None: ...
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]: ...
-    def run_with_ort_values(self, output_names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]: ...
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None: ...
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]: ...
+    def run_with_ort_values(
+        self, output_names: Sequence[str], feeds: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]: ...
 
 
-Runner = Callable[[Mapping[str, Any]], list[NDArray[Any]]]  # feeds by input name → outputs in a fixed order
+class Runner(Protocol):
+    """Computes outputs in a fixed order."""
+
+    def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> list[NDArray[Any]]:
+        """feeds by input name; options of `run_options`."""
 
 
 def runtime_version() -> str:
@@ -187,13 +195,22 @@ def is_ort_format(path: Path) -> bool:
         return False
 
 
-def run(session: Session, feeds: Mapping[str, Any], names: Sequence[str] | None = None) -> list[NDArray[Any]]:
+def run_options() -> Any:
+    """Options for one run, by which another thread may end it: `terminate = True`, obeyed at the model's next node."""
+    import onnxruntime
+
+    return onnxruntime.RunOptions()
+
+
+def run(
+    session: Session, feeds: Mapping[str, Any], names: Sequence[str] | None = None, options: Any = None
+) -> list[NDArray[Any]]:
     """Run a session of plain tensors once: feeds by input name → outputs in the order of `names` (None: all).
 
     Raises InferenceFailed with onnxruntime's reason; `details["kind"]` is the name of its error class.
     """
     try:
-        outputs = session.run(names, feeds)
+        outputs = session.run(names, feeds, options)
     except Exception as error:  # as above
         raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
     for output in outputs:
@@ -212,9 +229,9 @@ def runner(session: Session, outputs: Sequence[TensorSpec], io_binding: bool = F
     types = {node.name: node.type for node in session.get_outputs()}
     if io_binding:
         _check_bindable(session, outputs)
-        return lambda feeds: _run_bound(session, feeds, names)
+        return lambda feeds, options=None: _run_bound(session, feeds, names, options)
     if any(spec.datatype == "BF16" for spec in outputs):
-        return lambda feeds: _run_buffers(session, feeds, names)
+        return lambda feeds, options=None: _run_buffers(session, feeds, names, options)
     keys = {
         place: maps.keys_of(types[spec.name], spec.classes)
         for place, spec in enumerate(outputs)
@@ -222,10 +239,10 @@ def runner(session: Session, outputs: Sequence[TensorSpec], io_binding: bool = F
     }
     has_bfloat16 = any(node.type == "tensor(bfloat16)" for node in session.get_inputs())
     if not keys and not has_bfloat16:
-        return lambda feeds: run(session, feeds, names)
+        return lambda feeds, options=None: run(session, feeds, names, options)
 
-    def run_converted(feeds: Mapping[str, Any]) -> list[NDArray[Any]]:
-        results = run_untouched(session, feeds, names)
+    def run_converted(feeds: Mapping[str, Any], options: Any = None) -> list[NDArray[Any]]:
+        results = run_untouched(session, feeds, names, options)
         return [maps.matrix(one, keys[place]) if place in keys else one for place, one in enumerate(results)]
 
     return run_converted
@@ -238,34 +255,34 @@ def _check_bindable(session: Session, outputs: Sequence[TensorSpec]) -> None:
         raise LoadFailed(f"io_binding takes plain numbers, which {unfit[0]!r} does not hold", kind="io_binding")
 
 
-def _run_bound(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[Any]]:
+def _run_bound(session: Session, feeds: Mapping[str, Any], names: Sequence[str], options: Any) -> list[NDArray[Any]]:
     try:
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.asarray(array, order="C"))
         for name in names:
             binding.bind_output(name)  # onnxruntime allocates it on the CPU, and copies once
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
         outputs: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
     except Exception as error:  # as above
         raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
     return outputs
 
 
-def run_untouched(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+def run_untouched(session: Session, feeds: Mapping[str, Any], names: Sequence[str], options: Any = None) -> list[Any]:
     """As `run`, but takes bfloat16 feeds, and gives sequences of maps as lists of dicts."""
     try:
         results: list[Any] = session.run(
-            names, {name: _buffer(array) if is_bfloat16(array) else array for name, array in feeds.items()}
+            names, {name: _buffer(array) if is_bfloat16(array) else array for name, array in feeds.items()}, options
         )
     except Exception as error:  # as above
         raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error
     return results
 
 
-def _run_buffers(session: Session, feeds: Mapping[str, Any], names: Sequence[str]) -> list[NDArray[Any]]:
+def _run_buffers(session: Session, feeds: Mapping[str, Any], names: Sequence[str], options: Any) -> list[NDArray[Any]]:
     try:
-        values = session.run_with_ort_values(names, {name: _buffer(array) for name, array in feeds.items()})
+        values = session.run_with_ort_values(names, {name: _buffer(array) for name, array in feeds.items()}, options)
         return [_bfloat16(value) if value.data_type() == "tensor(bfloat16)" else value.numpy() for value in values]
     except Exception as error:  # as above
         raise InferenceFailed(f"the model failed: {plain_reason(error)}", kind=type(error).__name__) from error

@@ -1,42 +1,31 @@
 """Requests that wait at the same moment for the same version are joined into one run.
 
-Invariants. Each waiter's fate is its own: a cancelled or expired caller is skipped, a done future is left alone, a
-request that makes a joined run fail fails alone. Rows come back to the request that brought them, in order. Only
-versions that the probe proved equal (`Servable.joinable`) are joined; nothing is split by a declared shape.
+Invariants. Each waiter's fate is its own: a cancelled or expired caller is skipped, a released one is left alone, a
+request that makes a joined run fail fails alone. Rows come back to the request that brought them, in order. Only what
+the probe proved is joined (`Servable.joining`); nothing is split by a declared shape.
 
-A turn takes everything that has come in since the last one; there is no timer. While a long run is away in the pool,
-requests gather for the next. Used from the worker's event loop only; the pool's threads touch nothing but the session.
+There is no timer. A turn of the event loop takes everything that has come in since the last one. A run that is
+predicted to be short happens there and then; any other waits for a slot of the scheduler, and requests go on joining
+its queue until the slot takes it. A run in a slot is ended early only when nobody in it waits any more. Event loop
+only; the pool's threads touch nothing but the session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter_ns
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from gateway.data.run_times import RunTimes
-from gateway.data.servable import Servable, Tensor
+from gateway.data.runs import Batch, Rows, run_group
+from gateway.data.scheduler import PRIORITY, Scheduler
+from gateway.data.servable import Servable
 from registry.errors import InferenceFailed, ServingError
+from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
-
-INLINE_BELOW_US = 1500.0  # a longer run would hold up every other request of the worker
-
-
-class Rows:
-    """One request's tensors, in the order of the servable's slots, and how many rows they hold."""
-
-    __slots__ = ("feeds", "rows")
-
-    def __init__(self, feeds: Sequence[Tensor], rows: int) -> None:
-        self.feeds = feeds
-        self.rows = rows
 
 
 class Waiter(Rows):
@@ -57,21 +46,7 @@ class Waiter(Rows):
         raise NotImplementedError
 
 
-R = TypeVar("R", bound=Rows)
 W = TypeVar("W", bound=Waiter)
-
-
-@dataclass(slots=True)
-class Batch(Generic[R]):
-    """One run: who waited, what went in and what came out."""
-
-    waiters: Sequence[R]
-    feeds: Sequence[Tensor]  # joined, in the order of the servable's slots
-    outputs: Sequence[Tensor]  # joined; empty when error is set
-    rows: int
-    started_ns: int
-    ended_ns: int
-    error: ServingError | None = None
 
 
 class Batcher(Generic[W]):
@@ -85,85 +60,147 @@ class Batcher(Generic[W]):
         servable: Servable,
         answer: Callable[[Batch[W]], None],
         loop: asyncio.AbstractEventLoop,
-        pool: Executor,
+        scheduler: Scheduler,
+        inline_below_us: float,
+        times: RunTimes | None = None,
     ) -> None:
         self.servable = servable
+        self.priority = PRIORITY[Role.CHAMPION]
+        self.away = 0
+        self.times = times or RunTimes()
         self._answer = answer
         self._loop = loop
-        self._pool = pool
+        self._scheduler = scheduler
+        self._inline_below_us = inline_below_us
         self._waiting: list[W] = []
-        self._scheduled = False
-        self._away = False  # a run is in the pool
-        self.times = RunTimes()
+        self._is_scheduled = False  # a turn will come
+        self._wants_slot = False
+        self.runs: set[_Run[W]] = set()  # in slots
 
     @property
     def waiting(self) -> int:
         """Requests that no run has taken yet."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._waiting and not self.away
+
     def submit(self, waiter: W, *, alone: bool = False) -> None:
-        """Queue a request; its future is done after some later turn of the loop. Never waits.
+        """Queue a request; it is released in some later turn of the loop. Never waits.
 
         alone: the caller knows that no other request can be joined in the next turn, so a short run starts at once
-        and the future is done on return.
+        and the request is released on return.
         """
-        if alone and not self._waiting and not self._away and self.times.expected_us(waiter.rows) <= INLINE_BELOW_US:
+        if alone and not self._waiting and not self.away and self._expected_us([waiter]) <= self._inline_below_us:
             self._finish(run_group(self.servable, [waiter]))
             return
         self._waiting.append(waiter)
-        if not self._scheduled and not self._away:
-            self._scheduled = True
+        if not self._is_scheduled and not self._wants_slot:
+            self._is_scheduled = True
             self._loop.call_soon(self._turn)
 
+    def wait_us(self) -> float:
+        """How long a request that came now would wait for its run to begin, by what runs have taken so far."""
+        servable, ahead = self.servable, 0.0
+        if self._waiting:
+            first = self._waiting[0]
+            bucket = servable.shape_bucket(first.feeds, first.rows)
+            if servable.joinable:
+                rows = sum(waiter.rows for waiter in self._waiting)
+                whole, rest = divmod(rows, servable.max_rows)
+                ahead = whole * self.times.expected_us(servable.max_rows, bucket)
+                ahead += self.times.expected_us(rest, bucket) if rest else 0.0
+            else:
+                ahead = len(self._waiting) * self.times.expected_us(first.rows, bucket)
+        now_ns = perf_counter_ns()
+        return ahead + sum(max(0.0, run.expected_us - (now_ns - run.since_ns) / 1000.0) for run in self.runs)
+
+    def run_us(self, waiter: W) -> float:
+        """How long this request's run would take alone."""
+        return self._expected_us([waiter])
+
+    def drop_abandoned(self) -> None:
+        """End the runs in slots in which nobody waits any more."""
+        for run in self.runs:
+            run.end_if_abandoned()
+
+    # ---- turns and slots
+
     def _turn(self) -> None:
-        self._scheduled = False
-        taken = self._waiting
-        self._waiting = []
+        self._is_scheduled = False
+        taken, self._waiting = self._waiting, []
         groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
         for position, group in enumerate(groups):
-            rows = sum(waiter.rows for waiter in group)
-            if self.times.expected_us(rows) > INLINE_BELOW_US:
+            if self._expected_us(group) > self._inline_below_us:
                 # Back to the front of the queue with what is left: it may be joined with what comes meanwhile.
-                self._waiting = [waiter for later in groups[position + 1 :] for waiter in later] + self._waiting
-                self._send_away(group)
+                self._waiting = [waiter for later in groups[position:] for waiter in later] + self._waiting
+                self._wants_slot = True
+                self._scheduler.want(self)
                 return
             self._finish(run_group(self.servable, group))
 
+    def take(self) -> _Run[W] | None:
+        """The next run, now that there is a slot for it."""
+        self._wants_slot = False
+        waiting = [waiter for waiter in self._waiting if waiter.is_waiting()]
+        groups = self._groups(waiting)
+        self._waiting = [waiter for group in groups[1:] for waiter in group]
+        if not groups:
+            return None
+        self.servable.leases += 1
+        run = _Run(self, groups[0], self._expected_us(groups[0]))
+        self.runs.add(run)
+        self._look_again()
+        return run
+
+    def back(self, run: _Run[W]) -> None:
+        """A run has left its slot."""
+        self.runs.discard(run)
+        self.servable.leases -= 1
+        self._look_again()
+        self._finish(run.batches)
+
+    def _look_again(self) -> None:
+        if self._waiting and not self._is_scheduled and not self._wants_slot:
+            self._is_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _expected_us(self, group: Sequence[W]) -> float:
+        rows = group[0].rows if len(group) == 1 else sum(waiter.rows for waiter in group)
+        return self.times.expected_us(rows, self.servable.shape_bucket(group[0].feeds, group[0].rows))
+
     def _groups(self, waiters: list[W]) -> list[list[W]]:
+        """Requests that may share a run, in the order in which the first of each came."""
         servable = self.servable
         if not servable.joinable:
             return [[waiter] for waiter in waiters]
         groups: list[list[W]] = []
-        rows, shapes = 0, None  # of the last group; a request of no rows runs alone
+        open_groups: dict[Hashable, tuple[list[W], int]] = {}  # by bucket: the group that still has room, its rows
+        joining = servable.joining
         for waiter in waiters:
-            own = None if servable.fixed_row_shape else [feed.shape[1:] for feed in waiter.feeds]
-            if groups and rows + waiter.rows <= servable.max_rows and own == shapes and rows and waiter.rows:
-                groups[-1].append(waiter)
-                rows += waiter.rows
-            else:
-                groups.append([waiter])
-                rows, shapes = waiter.rows, own
+            own = waiter.rows if joining.are_rows else joining.extent(waiter.feeds) or 0
+            bucket = joining.bucket(waiter.feeds) if own else None  # a request of no rows runs alone
+            if bucket is not None:
+                group, rows = open_groups.get(bucket, (None, 0))
+                if group is not None and rows + own <= servable.max_rows:
+                    group.append(waiter)
+                    open_groups[bucket] = group, rows + own
+                    continue
+            groups.append([waiter])
+            if bucket is not None:
+                open_groups[bucket] = groups[-1], own
         return groups
 
-    def _send_away(self, group: list[W]) -> None:
-        self._away = True
-        self.servable.leases += 1
-        run = self._loop.run_in_executor(self._pool, run_group, self.servable, group)
-        run.add_done_callback(self._back)
-
-    def _back(self, run: asyncio.Future[list[Batch[W]]]) -> None:
-        self._away = False
-        self.servable.leases -= 1
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
-        if not run.cancelled():
-            self._finish(run.result())
-
-    def _finish(self, batches: list[Batch[W]]) -> None:
+    def _finish(self, batches: Sequence[Batch[W]]) -> None:
+        if batches and batches[0].error is None:
+            first = batches[0]
+            rows = sum(batch.rows for batch in batches) if batches[-1].started_ns == first.started_ns else first.rows
+            feeds = first.waiters[0].feeds
+            bucket = self.servable.shape_bucket(feeds, first.waiters[0].rows)
+            self.times.learn(rows, (first.ended_ns - first.started_ns) / 1000.0, bucket)
         for batch in batches:
-            if batch.error is None:
-                self.times.learn(batch.rows, (batch.ended_ns - batch.started_ns) / 1000.0)
             try:
                 self._answer(batch)
             except Exception as error:
@@ -171,32 +208,32 @@ class Batcher(Generic[W]):
                 fail(batch.waiters, InferenceFailed(f"the answer could not be made: {error}"))
 
 
+class _Run(Generic[W]):
+    """One run in a slot."""
+
+    def __init__(self, batcher: Batcher[W], group: Sequence[W], expected_us: float) -> None:
+        self._batcher = batcher
+        self._group = group
+        # A fresh one each: onnxruntime fails every later run with options that were told to terminate.
+        self._options = batcher.servable.run_options()
+        self.expected_us = expected_us
+        self.since_ns = perf_counter_ns()
+        self.batches: Sequence[Batch[W]] = ()
+
+    def run(self) -> None:
+        self.batches = run_group(self._batcher.servable, self._group, self._options)
+
+    def finish(self) -> None:
+        self._batcher.back(self)
+
+    def end_if_abandoned(self) -> None:
+        """It takes effect at the model's next node."""
+        if self._options is not None and not any(waiter.is_waiting() for waiter in self._group):
+            self._options.terminate = True
+
+
 def fail(waiters: Sequence[Waiter], error: ServingError) -> None:
     """Release waiters with an error; done ones are left alone."""
     for waiter in waiters:
         if waiter.is_waiting():
             waiter.fail(error)
-
-
-def run_group(servable: Servable, group: Sequence[R]) -> list[Batch[R]]:
-    """Run waiters joined; alone, one by one, when the joined run fails or its outputs are not made of rows.
-
-    Never raises: what failed comes back as a batch with `error`. Runs on any thread.
-    """
-    started_ns = perf_counter_ns()
-    rows = sum(waiter.rows for waiter in group)
-    try:
-        feeds = group[0].feeds
-        if len(group) > 1:
-            feeds = [np.concatenate(part) for part in zip(*(waiter.feeds for waiter in group), strict=True)]
-        outputs = servable.run(feeds)
-    except Exception as error:  # whatever it is, somebody waits for the answer
-        if len(group) > 1:
-            return [batch for waiter in group for batch in run_group(servable, [waiter])]
-        known = error if isinstance(error, ServingError) else InferenceFailed(f"the run failed: {error}")
-        return [Batch(group, group[0].feeds, (), rows, started_ns, perf_counter_ns(), known)]
-    if len(group) > 1 and any(output.ndim == 0 or len(output) != rows for output in outputs):
-        logger.warning("%s:%d: a joined run did not return rows; running alone", servable.model, servable.version)
-        servable.joinable = False
-        return [batch for waiter in group for batch in run_group(servable, [waiter])]
-    return [Batch(group, feeds, outputs, rows, started_ns, perf_counter_ns())]

@@ -24,9 +24,9 @@ from gateway.data.codecs.call import Headers
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
 from gateway.data.identity import RequestIds
-from gateway.data.predict import JSON_ACCEPTED, SLOW, Predict
+from gateway.data.predict import JSON_ACCEPTED, PENDING, SLOW, Predict
 from gateway.settings import LimitSettings
-from registry.errors import HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
+from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
 
 _LOOK_EVERY_S = 1.0
 # A request with one of these waits for something, or is read in another way: it takes the way of ASGI.
@@ -184,6 +184,10 @@ class Connection(HttpToolsProtocol):
         cycle: object = self.cycle
         if isinstance(cycle, Exchange):
             cycle.abandon()
+        elif self.cycle is not None:
+            waiting = cast(Any, self.cycle.scope).get(PENDING)
+            if waiting is not None and waiting.is_waiting():
+                waiting.fail(Cancelled("the caller left before its answer"))
         super().connection_lost(exc)
 
     def _check_head(self, data: bytes) -> None:

@@ -18,7 +18,7 @@ from gateway.data.codecs.call import Answer, Headers
 from gateway.data.doors import Target
 from gateway.data.predict import JSON_ONLY, Pending, Predict
 from gateway.settings import LimitSettings
-from registry.errors import ServingError
+from registry.errors import Cancelled, ServingError
 
 
 class Line(Protocol):
@@ -104,6 +104,7 @@ class Exchange(Pending):
         self.disconnected = True
         if not self._is_released:
             self._is_released = True
+            self._line.predict.refused(Cancelled("the caller left before its answer"), self, self._model)
             self._end()
 
     def _wants_compressed(self, body: bytes) -> bool:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 from gateway.data import curve_files
-from gateway.data.batcher import Batch, Batcher
+from gateway.data.batcher import Batcher
 from gateway.data.curve import run_times
 from gateway.data.holdings import Holding, Holdings
 from gateway.data.keys import KeyTable
@@ -23,6 +22,8 @@ from gateway.data.memory import Memory, ProcessMemory
 from gateway.data.page import WorkerPage
 from gateway.data.residency import Key
 from gateway.data.routes import AspiredVersion, RouteEntry, RouteReader, RouteSnapshot
+from gateway.data.runs import Batch
+from gateway.data.scheduler import PRIORITY, Scheduler
 from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Loaded, Traffic, build
 from gateway.data.warm_up import warm_up
@@ -46,7 +47,8 @@ class Fleet:
         page: WorkerPage,
         routes: RouteReader,
         loop: asyncio.AbstractEventLoop,
-        pool: Executor,
+        scheduler: Scheduler,
+        inline_below_us: float,
         *,
         threads: int,
         batch: BatchSettings,
@@ -60,7 +62,8 @@ class Fleet:
         self._slot = slot
         self._routes = routes
         self._loop = loop
-        self._pool = pool
+        self._scheduler = scheduler
+        self._inline_below_us = inline_below_us
         self._threads = threads
         self._batch = batch
         self._snapshot: RouteSnapshot | None = None
@@ -244,6 +247,8 @@ class Fleet:
             self.holdings.load_soon((model, entry.champion))
         state = self._evidence.get(model)
         traffic = build(model, entry, loaded, self.page, snapshot.epoch, state, trusted=snapshot.trusted)
+        for version, one in loaded.items():
+            one.batcher.priority = PRIORITY[entry.role_of(version)]
         self._traffic[model] = traffic
         return traffic
 
@@ -272,8 +277,8 @@ class Fleet:
             holding.used_s = holdings.now_s
             on_batch(loaded, batch)
 
-        loaded.batcher = Batcher(loaded.servable, answer, self._loop, self._pool)
-        loaded.batcher.times = run_times(loaded.servable.curve)
+        scheduler, times = self._scheduler, run_times(loaded.servable.curve)
+        loaded.batcher = Batcher(loaded.servable, answer, self._loop, scheduler, self._inline_below_us, times)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""

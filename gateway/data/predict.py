@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from gateway import problems
 from gateway.data.accounts import Accounts
-from gateway.data.batcher import Batch, Waiter
+from gateway.data.batcher import Waiter
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
 from gateway.data.doors import Target
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
+from gateway.data.runs import Batch
 from gateway.data.servable import Tensor
 from gateway.data.shadow import Copy, Shadows
 from gateway.data.tap import Tap
@@ -45,6 +46,7 @@ from registry.errors import (
     ServingError,
     SlowRequest,
 )
+from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,13 @@ _JSON = (b"content-type", b"application/json")
 JSON_ONLY = (_JSON,)
 JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
 SLOW = "driftgate.slow"  # in the scope of a request whose body did not arrive in time
+PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told by the connection that its caller left
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
+_FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
+# How full a model may be for whom: when it is short of time, the champion's callers are the last to be refused.
+_ROOM = {Role.CHAMPION: 1.0, Role.CANARY: 0.9, Role.DIRECT: 0.8}
 
 
 class Pending(Waiter):
@@ -68,6 +74,7 @@ class Pending(Waiter):
     """
 
     __slots__ = (
+        "again",
         "arm",
         "arrived_ns",
         "call",
@@ -92,6 +99,7 @@ class Pending(Waiter):
         self.arrived_ns = arrived_ns
         self.queued = False
         self.timer: asyncio.TimerHandle | None = None
+        self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask the champion instead
 
 
 class Awaited(Pending):
@@ -117,6 +125,13 @@ def _deadline_ms(text: bytes) -> int:
     if not text.isdigit() or len(text) > 8 or not 0 < int(text) <= 86_400_000:
         raise MalformedRequest("x-deadline-ms must be a whole number of milliseconds, from 1 to a day")
     return int(text)
+
+
+def _left_s(pending: Pending, deadline_ms: float | None) -> float | None:
+    """What is left of the caller's time."""
+    if deadline_ms is None:
+        return None
+    return max(0.0, deadline_ms / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9)
 
 
 class Predict:
@@ -173,7 +188,12 @@ class Predict:
                 if codec.prepare is not None:
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
-            self._enter(pending, codec, body, headers, model, version, deadline_ms)
+            try:
+                self._enter(pending, codec, body, headers, model, version, deadline_ms)
+            except NotReady as error:
+                await self._fleet.until_loaded(model, version, _left_s(pending, deadline_ms), error)
+                self._enter(pending, codec, body, headers, model, version, deadline_ms)
+            scope[PENDING] = pending
             try:
                 answer = await pending.future  # written out, as in `ask`: a coroutine more costs a microsecond
             finally:
@@ -223,11 +243,37 @@ class Predict:
                 raise PayloadTooLarge(f"the body has {len(body)} bytes, the limit is {limit}", limit_bytes=limit)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             self._enter(pending, door.json, body, headers, model, version, deadline_ms)
+        except NotReady as error:
+            self._take_when_loaded(pending, target, body, headers, error)
         except ServingError as error:
             pending.fail(error)
         except Exception as error:
             logger.exception("a request of %s could not be taken", model)
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
+
+    def _take_when_loaded(
+        self, pending: Pending, target: Target, body: bytes, headers: Headers, otherwise: NotReady
+    ) -> None:
+        door, model, version = target
+        deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
+
+        def then(problem: ServingError | None) -> None:
+            if not pending.is_waiting():
+                return  # its caller has left
+            try:
+                if problem is not None:
+                    raise problem
+                self._enter(pending, door.json, body, headers, model, version, deadline_ms)
+            except ServingError as error:
+                pending.fail(error)
+
+        try:
+            waits = self._fleet.when_loaded(model, version, _left_s(pending, deadline_ms), otherwise, then)
+        except ServingError as error:
+            pending.fail(error)
+        else:
+            if waits is None:
+                then(None)
 
     async def ask(
         self,
@@ -245,7 +291,11 @@ class Predict:
         ServingError (ModelNotFound, VersionNotFound, NotReady, Overloaded, MalformedRequest, TensorMismatch,
         PayloadTooLarge, InferenceFailed, DeadlineExceeded).
         """
-        self._enter(pending, codec, body, headers, model, version, deadline_ms)
+        try:
+            self._enter(pending, codec, body, headers, model, version, deadline_ms)
+        except NotReady as error:
+            await self._fleet.until_loaded(model, version, _left_s(pending, deadline_ms), error)
+            self._enter(pending, codec, body, headers, model, version, deadline_ms)
         try:
             return await pending.future
         finally:
@@ -264,7 +314,7 @@ class Predict:
         """Route, decode and queue; who enters must leave. Raises before it has entered, as `ask` says."""
         arm, key = self._route(model, version, headers)
         traffic = arm.traffic
-        if traffic.waiting >= self._limits.waiting_requests:
+        if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
             raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
         servable = arm.loaded.servable
         pending.arm = arm
@@ -273,21 +323,47 @@ class Predict:
         pending.key_row = None if key is None else self._book_key(arm, key)
         pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
         pending.decoded_ns = perf_counter_ns()
-        pending.queued = True
         timeout_us = pending.call.timeout_us
         if timeout_us is not None:
             deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
-        if deadline_ms is not None:
-            pending.timer = self._expire_after(pending, deadline_ms)
-        arm.loaded.batcher.submit(pending, alone=len(self.running) == 1)
+        if deadline_ms is not None or traffic.waiting > _FEW:
+            self._admit(pending, arm, deadline_ms)
+        if arm.is_canary:
+            pending.again = codec, body, headers
+        pending.queued = True
         traffic.waiting += 1
+        arm.loaded.batcher.submit(pending, alone=len(self.running) == 1 and type(pending) is Awaited)
+
+    def _admit(self, pending: Pending, arm: Arm, deadline_ms: float | None) -> None:
+        """Refuse at once what cannot be answered in time, by what runs have taken so far. Raises Overloaded."""
+        batcher = arm.loaded.batcher
+        wait_us = batcher.wait_us()
+        if deadline_ms is not None:
+            left_us = deadline_ms * 1000.0 - (pending.decoded_ns - pending.arrived_ns) / 1000.0
+            if wait_us and wait_us + batcher.run_us(pending) > left_us:
+                raise Overloaded(
+                    f"about {wait_us / 1000:.0f} ms of work is waiting, and the caller gives {deadline_ms:g} ms",
+                    retry_after_s=wait_us / 1e6,
+                    reason="deadline",
+                )
+            pending.timer = self._expire_after(pending, deadline_ms)
+        if wait_us > self._limits.waiting_seconds * 1e6 * _ROOM.get(arm.role, 1.0):
+            if pending.timer is not None:
+                pending.timer.cancel()
+            raise Overloaded(
+                f"about {wait_us / 1e6:.1f} s of work of {arm.loaded.servable.model!r} is waiting already",
+                retry_after_s=wait_us / 1e6,
+            )
 
     @staticmethod
     def leave(pending: Pending) -> None:
         """Give back what entering took."""
-        pending.arm.traffic.waiting -= 1
+        arm = pending.arm
+        arm.traffic.waiting -= 1
         if pending.timer is not None:
             pending.timer.cancel()
+        if arm.loaded.batcher.runs:
+            arm.loaded.batcher.drop_abandoned()
 
     async def _rest(self, message: MutableMapping[str, Any], scope: Scope, headers: Headers, receive: Receive) -> bytes:
         """The whole of a body that did not come whole, or that is empty. A connection may give up on it."""
@@ -358,8 +434,7 @@ class Predict:
         if batch.error is not None:
             for pending in batch.waiters:
                 if pending.is_waiting():
-                    self._lost(pending)
-                    pending.fail(batch.error)
+                    self._fail(pending, batch.error)
             return
         is_logged = self._tap is not None and loaded.schema is not None and batch.rows > 0
         logged = loaded.outputs(batch.outputs, batch.rows) if is_logged else None
@@ -371,8 +446,7 @@ class Predict:
             if not pending.is_waiting():
                 pass  # cancelled or expired while it ran: its batch-mates do not notice
             elif finite is not None and not finite[first : first + max(1, pending.rows)].all():
-                self._lost(pending)
-                pending.fail(InferenceFailed("the model returned a number that is not finite"))
+                self._fail(pending, InferenceFailed("the model returned a number that is not finite"))
             else:
                 share = shares.get(pending.arm)
                 if share is None:
@@ -466,6 +540,30 @@ class Predict:
 
     # ---- what went wrong
 
+    def _fail(self, pending: Pending, error: ServingError) -> None:
+        """Book a failed run, and let the champion answer in the canary's place if there is one."""
+        self._lost(pending)
+        if pending.again is not None:
+            try:
+                self._fall_back(pending, *pending.again)
+                return
+            except ServingError:
+                pass  # the champion does not take this request: the canary's own error says more
+            except Exception:
+                logger.exception("the champion could not answer in the canary's place")
+        pending.fail(error)
+
+    def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> None:
+        """Ask the champion, within the caller's deadline. Its answer says that it is a fallback."""
+        pending.again = None
+        champion = pending.arm.fallback(self._fleet.page)
+        feeds, call = codec.read(body, headers, champion.loaded.servable, self._limits)
+        rows = champion.loaded.servable.rows_of(feeds)
+        pending.feeds, pending.call, pending.rows = feeds, call, rows
+        pending.arm, pending.key_row = champion, None
+        pending.decoded_ns = perf_counter_ns()
+        champion.loaded.batcher.submit(pending)
+
     def _lost(self, pending: Pending) -> None:
         """Record and book a routed request that gets no answer of the model: an error event of its arm."""
         arm = pending.arm
@@ -482,7 +580,8 @@ class Predict:
             self._accounts.failed(pending.arm, pending.protocol, status, perf_counter_ns() - pending.arrived_ns)
         else:
             known = model if self._fleet.knows(model) else ""
-            self._accounts.refused(known, pending.protocol, status, _SHED.get(type(error)))
+            shed = _SHED.get(type(error))
+            self._accounts.refused(known, pending.protocol, status, shed and error.details.get("reason", shed))
         return status
 
     async def _refuse(self, send: Send, error: ServingError, pending: Pending, model: str) -> None:

@@ -21,6 +21,7 @@ import orjson
 from registry.clock import Clock
 from registry.errors import ServingError, StateDamaged
 from registry.formats import check_stamp, stamped
+from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,12 @@ class RouteEntry:
     refused_wish_ns: int = 0  # the last wish that was not followed, because a rollout was running
     aliases: Mapping[str, int] = field(default_factory=dict)
     aspired: Mapping[int, AspiredVersion] = field(default_factory=dict)
+
+    def role_of(self, version: int) -> Role:
+        """The role in which this version has its requests: who goes first when slots are short."""
+        if version == self.champion:
+            return Role.CHAMPION
+        return Role.CANARY if version == self.candidate and self.weight > 0 else Role.DIRECT
 
 
 @dataclass(frozen=True, slots=True)

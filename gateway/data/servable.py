@@ -99,8 +99,8 @@ class Servable:
             slot.spec.shape is not None and None not in slot.spec.shape[1:] for slot in self.slots
         )
         self.joining = Joining(batching, fixed_row_shape=self.fixed_row_shape)
-        # Only what registration proved is joined; a run of one row has nothing to join. The batcher knows axis 0.
-        self.joinable = batching.kind != "never" and self.max_rows > 1 and self.joining.are_rows
+        # Only what registration proved is joined; a run of one row has nothing to join.
+        self.joinable = batching.kind != "never" and self.max_rows > 1
         self.refuses_nonfinite = manifest.options.nan == "refuse"
         self.curve: Curve | None = None  # what warm-up measured
         self.leases = 0
@@ -109,9 +109,14 @@ class Servable:
         """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""
         self._run = _not_loaded
 
-    def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
-        """Run once. Feeds are in the order of `slots`. Raises InferenceFailed."""
-        return self._run(dict(zip(self.input_names, feeds, strict=True)))
+    def run(self, feeds: Sequence[Tensor], options: Any = None) -> list[Tensor]:
+        """Run once. Feeds are in the order of `slots`, options of `run_options`. Raises InferenceFailed."""
+        return self._run(dict(zip(self.input_names, feeds, strict=True)), options)
+
+    @staticmethod
+    def run_options() -> Any:
+        """Options of one run, by which it can be ended early."""
+        return onnx.run_options()
 
     def tune(self, chosen_rows: int) -> None:
         """Join at most so many rows in one run, as warm-up chose; never more than was proven."""
@@ -152,7 +157,7 @@ def _slot(spec: TensorSpec) -> InputSlot:
     return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None)
 
 
-def _not_loaded(_feeds: Mapping[str, Any]) -> list[Tensor]:
+def _not_loaded(_feeds: Mapping[str, Any], _options: Any = None) -> list[Tensor]:
     raise NotReady("the version is described, not loaded")
 
 

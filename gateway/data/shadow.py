@@ -1,7 +1,7 @@
 """Copies of answered requests for shadow versions: after the answer, bounded, and only as fast as it costs nobody.
 
 A worker that is busy gives shadows a small share of its time, so that evidence still trickles in; one that is not
-runs them all. What does not fit is dropped and counted. Event loop only; long runs go to the pool.
+runs them all. What does not fit is dropped and counted. Event loop only; long runs take a slot.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from weakref import WeakKeyDictionary
@@ -18,8 +17,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from gateway.data.accounts import Accounts
-from gateway.data.batcher import INLINE_BELOW_US, Batch, Rows, run_group
 from gateway.data.run_times import RunTimes
+from gateway.data.runs import Batch, Rows, run_group
+from gateway.data.scheduler import PRIORITY, Scheduler
 from gateway.data.servable import Tensor
 from gateway.data.tap import Tap
 from gateway.data.traffic import Loaded
@@ -50,13 +50,17 @@ class Shadows:
         accounts: Accounts,
         tap: Tap,
         loop: asyncio.AbstractEventLoop,
-        pool: Executor,
+        scheduler: Scheduler,
+        inline_below_us: float,
     ) -> None:
         self._settings = settings
         self._accounts = accounts
         self._tap = tap
         self._loop = loop
-        self._pool = pool
+        self._scheduler = scheduler
+        self._inline_below_us = inline_below_us
+        self.priority = PRIORITY[Role.SHADOW]
+        self.away = 0
         self._queue: deque[Copy] = deque()
         self._waiting_rows = 0
         self._scheduled = False
@@ -90,19 +94,25 @@ class Shadows:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        copy = self._queue[0]
+        if self._times_of(copy.loaded).expected_us(copy.rows) > self._inline_below_us:
+            self._scheduler.want(self)
+        else:
+            job = self.take()
+            job.run()
+            job.finish()
+
+    def take(self) -> _Job:
+        """The next copy's run."""
         copy = self._queue.popleft()
         self._waiting_rows -= copy.rows
         copy.loaded.servable.leases += 1
-        if self._times_of(copy.loaded).expected_us(copy.rows) > INLINE_BELOW_US:
-            run = self._loop.run_in_executor(self._pool, _run, copy)
-            run.add_done_callback(lambda done: self._done(copy, None if done.cancelled() else done.result()))
-        else:
-            self._done(copy, _run(copy))
+        return _Job(copy, self._done)
 
     def _times_of(self, loaded: Loaded) -> RunTimes:
         return self._times.setdefault(loaded, RunTimes())
 
-    def _done(self, copy: Copy, batches: list[Batch[Rows]] | None) -> None:
+    def _done(self, copy: Copy, batches: list[Batch[Rows]]) -> None:
         self._scheduled = False
         copy.loaded.servable.leases -= 1
         if batches:
@@ -132,6 +142,21 @@ class Shadows:
                 self._tap.record(
                     loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, None, batch.started_ns, infer_us
                 )
+
+
+class _Job:
+    """The runs of one copy."""
+
+    def __init__(self, copy: Copy, done: Callable[[Copy, list[Batch[Rows]]], None]) -> None:
+        self._copy = copy
+        self._done = done
+        self._batches: list[Batch[Rows]] = []
+
+    def run(self) -> None:
+        self._batches = _run(self._copy)
+
+    def finish(self) -> None:
+        self._done(self._copy, self._batches)
 
 
 def _run(copy: Copy) -> list[Batch[Rows]]:

@@ -133,6 +133,16 @@ class Arm:
         )
         self.head = b"".join(b"%b: %b\r\n" % header for header in self.headers)  # as they are on the wire
 
+    def fallback(self, page: WorkerPage) -> Arm:
+        """The champion in this arm's place. Raises NotReady."""
+        traffic = self.traffic
+        if traffic.fallback is None:
+            champion = traffic.champion
+            if champion is None or champion.loaded is self.loaded:
+                raise NotReady(f"model {traffic.model!r} has no champion that is ready here", model=traffic.model)
+            traffic.fallback = Arm(traffic, champion.loaded, Role.FALLBACK, page, self.epoch)
+        return traffic.fallback
+
     def watch(self, page: WorkerPage, entry: RouteEntry) -> None:
         """Count this arm's outcomes as evidence for the running rollout."""
         servable = self.loaded.servable
@@ -173,6 +183,7 @@ class Traffic:
     key_header: bytes = b"x-routing-key"
     evidence: Evidence | None = None
     direct: dict[int, Arm] = field(default_factory=dict)
+    fallback: Arm | None = None  # the champion, where it answers for a canary that failed
     waiting: int = 0  # requests inside, for admission
 
     def pick(self, headers: Mapping[bytes, bytes], random_bits: int, lease_left_ns: int) -> tuple[Arm, bytes | None]:

@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +36,7 @@ from gateway.data.page import WorkerPage, page_path
 from gateway.data.predict import Predict
 from gateway.data.repository import Repository
 from gateway.data.routes import RouteReader
+from gateway.data.scheduler import Scheduler, slots_for
 from gateway.data.shadow import Shadows
 from gateway.data.tap import Tap
 from gateway.data.triton import Triton
@@ -106,13 +106,13 @@ class Worker:
     health: Health
     triton: Triton
     app: DataApp
-    pool: ThreadPoolExecutor
+    scheduler: Scheduler
 
     def close(self) -> None:
         """Let everything go; what is counted and logged stays on disk."""
         self.fleet.close()
         self.tap.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.scheduler.close()
 
 
 def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock) -> Worker:
@@ -121,7 +121,8 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     gateway = settings.gateway
     page = WorkerPage(page_path(run, slot), slot, boot_id)
     accounts = Accounts(page, clock)
-    pool = ThreadPoolExecutor(max_workers=max(2, gateway.threads), thread_name_prefix="run")
+    scheduler = Scheduler(loop, slots_for(gateway.workers, gateway.batch.slots))
+    inline_below_us = gateway.batch.inline_below_ms * 1000.0
     routes = RouteReader(run, boot_id, clock)
     fleet = Fleet(
         run,
@@ -129,7 +130,8 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         page,
         routes,
         loop,
-        pool,
+        scheduler,
+        inline_below_us,
         threads=gateway.threads,
         batch=gateway.batch,
         load=gateway.load,
@@ -137,7 +139,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     )
     sampling = np.random.default_rng(np.random.SeedSequence())
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
-    shadows = Shadows(gateway.shadow, accounts, tap, loop, pool)
+    shadows = Shadows(gateway.shadow, accounts, tap, loop, scheduler, inline_below_us)
     predict = Predict(
         fleet,
         accounts,
@@ -161,7 +163,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
     app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
-    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, pool)
+    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.data.batcher import INLINE_BELOW_US, Batch, Batcher, Rows, Waiter, run_group
+from gateway.data.batcher import Batcher, Waiter
+from gateway.data.joining import Joining
+from gateway.data.runs import Batch, Rows, run_group
+from gateway.data.scheduler import Scheduler
+from registry.batching import Axes, Batching
 from registry.errors import InferenceFailed, ServingError
+
+INLINE_BELOW_US = 1000.0
 
 
 class Doubler:
@@ -22,13 +31,28 @@ class Doubler:
     def __init__(self, *, joinable: bool = True, max_rows: int = 64, lies: bool = False) -> None:
         self.joinable = joinable
         self.max_rows = max_rows
-        self.fixed_row_shape = False
+        batching = Batching(kind="exact", axes=Axes((0,), (0,)), rows_proven=max_rows)
+        self.joining = Joining(batching, fixed_row_shape=False)
         self.leases = 0
         self.lies = lies
         self.runs: list[int] = []
+        self.options: list[Any] = []
+        self.gate = threading.Event()  # runs in slots wait for it
+        self.gate.set()
 
-    def run(self, feeds: Sequence[Any]) -> list[Any]:
+    def shape_bucket(self, feeds: Sequence[Any], rows: int) -> int:
+        return 0
+
+    def run_options(self) -> Any:
+        self.options.append(SimpleNamespace(terminate=False))
+        return self.options[-1]
+
+    def run(self, feeds: Sequence[Any], options: Any = None) -> list[Any]:
         (x,) = feeds
+        if options is not None:
+            self.gate.wait(5)
+            if options.terminate:
+                raise InferenceFailed("ended early")
         self.runs.append(len(x))
         if (x == 666).any():
             raise InferenceFailed("a poisoned row")
@@ -55,12 +79,18 @@ class Promise(Waiter):
 class Room:
     """A batcher whose answers are each waiter's own slice."""
 
-    def __init__(self, servable: Doubler) -> None:
+    def __init__(self, servable: Doubler, slots: int = 1) -> None:
         self.servable = servable
         self.loop = asyncio.get_running_loop()
-        self.pool = ThreadPoolExecutor(1)
+        self.scheduler = Scheduler(self.loop, slots)
         self.batches: list[Batch[Waiter]] = []
-        self.batcher: Batcher[Waiter] = Batcher(servable, self.answer, self.loop, self.pool)  # type: ignore[arg-type]
+        self.batcher: Batcher[Waiter] = Batcher(
+            servable,  # type: ignore[arg-type]
+            self.answer,
+            self.loop,
+            self.scheduler,
+            INLINE_BELOW_US,
+        )
 
     def answer(self, batch: Batch[Waiter]) -> None:
         self.batches.append(batch)
@@ -149,8 +179,8 @@ def test_a_model_whose_joined_run_does_not_return_rows_is_run_alone_from_then_on
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("max_rows", "runs"), [(4, [4, 4, 2]), (1, [2, 2, 2, 2, 2]), (64, [10])])
-def test_runs_hold_at_most_max_rows_and_a_larger_request_goes_alone(max_rows: int, runs: list[int]) -> None:
+@pytest.mark.parametrize(("max_rows", "runs"), [(4, [4, 4, 2]), (1, [1] * 10), (64, [10])])
+def test_runs_hold_at_most_max_rows_and_a_larger_request_is_run_in_parts(max_rows: int, runs: list[int]) -> None:
     async def main() -> None:
         room = Room(Doubler(max_rows=max_rows))
         await asyncio.gather(*(room.ask(float(i), float(i)) for i in range(5)))
@@ -179,6 +209,120 @@ def test_while_a_long_run_is_away_later_requests_gather_for_the_next() -> None:
         answers = await asyncio.wait_for(asyncio.gather(first, *later), 5)
         assert [float(a[0, 0]) for a in answers] == [2.0, 4.0, 6.0, 8.0]
         assert room.servable.runs == [1, 3]
+
+    asyncio.run(main())
+
+
+def test_a_request_of_more_rows_than_a_run_may_have_is_answered_whole() -> None:
+    async def main() -> None:
+        room = Room(Doubler(max_rows=4))
+        answer = await room.ask(*(float(i) for i in range(10)))
+        assert answer.ravel().tolist() == [2.0 * i for i in range(10)]
+        assert room.servable.runs == [4, 4, 2]
+        assert len(room.batches) == 1
+
+    asyncio.run(main())
+
+
+def test_shapes_that_alternate_are_two_runs() -> None:
+    async def main() -> None:
+        room = Room(Doubler())
+        answers = await asyncio.gather(*(room.ask(float(i), width=2 + i % 2) for i in range(6)))
+        assert [a.shape for a in answers] == [(1, 2), (1, 3)] * 3
+        assert [float(a[0, 0]) for a in answers] == [2.0 * i for i in range(6)]
+        assert room.servable.runs == [3, 3]
+
+    asyncio.run(main())
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if is_so():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never was so")
+
+
+def test_a_run_in_a_slot_is_ended_only_when_nobody_in_it_waits_any_more() -> None:
+    async def main() -> None:
+        room = Room(Doubler())
+        room.batcher.times.learn(1, INLINE_BELOW_US + 1)
+        room.servable.gate.clear()
+        first, second = room.ask(1.0), room.ask(2.0)
+        await until(lambda: room.scheduler.running == 1)
+        first.cancel()
+        room.batcher.drop_abandoned()
+        assert [options.terminate for options in room.servable.options] == [False]
+        second.cancel()
+        room.batcher.drop_abandoned()
+        assert [options.terminate for options in room.servable.options] == [True]
+        third = room.ask(3.0)
+        room.servable.gate.set()
+        assert (await asyncio.wait_for(third, 5)).tolist() == [[6.0]]
+        assert [options.terminate for options in room.servable.options] == [True, False]
+        assert room.servable.leases == 0
+        assert room.batcher.is_idle
+
+    asyncio.run(main())
+
+
+def test_the_wait_that_is_predicted_is_that_of_the_runs_ahead() -> None:
+    async def main() -> None:
+        room = Room(Doubler(max_rows=4))
+        assert room.batcher.wait_us() == 0.0
+        for rows in (1, 2, 4):
+            room.batcher.times.learn(rows, 1e7 + 1e6 * rows)  # seconds, which no slow machine takes
+        room.servable.gate.clear()
+        asked = [room.ask(1.0)]
+        await until(lambda: room.scheduler.running == 1)
+        assert 5e6 < room.batcher.wait_us() < 11.5e6  # what is left of the run in the slot
+        asked += [room.ask(float(i)) for i in range(6)]
+        await asyncio.sleep(0)
+        assert 26e6 < room.batcher.wait_us() < 37.5e6  # and one run of 4 rows, and one of 2
+        room.servable.gate.set()
+        await asyncio.wait_for(asyncio.gather(*asked), 5)
+
+    asyncio.run(main())
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_whoever_stays_gets_the_right_answer_whoever_leaves(data: st.DataObject) -> None:
+    """A storm of callers that leave at random moments, with runs on the loop and in slots."""
+    count = data.draw(st.integers(1, 24))
+    leaves = data.draw(st.lists(st.integers(-1, 6), min_size=count, max_size=count))  # in which turn; -1: stays
+    comes = data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
+    poisoned = data.draw(st.sets(st.integers(0, count - 1), max_size=2))
+    is_long = data.draw(st.booleans())
+    max_rows = data.draw(st.sampled_from([2, 5, 64]))
+
+    async def main() -> None:
+        room = Room(Doubler(max_rows=max_rows), slots=2)
+        if is_long:
+            room.batcher.times.learn(1, INLINE_BELOW_US + 1)
+        futures: dict[int, asyncio.Future[Any]] = {}
+        for turn in range(12):
+            for i in range(count):
+                if comes[i] == turn:
+                    values = [666.0] if i in poisoned else [float(i + 1)] * (1 + i % 3)
+                    futures[i] = room.ask(*values, width=1 + i % 2)
+                if i in futures and leaves[i] == turn:
+                    futures[i].cancel()
+                    room.batcher.drop_abandoned()
+            await asyncio.sleep(0)
+        done, late = await asyncio.wait(futures.values(), timeout=5)
+        assert not late
+        assert len(done) == count
+        for i, future in futures.items():
+            if future.cancelled():
+                assert leaves[i] >= 0
+            elif i in poisoned:
+                assert isinstance(future.exception(), InferenceFailed)
+            else:
+                assert future.result().tolist() == [[2.0 * (i + 1)] * (1 + i % 2)] * (1 + i % 3)
+        await until(lambda: room.batcher.is_idle)
+        assert room.servable.leases == 0
+        room.scheduler.close()
 
     asyncio.run(main())
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
 
 from gateway.data import connections
+from gateway.data.exchange import Exchange
 from gateway.data.page import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
@@ -81,6 +83,8 @@ def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
+            server_header=False,
+            date_header=False,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -267,5 +271,187 @@ def test_the_worker_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             caller.say(b"GET /heal")
             assert (await asyncio.wait_for(caller.hear(), 5))[0] == 408
         watching.cancel()
+
+    visited(tmp_path, visit)
+
+
+# What comes whole is answered without a task (`exchange.py`); nobody may see a difference.
+
+
+def counted(tmp_path: Path) -> dict[tuple[str, str], int]:
+    pages = read_pages(tmp_path / "run")[0]
+    found: dict[tuple[str, str], int] = {}
+    for totals in pages.totals.values():
+        for key, count in totals.codes.items():
+            found[key] = found.get(key, 0) + count
+    return found
+
+
+def is_short_way(house: House) -> bool:
+    """Whether the last request of the only connection was answered without a task."""
+    (connection,) = house.server.server_state.connections
+    return isinstance(cast(Any, connection).cycle, Exchange)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_short"),
+    [
+        (b"", True),
+        (b"connection: keep-alive\r\naccept: */*\r\nx-routing-key: k\r\n", True),
+        (b"accept-encoding: gzip\r\n", True),
+        (b"connection: close\r\n", False),
+        (b"accept: application/msgpack\r\n", False),
+        (b"content-encoding: identity\r\n", False),
+        (b"expect: 100-continue\r\n", False),
+    ],
+)
+def test_either_way_gives_the_same_answer(tmp_path: Path, head: bytes, is_short: bool) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)  # the first request of a path is looked up
+            await caller.hear()
+            caller.say(WHOLE)
+            _, wanted, wanted_body = await caller.hear()
+            assert is_short_way(house)
+            caller.say(HEAD % len(BODY) + b"x-request-id: mine\r\n" + head + b"\r\n" + BODY)
+            await heard_by_the_server()
+            if b"close" not in head:
+                assert is_short_way(house) is is_short
+            if b"expect" in head:
+                assert (await caller.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            if b"msgpack" in head:
+                return
+            status, headers, body = await caller.hear()
+            assert status == 200
+            assert body == wanted_body
+            assert headers.pop("x-request-id") == "mine"
+            wanted.pop("x-request-id")
+            assert headers.pop("connection", "close" if b"close" in head else None) == (
+                "close" if b"close" in head else None
+            )
+            assert headers == wanted
+        assert counted(tmp_path) == {("v2", "200"): 3}
+        assert house.bench.worker.predict.inflight == 0
+
+    visited(tmp_path, visit)
+
+
+def test_an_error_on_the_short_way_is_told_and_booked_as_on_the_other(tmp_path: Path) -> None:
+    wrong = v2_body([[1, 2]])
+
+    async def visit(house: House) -> None:
+        answers = []
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            for head in (b"", b"content-encoding: identity\r\n"):
+                caller.say(HEAD % len(wrong) + b"x-request-id: mine\r\n" + head + b"\r\n" + wrong)
+                answers.append(await caller.hear())
+                assert is_short_way(house) is (head == b"")
+            caller.say(WHOLE)
+            assert (await caller.hear())[0] == 200
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 400
+        assert counted(tmp_path) == {("v2", "200"): 2, ("v2", "400"): 2}
+
+    visited(tmp_path, visit)
+
+
+def test_requests_that_follow_one_another_in_one_piece_are_answered_in_order(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            names = [b"r%d" % i for i in range(6)]
+            piece = b"".join(HEAD % len(BODY) + b"x-request-id: " + name + b"\r\n\r\n" + BODY for name in names)
+            caller.say(piece + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" + WHOLE)
+            heard = [await caller.hear() for _ in range(8)]
+            assert [status for status, _, _ in heard] == [200] * 8
+            assert [headers["x-request-id"].encode() for _, headers, _ in heard[:6]] == names
+            assert heard[6][2] == {"live": True}
+
+    visited(tmp_path, visit)
+
+
+def test_a_long_answer_is_compressed_for_whom_accepts_it(tmp_path: Path) -> None:
+    body = v2_body([[1, 2, 3]] * 400)
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            caller.say(HEAD % len(body) + b"\r\n" + body)
+            plain = (await caller.hear())[2]
+            caller.say(HEAD % len(body) + b"accept-encoding: gzip\r\n\r\n" + body)
+            raw = (await caller.reader.readuntil(b"\r\n\r\n")).lower()
+            assert b"content-encoding: gzip" in raw
+            length = int(raw.split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert json.loads(gzip.decompress(await caller.reader.readexactly(length))) == plain
+            assert is_short_way(house) is (len(body) <= LIMITS.head_bytes)
+
+    visited(tmp_path, visit)
+
+
+@pytest.mark.parametrize("head", [b"", b"content-encoding: identity\r\n"])
+def test_a_caller_that_leaves_is_booked_and_its_batch_mates_are_answered(tmp_path: Path, head: bytes) -> None:
+    async def visit(house: House) -> None:
+        loaded = house.bench.worker.fleet._loaded["m"][1]
+        async with house.caller() as caller, house.caller() as mate:
+            for one in (caller, mate):
+                one.say(WHOLE)
+                await one.hear()
+            loaded.batcher._is_scheduled = True  # no turn comes until it is let
+            for one in (caller, mate):
+                one.say(HEAD % len(BODY) + head + b"\r\n" + BODY)
+            await heard_by_the_server()
+            assert house.bench.worker.predict.inflight == 2
+            caller.writer.transport.abort()
+            await heard_by_the_server()
+            assert house.bench.worker.predict.inflight == 1
+            loaded.batcher._turn()
+            assert (await mate.hear())[0] == 200
+        assert counted(tmp_path) == {("v2", "200"): 3, ("v2", "499"): 1}
+        assert house.bench.worker.fleet.traffic("m").waiting == 0
+
+    visited(tmp_path, visit)
+
+
+def test_answers_say_so_when_the_server_drains_or_closes(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        loaded = house.bench.worker.fleet._loaded["m"][1]
+        async with house.caller() as caller, house.caller() as other:
+            for one in (caller, other):
+                one.say(WHOLE)
+                await one.hear()
+            loaded.batcher._is_scheduled = True
+            caller.say(WHOLE)
+            await heard_by_the_server()
+            for connection in house.server.server_state.connections:
+                if cast(Any, connection).cycle.response_complete is False:
+                    connection.shutdown()  # the grace time is over
+            house.server.server_state.default_headers = [(b"connection", b"close")]
+            other.say(WHOLE)
+            await heard_by_the_server()
+            loaded.batcher._turn()
+            for one in (caller, other):
+                status, headers, _ = await one.hear()
+                assert (status, headers["connection"]) == (200, "close")
+                assert await one.is_closed()
+
+    visited(tmp_path, visit)
+
+
+def test_an_idle_connection_is_closed_after_the_keep_alive_time(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            for _ in range(2):
+                caller.say(WHOLE)
+                await caller.hear()
+            keep_s = house.server.config.timeout_keep_alive
+            house.look(100.0)
+            house.look(99.9 + keep_s)
+            assert house.server.server_state.connections
+            house.look(100.1 + keep_s)
+            assert await caller.is_closed()
 
     visited(tmp_path, visit)

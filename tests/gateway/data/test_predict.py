@@ -19,6 +19,7 @@ from monitor.settings import LaneSettings
 from registry import onnx
 from registry.manifest import ServingOptions
 from tests.support import models
+from tests.support.server import v2_body
 from tests.support.serving import Answer, Bench, aspire, with_worker
 
 ROLLOUT = "01"
@@ -413,10 +414,10 @@ def test_a_deadline_that_passes_while_waiting_is_a_504_and_books_an_error(tmp_pa
     async def body(bench: Bench) -> None:
         await bench.route("m", two(tmp_path, 1.0))
         batcher = bench.worker.fleet._loaded["m"][2].batcher
-        batcher._scheduled = True  # nothing runs: as if a long run were in front
+        batcher._is_scheduled = True  # nothing runs: as if a long run were in front
         answer = await bench.infer("m", [[1, 2, 3]], headers={"x-deadline-ms": "20"})
         assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
-        batcher._scheduled = False
+        batcher._is_scheduled = False
         bad = await bench.infer("m", [[1, 2, 3]], headers={"x-deadline-ms": "soon"})
         assert (bad.status, bad.json["code"]) == (400, "malformed_request")
         (canary,) = [s for s in read_pages(tmp_path / "run")[0].segments if s.role == "canary"]
@@ -449,7 +450,12 @@ def test_twenty_canary_failures_in_a_row_veto_the_canary_here(tmp_path: Path) ->
         aspired = {1: aspire(models.linear(tmp_path / "a.onnx")), 2: aspire(broken)}
         await bench.route("m", two(tmp_path, 1.0, aspired=aspired))
         answers = [await bench.infer("m", [[-1, -2, -3]]) for _ in range(25)]
-        assert [answer.status for answer in answers] == [500] * 20 + [200] * 5
+        assert [answer.status for answer in answers] == [200] * 25
+        roles = [answer.headers["x-driftgate-role"] for answer in answers]
+        assert roles == ["fallback"] * 20 + ["champion"] * 5
+        assert {answer.headers["x-driftgate-version"] for answer in answers} == {"1"}
+        alone = await bench.ask("/v2/models/m/versions/1/infer", v2_body([[-1, -2, -3]]))
+        assert values(answers[0]).tobytes() == values(alone).tobytes()
         assert read_pages(tmp_path / "run")[0].vetoes == {"m": ROLLOUT}
 
     with_worker(tmp_path / "run", body)

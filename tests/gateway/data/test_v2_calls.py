@@ -139,7 +139,7 @@ def test_a_timeout_in_the_body_is_a_deadline_and_the_sooner_one_counts(tmp_path:
     async def check(bench: Bench) -> None:
         await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"))}))
         batcher = bench.worker.fleet._loaded["m"][1].batcher
-        batcher._scheduled = True  # nothing runs: as if a long run were in front
+        batcher._is_scheduled = True  # nothing runs: as if a long run were in front
         for header, timeout_us in (("5000", 20_000), ("20", 5_000_000), (None, 20_000)):
             headers = {} if header is None else {"x-deadline-ms": header}
             body = row(1, parameters={"timeout": timeout_us})

@@ -1,0 +1,133 @@
+"""Who runs next: a bounded number of slots for runs that are too long for the event loop.
+
+A run that is predicted to be short happens on the event loop, where it waits for nobody (`batcher.py`); any other takes
+a slot, a thread of the pool: onnxruntime gives up the interpreter's lock while it computes. A slot that falls free
+goes to the highest priority that wants one (champion, canary, named by the caller, shadow), and within it to the model
+that has waited longest: one run, then its next turn comes after the others'. What a run is made of is decided when its
+slot is there, so a batch absorbs requests until then. Invariants: never more runs than slots; a source with a run away
+gets another only if that leaves a slot free, so that one slow model cannot hold all of them. Event loop only; the
+pool's threads touch nothing but the job they were given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from registry.vocabulary import Role
+
+logger = logging.getLogger(__name__)
+
+PRIORITY = {Role.CHAMPION: 0, Role.CANARY: 1, Role.DIRECT: 2, Role.SHADOW: 3}
+_NICE = 5  # of the pool's threads: on a full core the event loop, which answers everybody else, goes first
+
+
+class Job(Protocol):
+    """One run."""
+
+    def run(self) -> None:
+        """On a thread of the pool. Never raises."""
+
+    def finish(self) -> None:
+        """On the event loop, when it has run or could not."""
+
+
+class Source(Protocol):
+    """What wants slots: the requests of one version, or the copies for shadows."""
+
+    priority: int
+    away: int  # its runs in slots; kept by the scheduler
+
+    def take(self) -> Job | None:
+        """What to run now that there is a slot; None: nothing any more. One that has more to run asks again."""
+
+
+class Scheduler:
+    """The slots of one worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, slots: int) -> None:
+        self._loop = loop
+        self.slots = slots
+        self.pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="run", initializer=_step_back)
+        self._free = slots
+        self._queues: list[deque[Source]] = [deque() for _ in PRIORITY]
+        self._listed: set[int] = set()  # by id
+
+    @property
+    def running(self) -> int:
+        """Slots that are taken."""
+        return self.slots - self._free
+
+    @property
+    def wanting(self) -> int:
+        """Sources that wait for a slot."""
+        return len(self._listed)
+
+    def want(self, source: Source) -> None:
+        """Ask for a slot; `take` is called when there is one, at once if one is free. Idempotent until then."""
+        self._list(source)
+        self._fill()
+
+    def _list(self, source: Source) -> None:
+        if id(source) not in self._listed:
+            self._listed.add(id(source))
+            self._queues[source.priority].append(source)
+
+    def _fill(self) -> None:
+        while self._free and (source := self._next()) is not None:
+            self._free -= 1  # before `take`, which may ask for the next slot
+            source.away += 1
+            job = source.take()
+            if job is None:
+                self._free += 1
+                source.away -= 1
+                continue
+            run = self._loop.run_in_executor(self.pool, job.run)
+            run.add_done_callback(lambda done, source=source, job=job: self._back(source, job, done))  # type: ignore[misc]
+
+    def _next(self) -> Source | None:
+        for queue in self._queues:
+            for _ in range(len(queue)):
+                source = queue.popleft()
+                if source.away and self._free < 2:
+                    queue.append(source)
+                    continue
+                self._listed.discard(id(source))
+                return source
+        return None
+
+    def _back(self, source: Source, job: Job, done: asyncio.Future[None]) -> None:
+        self._free += 1
+        source.away -= 1
+        if not done.cancelled() and done.exception() is not None:
+            logger.error("a run ended in an exception", exc_info=done.exception())
+        try:
+            job.finish()
+        except Exception:
+            logger.exception("a run could not be finished")
+        self._fill()
+
+    def close(self) -> None:
+        """Start nothing more; what runs ends by itself."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def slots_for(workers: int, asked: int) -> int:
+    """How many slots a worker has: what was asked for, else its share of the cores it may use, and at least two."""
+    if asked > 0:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, cores // max(1, workers))
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
