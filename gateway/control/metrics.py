@@ -187,6 +187,16 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
         if role == Role.SHADOW:
             dropped.add_metric([model, str(version)], total.shadow_dropped)
     yield dropped
+    kept = CounterMetricFamily(
+        "driftgate_answer_cache",
+        "Requests of versions that keep answers: answered by a kept one (hit), or by a run (miss).",
+        labels=("model", "version", "role", "outcome"),
+    )
+    for (model, version, role), total in merged.items():
+        if any(total.kept):
+            for outcome, count in zip(("hit", "miss"), total.kept, strict=True):
+                kept.add_metric([model, str(version), role, outcome], count)
+    yield kept
     full = sum(page.no_room for page in pages)
     yield _counter("driftgate_page_full", "Entries that found a worker page full; evidence is then unknown.", full)
 
@@ -276,6 +286,7 @@ def _sum(totals: Sequence[Totals]) -> Totals:
         lane_less=(sum(total.lane_less[0] for total in totals), sum(total.lane_less[1] for total in totals)),
         shed=dict(shed),
         shadow_dropped=sum(total.shadow_dropped for total in totals),
+        kept=(sum(total.kept[0] for total in totals), sum(total.kept[1] for total in totals)),
     )
 
 

@@ -48,6 +48,10 @@ class Accounts:
         self._page = worker_page
         self._clock = clock
 
+    def kept(self, arm: Arm, *, hit: bool) -> None:
+        """A request of a version that keeps answers: answered by a kept one, or by a run."""
+        self._page.words[arm.totals + (page.KEPT_HITS if hit else page.KEPT_MISSES)] += 1
+
     def answered(
         self,
         arm: Arm,

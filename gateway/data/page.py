@@ -64,6 +64,8 @@ BATCH_ROWS_SUM = 5
 LANELESS_OFFERED = 6
 LANELESS_DROPPED = 7
 SHADOW_DROPPED = 8
+KEPT_HITS = 9  # requests answered by a kept answer
+KEPT_MISSES = 10
 SHED = 16
 CODE = 32
 BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
@@ -369,6 +371,7 @@ class Totals:
     lane_less: tuple[int, int]  # rows offered and dropped because no lane file could be made
     shed: dict[str, int]
     shadow_dropped: int
+    kept: tuple[int, int]  # requests answered by a kept answer, and those that ran where answers are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,4 +581,5 @@ def _read_totals(words: NDArray[np.int64]) -> Totals:
         lane_less=(int(words[LANELESS_OFFERED]), int(words[LANELESS_DROPPED])),
         shed={reason: int(words[SHED + i]) for i, reason in enumerate(SHED_REASONS)},
         shadow_dropped=int(words[SHADOW_DROPPED]),
+        kept=(int(words[KEPT_HITS]), int(words[KEPT_MISSES])),
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gateway import problems
 from gateway.data.accounts import Accounts
+from gateway.data.answer_cache import AnswerCache, Turn
 from gateway.data.batcher import Waiter
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
@@ -83,6 +84,7 @@ class Pending(Waiter):
         "identity",
         "key_row",
         "protocol",
+        "question",
         "queued",
         "timer",
     )
@@ -92,6 +94,7 @@ class Pending(Waiter):
     hash: bytes
     key_row: int | None
     decoded_ns: int
+    question: bytes | None  # while it runs for an answer that will be kept; set only where answers are
 
     def __init__(self, protocol: str, identity: bytes, arrived_ns: int) -> None:
         self.protocol = protocol
@@ -332,7 +335,13 @@ class Predict:
             pending.again = codec, body, headers
         pending.queued = True
         traffic.waiting += 1
-        arm.loaded.batcher.submit(pending, alone=len(self.running) == 1 and type(pending) is Awaited)
+        if arm.loaded.answers is None:
+            self._submit(pending)
+        else:
+            self._ask_kept(arm.loaded.answers, pending)
+
+    def _submit(self, pending: Pending) -> None:
+        pending.arm.loaded.batcher.submit(pending, alone=len(self.running) == 1 and type(pending) is Awaited)
 
     def _admit(self, pending: Pending, arm: Arm, deadline_ms: float | None) -> None:
         """Refuse at once what cannot be answered in time, by what runs have taken so far. Raises Overloaded."""
@@ -355,8 +364,7 @@ class Predict:
                 retry_after_s=wait_us / 1e6,
             )
 
-    @staticmethod
-    def leave(pending: Pending) -> None:
+    def leave(self, pending: Pending) -> None:
         """Give back what entering took."""
         arm = pending.arm
         arm.traffic.waiting -= 1
@@ -364,6 +372,53 @@ class Predict:
             pending.timer.cancel()
         if arm.loaded.batcher.runs:
             arm.loaded.batcher.drop_abandoned()
+        self._give_up(pending)
+
+    # ---- answers that are kept, where a version's options say so
+
+    def _give_up(self, pending: Pending) -> None:
+        """A request that ran for an answer to keep gets none: another that asks the same runs in its place."""
+        answers = pending.arm.loaded.answers
+        if answers is not None and pending.question is not None:
+            question, pending.question = pending.question, None
+            successor = answers.give_up(question)
+            if successor is not None:
+                self._run_for(successor, question)
+
+    def _ask_kept(self, answers: AnswerCache[Pending], pending: Pending) -> None:
+        pending.question = None
+        question = answers.key(pending.feeds)
+        found = answers.ask(question, pending)
+        if found is Turn.RUN:
+            self._run_for(pending, question)
+        elif not isinstance(found, Turn):
+            self._answer_kept(pending, found)
+
+    def _run_for(self, pending: Pending, question: bytes) -> None:
+        pending.question = question
+        self._accounts.kept(pending.arm, hit=False)
+        self._submit(pending)
+
+    def _answer_kept(self, pending: Pending, outputs: Sequence[Tensor]) -> None:
+        """Answer as a run that took no time would: logged, booked and encoded like any other."""
+        self._accounts.kept(pending.arm, hit=True)
+        pending.arm = pending.arm.of_kept()
+        now_ns = perf_counter_ns()
+        self.answer(pending.arm.loaded, Batch([pending], pending.feeds, outputs, pending.rows, now_ns, now_ns))
+
+    @staticmethod
+    def _keep(
+        answers: AnswerCache[Pending], members: list[Pending], starts: list[int], outputs: Sequence[Tensor], whole: bool
+    ) -> list[tuple[Pending, Sequence[Tensor]]]:
+        """Keep what a run has answered → who asked the same meanwhile, and their answers."""
+        others: list[tuple[Pending, Sequence[Tensor]]] = []
+        for pending, start in zip(members, starts, strict=True):
+            if pending.question is not None:
+                own = outputs if whole else [output[start : start + pending.rows] for output in outputs]
+                copies, waiting = answers.keep(pending.question, own)
+                pending.question = None
+                others += [(other, copies) for other in waiting]
+        return others
 
     async def _rest(self, message: MutableMapping[str, Any], scope: Scope, headers: Headers, receive: Receive) -> bytes:
         """The whole of a body that did not come whole, or that is empty. A connection may give up on it."""
@@ -499,8 +554,12 @@ class Predict:
             key_rows = [pending.key_row for pending in members]
             keyed = None if key_rows.count(None) == len(key_rows) else key_rows
             self._accounts.evidence(arm, released_ns - arrived, bad=bad, key_rows=keyed)
+        answers = loaded.answers
+        same = [] if answers is None else self._keep(answers, members, starts, outputs, len(batch.waiters) == 1)
         for pending, body in zip(members, bodies, strict=True):
             pending.succeed(body)
+        for pending, kept_outputs in same:
+            self._answer_kept(pending, kept_outputs)
         traffic = arm.traffic
         if traffic.shadow is not None and arm is traffic.champion and rows:
             ordered = [feeds[position] for position in traffic.shadow_order]
@@ -556,13 +615,17 @@ class Predict:
     def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> None:
         """Ask the champion, within the caller's deadline. Its answer says that it is a fallback."""
         pending.again = None
+        self._give_up(pending)
         champion = pending.arm.fallback(self._fleet.page)
         feeds, call = codec.read(body, headers, champion.loaded.servable, self._limits)
         rows = champion.loaded.servable.rows_of(feeds)
         pending.feeds, pending.call, pending.rows = feeds, call, rows
         pending.arm, pending.key_row = champion, None
         pending.decoded_ns = perf_counter_ns()
-        champion.loaded.batcher.submit(pending)
+        if champion.loaded.answers is None:
+            champion.loaded.batcher.submit(pending)
+        else:
+            self._ask_kept(champion.loaded.answers, pending)
 
     def _lost(self, pending: Pending) -> None:
         """Record and book a routed request that gets no answer of the model: an error event of its arm."""

@@ -7,6 +7,7 @@ keeps the arm it was assigned, so that its outcome is booked where it belongs ho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isnan
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data import answer_cache
 from gateway.data.batcher import Batcher
 from gateway.data.codecs import v2
 from gateway.data.keys import KeyTable
@@ -37,6 +39,7 @@ class Loaded:
         self.servable = servable
         self.writer = v2.Writer(servable)
         self.batcher: Batcher[Any]  # set by the owner, whose callback needs this object
+        self.answers = answer_cache.of(servable)
         schema = servable.manifest.log_schema
         self.schema = None if schema is None else LogSchema.from_dict(schema)
         if self.schema is not None:
@@ -127,7 +130,7 @@ class Arm:
         self.totals = page.totals(servable.model, servable.version, role)
         self.segment: int | None = None
         self.slow_above_ns = float("inf")
-        self.headers = (
+        self.headers: tuple[tuple[bytes, bytes], ...] = (
             (b"x-driftgate-version", b"%d" % servable.version),
             (b"x-driftgate-role", role.encode()),
         )
@@ -142,6 +145,13 @@ class Arm:
                 raise NotReady(f"model {traffic.model!r} has no champion that is ready here", model=traffic.model)
             traffic.fallback = Arm(traffic, champion.loaded, Role.FALLBACK, page, self.epoch)
         return traffic.fallback
+
+    def of_kept(self) -> Arm:
+        """This arm for an answer that was kept: booked in the same place, and the caller is told."""
+        arm = copy(self)
+        arm.headers = (*self.headers, (b"x-driftgate-cache", b"hit"))
+        arm.head = self.head + b"x-driftgate-cache: hit\r\n"
+        return arm
 
     def watch(self, page: WorkerPage, entry: RouteEntry) -> None:
         """Count this arm's outcomes as evidence for the running rollout."""
