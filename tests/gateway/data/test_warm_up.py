@@ -174,7 +174,7 @@ def test_golden_cases_are_run_where_there_is_no_reference_and_joined_on_their_ax
     servable.joinable = True
     shapes: list[tuple[tuple[int, ...], ...]] = []
 
-    def run(feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(feeds: Sequence[NDArray[Any]], options: Any = None) -> list[NDArray[Any]]:
         shapes.append(tuple(feed.shape for feed in feeds))
         return [feeds[0]]
 
