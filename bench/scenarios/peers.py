@@ -121,6 +121,13 @@ def _against(
             run_once(seconds=1 if options.quick else 3)  # warm
         samples = alternate(ask, pairs, options.say, str)
     ours, theirs = samples["gateway"], samples[name]
+    failed = sum(sample.bad for sample in theirs)
+    if silent := [sample for sample in theirs if not sample.requests]:  # no ratio to nothing
+        result.notes.append(f"{name} answered nothing in {len(silent)} of {len(theirs)} runs, which are left out")
+        ours = [mine for mine, other in zip(ours, theirs, strict=True) if other.requests]
+        theirs = [sample for sample in theirs if sample.requests]
+    if not theirs:
+        raise RuntimeError("it answered nothing")
     result.add(f"{name}", "requests/s", [sample.requests_per_s for sample in theirs], "higher")
     result.add(f"{name}, p99", "ms", [sample.p99_us / 1e3 for sample in theirs])
     result.add(f"gateway beside {name}", "requests/s", [sample.requests_per_s for sample in ours], "higher")
@@ -130,6 +137,6 @@ def _against(
     if peer.bar is not None:
         result.bar(f"requests/s against {name}", ratio, ">=", peer.bar)
     result.facts[name] = {"package": peer.package, "settings": peer.settings}
-    if failed := sum(sample.bad for sample in theirs):
+    if failed:
         result.notes.append(f"{failed} requests to {name} failed")
-    return sum(sample.bad for sample in ours)
+    return sum(sample.bad for sample in samples["gateway"])
