@@ -10,6 +10,7 @@ send. Invariant: every intended request has exactly one outcome. HTTP/1.1 with C
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
 import pickle
@@ -55,13 +56,18 @@ class Stream:
 
 
 class _Connection:
-    __slots__ = ("index", "left", "pool", "received", "socket")
+    __slots__ = ("connecting", "index", "left", "pool", "received", "socket")
 
     def __init__(self, pool: _Pool) -> None:
         self.pool = pool
-        self.socket = socket.create_connection(("127.0.0.1", pool.port), timeout=5)
+        self.socket = socket.socket()
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
+        self.socket.setblocking(False)  # a server whose queue of new connections is full must not hold up the others
+        failed = self.socket.connect_ex(("127.0.0.1", pool.port))
+        self.connecting = failed == errno.EINPROGRESS
+        if failed and not self.connecting:
+            self.socket.close()
+            raise OSError(failed, os.strerror(failed))
         self.index = -1  # the request that is in flight here
         self.received = b""
         self.left = b""  # what the kernel did not take yet
@@ -152,7 +158,11 @@ class _Loop:
         if self._leaves[index] == self._leaves[index]:  # not NaN
             entry = (self._sent[index] + self._leaves[index], index, connection.socket.fileno(), connection)
             heapq.heappush(self._leaving, entry)
-        self._push(connection, data)
+        if connection.connecting:
+            connection.left = data
+            self._epoll.modify(connection.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        else:
+            self._push(connection, data)
 
     def _push(self, connection: _Connection, data: bytes) -> None:
         try:
@@ -168,6 +178,11 @@ class _Loop:
             self._epoll.modify(connection.socket.fileno(), events)
 
     def _heard(self, connection: _Connection, event: int) -> None:
+        if connection.connecting:
+            if event & (select.EPOLLERR | select.EPOLLHUP):
+                self._close(connection, BROKEN)
+                return
+            connection.connecting = False
         if event & select.EPOLLOUT and connection.left:
             self._push(connection, connection.left)
         if not event & ~select.EPOLLOUT or connection.socket.fileno() < 0:
