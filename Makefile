@@ -65,7 +65,7 @@ docs-check: $(READY)  ## fail, showing the difference, when docs/reference/ is n
 
 UV       := uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url
 lock:  ## resolve the lock files anew (needs uv): dev.lock for all of us, run.lock for the image, a part of it
-	$(UV) --extra demo --extra grpc --group dev --upgrade --output-file requirements/dev.lock
+	$(UV) --extra demo --extra grpc --extra report --group dev --upgrade --output-file requirements/dev.lock
 	echo setuptools | $(UV) --extra grpc - --no-annotate --constraint requirements/dev.lock --output-file requirements/run.lock
 
 image:  ## build the container image (needs docker or a program that reads like it)

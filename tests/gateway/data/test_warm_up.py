@@ -36,7 +36,7 @@ class Session:
         self._cost = cost
         self._fails = fails
 
-    def run(self, feeds: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, feeds: Sequence[NDArray[Any]], options: Any = None) -> list[NDArray[Any]]:
         self.runs.append(feeds[0])
         if self._fails(feeds[0]):
             raise InferenceFailed("the model failed: no such row")
