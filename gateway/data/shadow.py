@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from gateway.data.accounts import Accounts
+from gateway.data.curve import run_times
 from gateway.data.run_times import RunTimes
 from gateway.data.runs import Batch, Rows, run_group
 from gateway.data.scheduler import PRIORITY, Scheduler
@@ -110,7 +111,10 @@ class Shadows:
         return _Job(copy, self._done)
 
     def _times_of(self, loaded: Loaded) -> RunTimes:
-        return self._times.setdefault(loaded, RunTimes())
+        times = self._times.get(loaded)
+        if times is None:
+            times = self._times[loaded] = run_times(loaded.servable.curve)
+        return times
 
     def _done(self, copy: Copy, batches: list[Batch[Rows]]) -> None:
         self._scheduled = False

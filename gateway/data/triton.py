@@ -131,7 +131,7 @@ def model_config(servable: Servable, versions: Sequence[int], workers: int) -> d
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
     }
-    if servable.joinable:
+    if servable.joinable and has_batch_axis(servable):
         config["dynamic_batching"] = {"preferred_batch_size": [servable.max_rows], "max_queue_delay_microseconds": 0}
     return config
 
