@@ -132,8 +132,8 @@ class SortedBy:
 def in_seconds(moments: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Unix seconds from seconds, milli-, micro- or nanoseconds by their size; None for what is no time since 1973.
 
-    >>> in_seconds(np.array([1.7e12, 1.7e12 + 500]))
-    array([1.7000000e+09, 1.7000000e+09])
+    >>> in_seconds(np.array([1.7e12, 1.7e12 + 500])).tolist()
+    [1700000000.0, 1700000000.5]
     """
     if not len(moments):
         return None

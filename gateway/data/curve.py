@@ -44,7 +44,7 @@ def choose(points: Sequence[Point], latency_target_ms: float) -> int:
 
     So a run may take half the latency target, or, where one row already takes longer, a quarter longer than that row.
 
-    >>> choose([Point(1, 100.0), Point(2, 110.0), Point(4, 130.0), Point(8, 260.0)], 100.0)
+    >>> choose([Point(1, 100.0), Point(2, 110.0), Point(4, 130.0), Point(8, 320.0)], 100.0)
     4
     """
     longest_us = max(latency_target_ms * 1000.0 / 2, points[0].us * _SLOWER)

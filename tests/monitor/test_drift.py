@@ -118,9 +118,9 @@ def test_counts_of_other_bins_are_refused() -> None:
 
 def test_the_level_divides_the_budget_by_every_test_of_a_month() -> None:
     profile = fitted(np.arange(1000.0), np.arange(1000.0))
-    assert count_of_tests(profile) == 12  # two inputs and one output, four each
+    assert count_of_tests(profile) == 14  # two inputs of whole numbers, five each, and one output, four
     looks = 2 * MONTH_S / 10
-    assert level_per_test(profile, 1.0, looks) * 12 * looks == pytest.approx(1.0)
+    assert level_per_test(profile, 1.0, looks) * 14 * looks == pytest.approx(1.0)
 
 
 def test_the_worst_come_first_and_only_so_many_features() -> None:
