@@ -12,7 +12,6 @@ only; the pool's threads touch nothing but the session.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter_ns
@@ -59,7 +58,6 @@ class Batcher(Generic[W]):
         self,
         servable: Servable,
         answer: Callable[[Batch[W]], None],
-        loop: asyncio.AbstractEventLoop,
         scheduler: Scheduler,
         inline_below_us: float,
         times: RunTimes | None = None,
@@ -69,7 +67,6 @@ class Batcher(Generic[W]):
         self.away = 0
         self.times = times or RunTimes()
         self._answer = answer
-        self._loop = loop
         self._scheduler = scheduler
         self._inline_below_us = inline_below_us
         self._waiting: list[W] = []
@@ -99,7 +96,7 @@ class Batcher(Generic[W]):
         self._waiting.append(waiter)
         if not self._is_scheduled and not self._wants_slot:
             self._is_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._scheduler.soon(self)
 
     def wait_us(self) -> float:
         """How long a request that came now would wait for its run to begin, by what runs have taken so far."""
@@ -128,7 +125,8 @@ class Batcher(Generic[W]):
 
     # ---- turns and slots
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Run what waits and is short; ask for a slot for the rest."""
         self._is_scheduled = False
         taken, self._waiting = self._waiting, []
         groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
@@ -165,7 +163,7 @@ class Batcher(Generic[W]):
     def _look_again(self) -> None:
         if self._waiting and not self._is_scheduled and not self._wants_slot:
             self._is_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._scheduler.soon(self)
 
     def _expected_us(self, group: Sequence[W]) -> float:
         rows = group[0].rows if len(group) == 1 else sum(waiter.rows for waiter in group)

@@ -278,7 +278,7 @@ class Fleet:
             on_batch(loaded, batch)
 
         scheduler, times = self._scheduler, run_times(loaded.servable.curve)
-        loaded.batcher = Batcher(loaded.servable, answer, self._loop, scheduler, self._inline_below_us, times)
+        loaded.batcher = Batcher(loaded.servable, answer, scheduler, self._inline_below_us, times)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""

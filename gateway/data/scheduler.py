@@ -49,8 +49,19 @@ class Source(Protocol):
         """What to run now that there is a slot; None: nothing any more. One that has more to run asks again."""
 
 
+class Turns(Protocol):
+    """Who takes turns on the event loop."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+
+    def turn(self) -> None:
+        """Run what is short, ask for slots for the rest."""
+
+
 class Scheduler:
-    """The slots of one worker."""
+    """The turns on the event loop, and the slots of one worker."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slots: int) -> None:
         self._loop = loop
@@ -59,6 +70,7 @@ class Scheduler:
         self._free = slots
         self._queues: list[deque[Source]] = [deque() for _ in PRIORITY]
         self._listed: set[int] = set()  # by id
+        self._turns: list[Turns] = []  # whose turn comes in the next round of the loop
 
     @property
     def running(self) -> int:
@@ -69,6 +81,26 @@ class Scheduler:
     def wanting(self) -> int:
         """Sources that wait for a slot."""
         return len(self._listed)
+
+    def soon(self, one: Turns) -> None:
+        """Give `one` its turn when everything that has arrived by now has been read.
+
+        Those with the fewest requests go first. So a canary's few do not wait until the champion's many are run and
+        written, which would make the canary look slow; to the many, a run of few is next to nothing.
+        """
+        self._turns.append(one)
+        if len(self._turns) == 1:
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        turns, self._turns = self._turns, []
+        if len(turns) > 1:
+            turns.sort(key=lambda one: one.waiting)
+        for one in turns:
+            try:
+                one.turn()
+            except Exception:
+                logger.exception("a turn failed")
 
     def want(self, source: Source) -> None:
         """Ask for a slot; `take` is called when there is one, at once if one is free. Idempotent until then."""

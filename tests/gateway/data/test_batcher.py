@@ -87,7 +87,6 @@ class Room:
         self.batcher: Batcher[Waiter] = Batcher(
             servable,  # type: ignore[arg-type]
             self.answer,
-            self.loop,
             self.scheduler,
             INLINE_BELOW_US,
         )

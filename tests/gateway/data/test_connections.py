@@ -408,7 +408,7 @@ def test_a_caller_that_leaves_is_booked_and_its_batch_mates_are_answered(tmp_pat
             caller.writer.transport.abort()
             await heard_by_the_server()
             assert house.bench.worker.predict.inflight == 1
-            loaded.batcher._turn()
+            loaded.batcher.turn()
             assert (await mate.hear())[0] == 200
         assert counted(tmp_path) == {("v2", "200"): 3, ("v2", "499"): 1}
         assert house.bench.worker.fleet.traffic("m").waiting == 0
@@ -432,7 +432,7 @@ def test_answers_say_so_when_the_server_drains_or_closes(tmp_path: Path) -> None
             house.server.server_state.default_headers = [(b"connection", b"close")]
             other.say(WHOLE)
             await heard_by_the_server()
-            loaded.batcher._turn()
+            loaded.batcher.turn()
             for one in (caller, other):
                 status, headers, _ = await one.hear()
                 assert (status, headers["connection"]) == (200, "close")

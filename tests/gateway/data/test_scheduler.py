@@ -108,6 +108,34 @@ def test_a_run_that_breaks_gives_its_slot_back() -> None:
     asyncio.run(main())
 
 
+def test_turns_come_in_one_round_the_smallest_first_and_one_that_breaks_stops_nobody() -> None:
+    class Turn:
+        def __init__(self, waiting: int, log: list[int]) -> None:
+            self.waiting, self.log = waiting, log
+
+        def turn(self) -> None:
+            self.log.append(self.waiting)
+            if self.waiting == 3:
+                raise RuntimeError("a bug")
+
+    async def main() -> None:
+        log: list[int] = []
+        scheduler = Scheduler(asyncio.get_running_loop(), 1)
+        for waiting in (58, 6, 3):
+            scheduler.soon(Turn(waiting, log))
+        assert log == []
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert log == [3, 6, 58]
+        scheduler.soon(Turn(1, log))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert log == [3, 6, 58, 1]
+        scheduler.close()
+
+    asyncio.run(main())
+
+
 def test_slots_follow_the_cores_unless_they_are_given() -> None:
     assert slots_for(1, 5) == 5
     assert slots_for(64, 0) == 2
