@@ -107,6 +107,9 @@ def run(options: Options) -> Result:
                 result.bar("p99 at 64 connections against the bare app's", "p99 on / bare, 64 connections", "<=", 1.0)
         time.sleep(1.0)  # the controller reads the pages once a second
         after = gateways["on"].answered(MODEL)
+        rollout = gateways["on"].rollout(MODEL)
+        if rollout["weight_pct"] != 10.0:
+            result.notes.append(f"the rollout did not last: {rollout['state']}, {rollout['reason']}")
     answered = {role: after[role] - before.get(role, 0.0) for role in after}
     total = answered["champion"] + answered["canary"]
     result.facts["answered"] = answered
