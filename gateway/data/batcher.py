@@ -70,6 +70,7 @@ class Batcher(Generic[W]):
         self._scheduler = scheduler
         self._inline_below_us = inline_below_us
         self._waiting: list[W] = []
+        self._waiting_rows = 0  # theirs, kept so that a prediction costs the same however many wait
         self._is_scheduled = False  # a turn will come
         self._wants_slot = False
         self.runs: set[_Run[W]] = set()  # in slots
@@ -94,6 +95,7 @@ class Batcher(Generic[W]):
             self._finish(run_group(self.servable, [waiter]))
             return
         self._waiting.append(waiter)
+        self._waiting_rows += waiter.rows
         if not self._is_scheduled and not self._wants_slot:
             self._is_scheduled = True
             self._scheduler.soon(self)
@@ -105,8 +107,7 @@ class Batcher(Generic[W]):
             first = self._waiting[0]
             bucket = servable.shape_bucket(first.feeds, first.rows)
             if servable.joinable:
-                rows = sum(waiter.rows for waiter in self._waiting)
-                whole, rest = divmod(rows, servable.max_rows)
+                whole, rest = divmod(self._waiting_rows, servable.max_rows)
                 ahead = whole * self.times.expected_us(servable.max_rows, bucket)
                 ahead += self.times.expected_us(rest, bucket) if rest else 0.0
             else:
@@ -128,12 +129,13 @@ class Batcher(Generic[W]):
     def turn(self) -> None:
         """Run what waits and is short; ask for a slot for the rest."""
         self._is_scheduled = False
-        taken, self._waiting = self._waiting, []
+        taken = self._waiting
+        self._wait_on([])
         groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
         for position, group in enumerate(groups):
             if self._expected_us(group) > self._inline_below_us:
                 # Back to the front of the queue with what is left: it may be joined with what comes meanwhile.
-                self._waiting = [waiter for later in groups[position:] for waiter in later] + self._waiting
+                self._wait_on([waiter for later in groups[position:] for waiter in later] + self._waiting)
                 self._wants_slot = True
                 self._scheduler.want(self)
                 return
@@ -144,7 +146,7 @@ class Batcher(Generic[W]):
         self._wants_slot = False
         waiting = [waiter for waiter in self._waiting if waiter.is_waiting()]
         groups = self._groups(waiting)
-        self._waiting = [waiter for group in groups[1:] for waiter in group]
+        self._wait_on([waiter for group in groups[1:] for waiter in group])
         if not groups:
             return None
         self.servable.leases += 1
@@ -159,6 +161,10 @@ class Batcher(Generic[W]):
         self.servable.leases -= 1
         self._look_again()
         self._finish(run.batches)
+
+    def _wait_on(self, waiters: list[W]) -> None:
+        self._waiting = waiters
+        self._waiting_rows = sum(waiter.rows for waiter in waiters)
 
     def _look_again(self) -> None:
         if self._waiting and not self._is_scheduled and not self._wants_slot:

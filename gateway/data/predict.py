@@ -269,6 +269,9 @@ class Predict:
                 self._enter(pending, door.json, body, headers, model, version, deadline_ms)
             except ServingError as error:
                 pending.fail(error)
+            except Exception as error:
+                logger.exception("a request of %s could not be taken when it was loaded", model)
+                pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
 
         try:
             waits = self._fleet.when_loaded(model, version, _left_s(pending, deadline_ms), otherwise, then)
