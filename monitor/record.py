@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import nan, prod, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,11 @@ ROLES: dict[int, Role] = {code: role for role, code in ROLE_CODES.items()}
 
 MAX_ELEMENTS = 512  # a tensor with more numbers in a row is logged as a summary
 MAX_COLUMNS = 4096  # of one side of a row: later tensors become summaries, then are left out
+MAX_SUMMED = 4096  # of a tensor with more numbers in a row, as many stand for all in sums
+_RUN = 32  # of which so many lie side by side
+_LARGE = 1e15  # above it, squares are not summed in single precision
+_SPREAD = 0.05  # nor are they where the variance is a smaller part of the squared mean
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 SUMMARY = ("mean", "sd", "min", "max", "zeros", "missing", "projection0", "projection1")
 TOP = len(SUMMARY)  # a summarised output also keeps the index of its largest element
 
@@ -245,13 +250,72 @@ def _codes(values: NDArray[Any]) -> NDArray[np.float64]:
     return out.reshape(values.shape)
 
 
-def _signs(name: str, which: int, width: int) -> NDArray[np.float32]:
-    """The first `width` of an endless sequence of random signs: splitmix64 of the place, so no library decides it."""
-    seed = int.from_bytes(hashlib.blake2b(f"{name}/{which}".encode(), digest_size=8).digest(), "little")
-    z = np.uint64(seed) + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+def _splitmix64(name: str, count: int) -> NDArray[np.uint64]:
+    """The first numbers of an endless sequence: a hash of the place, so that no library's version decides it."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.where((z >> np.uint64(63)) == 1, np.float32(1.0), np.float32(-1.0))
+    return (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+
+
+class Summary:
+    """`SUMMARY` of rows of one width, a row at a time.
+
+    Few calls of numpy, since between two runs of a large model each of them finds the processor's caches empty.
+    Extremes and missing are of all numbers; the rest is of `MAX_SUMMED` at most, the same places in every row.
+    """
+
+    def __init__(self, name: str, width: int) -> None:
+        self.width = width
+        self._places = _places(name, width) if width > MAX_SUMMED else None
+        self._size = min(width, MAX_SUMMED)
+        draws = [_splitmix64(f"{name}/{which}", self._size) >> np.uint64(63) for which in (0, 1)]
+        signs = [np.where(draw == 1, 1.0, -1.0) / sqrt(max(1, self._size)) for draw in draws]
+        self._weights = np.stack([np.ones(self._size), *signs]).astype(np.float32)
+
+    def of(self, row: NDArray[np.float32], *, with_top: bool) -> list[float]:
+        """(width,) → as long as `SUMMARY`, and the place of the largest number if asked for."""
+        if not self.width:
+            return [nan] * (TOP + with_top)
+        low, high = float(row.min()), float(row.max())  # not finite if any of them is not
+        chosen = row if self._places is None else row.take(self._places)
+        largest = max(-low, high)
+        if not largest < _LARGE or low != low:
+            return self._careful(row, chosen, with_top=with_top)
+        total, *projections = (self._weights @ chosen).tolist()
+        mean = total / self._size
+        variance = float(chosen @ chosen) / self._size - mean * mean
+        if variance > _SPREAD * mean * mean:
+            sd = sqrt(variance)
+        else:  # a sum of squares in single precision does not tell it
+            exact = chosen.astype(np.float64)
+            mean, sd = float(exact.mean()), float(exact.std())
+        zeros = np.count_nonzero(chosen == 0) / self._size if low <= 0.0 <= high else 0.0
+        top = [float(row.argmax())] if with_top else []
+        return [mean, sd, low, high, zeros, 0.0, *projections, *top]
+
+    def _careful(self, row: NDArray[np.float32], chosen: NDArray[np.float32], *, with_top: bool) -> list[float]:
+        """The same for a row with numbers that are missing, infinite or very large."""
+        good = np.isfinite(row)
+        kept = row[good].astype(np.float64)
+        low, high = (float(kept.min()), float(kept.max())) if len(kept) else (nan, nan)
+        top = [float(np.where(good, row, -np.inf).argmax()) if len(kept) else nan] if with_top else []
+        used = np.isfinite(chosen)
+        exact = np.where(used, chosen, 0.0).astype(np.float64)
+        some = exact[used]
+        mean, sd = (float(some.mean()), float(some.std())) if len(some) else (nan, nan)
+        zeros = np.count_nonzero(some == 0) / self._size
+        projections = np.clip(self._weights[1:] @ exact, -_FLOAT32_MAX, _FLOAT32_MAX).tolist()
+        return [mean, sd, low, high, zeros, 1.0 - len(kept) / self.width, *projections, *top]
+
+
+def _places(name: str, width: int) -> NDArray[np.intp]:
+    """Which of `width` numbers are summed: a short run at a random place of each of as many equal parts."""
+    parts = MAX_SUMMED // _RUN
+    ends = np.linspace(0, width, parts + 1).astype(np.int64)
+    drawn = _splitmix64(f"{name}/places", parts)
+    starts = ends[:-1] + (drawn % (np.diff(ends) - _RUN + 1).astype(np.uint64)).astype(np.int64)
+    return (starts[:, np.newaxis] + np.arange(_RUN)).ravel()
 
 
 class Gatherer:
@@ -268,7 +332,7 @@ class Gatherer:
         self._by_rows = by_rows
         self._dtype = np.dtype(dtype)
         self._parts: list[tuple[str, int, int, bool, bool]] = []  # tensor, start, width, is summary, is hashed
-        self._signs: dict[str, NDArray[np.float32]] = {}
+        self._summaries: dict[str, Summary] = {}
         for at, column in enumerate(self.columns):
             summary = column.kind == "summary" or (column.name.endswith(".top") and column.offset == TOP)
             if self._parts and self._parts[-1][0] == column.tensor:
@@ -304,47 +368,20 @@ class Gatherer:
             if flat is None:
                 continue
             if is_summary:
-                block[:, start : start + width] = self._summarise(name, flat)[:, :width]
+                block[:, start : start + width] = self._summarise(name, flat, with_top=width > TOP)
             elif flat.shape[1] == width:
                 block[:, start : start + width] = _codes(flat) if hashed else flat
         return block
 
-    def _summarise(self, name: str, flat: NDArray[Any]) -> NDArray[np.float64]:
+    def _summarise(self, name: str, flat: NDArray[Any], *, with_top: bool) -> list[list[float]]:
         if flat.dtype.kind in "OSU":
             values = np.array([[len(item) for item in row] for row in flat.tolist()], np.float32)
         else:
             values = flat.astype(np.float32, copy=False)
-        rows, width = values.shape
-        out = np.full((rows, TOP + 1), np.nan)
-        if width == 0:
-            return out
-        bad = ~np.isfinite(values)
-        out[:, 5] = bad.mean(axis=1)
-        if bad.any():
-            kept = np.where(bad, np.float32(0), values)
-            low, high = np.where(bad, np.inf, values).min(axis=1), np.where(bad, -np.inf, values).max(axis=1)
-        else:
-            kept, low, high = values, values.min(axis=1), values.max(axis=1)
-        n = width - bad.sum(axis=1)
-        some = n > 0
-        count = np.maximum(n, 1)
-        mean = kept.sum(axis=1, dtype=np.float64) / count
-        square = np.einsum("ij,ij->i", kept, kept, dtype=np.float64, casting="unsafe") / count
-        out[some, 0] = mean[some]
-        out[some, 1] = np.sqrt(np.maximum(square - mean * mean, 0.0))[some]
-        out[some, 2], out[some, 3] = low[some], high[some]
-        out[:, 4] = ((kept == 0) & ~bad).mean(axis=1)
-        for which in (0, 1):
-            out[:, 6 + which] = kept @ self._sign_row(name, which, width) / np.sqrt(width)
-        out[some, TOP] = np.where(bad, -np.inf, values).argmax(axis=1)[some]
-        return out
-
-    def _sign_row(self, name: str, which: int, width: int) -> NDArray[np.float32]:
-        key = f"{which}/{name}"
-        known = self._signs.get(key)
-        if known is None or len(known) < width:
-            known = self._signs[key] = _signs(name, which, width)
-        return known[:width]
+        summary = self._summaries.get(name)
+        if summary is None or summary.width != values.shape[1]:
+            summary = self._summaries[name] = Summary(name, values.shape[1])
+        return [summary.of(row, with_top=with_top) for row in values]
 
 
 def gather(

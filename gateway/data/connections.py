@@ -9,10 +9,12 @@ other route and a closed connection. Used by the worker; all of it runs on its e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import random
+import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -20,15 +22,18 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import problems
-from gateway.data.codecs.call import Headers
+from gateway.data.codecs.call import Codec, Headers
+from gateway.data.codecs.v2_binary import HEADER
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
 from gateway.data.identity import RequestIds
-from gateway.data.predict import JSON_ACCEPTED, PENDING, SLOW, Predict
+from gateway.data.predict import JSON_ACCEPTED, PENDING, SLOW, Pending, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
 
 _LOOK_EVERY_S = 1.0
+_LONG, _BULK = 1 << 16, 1 << 20  # bytes of a body still to come: from when, and how many, they are waited for together
+_OCTETS = frozenset((None, b"application/octet-stream"))
 # A request with one of these waits for something, or is read in another way: it takes the way of ASGI.
 _LONG_WAY = frozenset((b"content-encoding", b"ce-specversion", b"expect", b"transfer-encoding", b"upgrade"))
 
@@ -37,7 +42,22 @@ class Connection(HttpToolsProtocol):
     """One caller's connection. `bounded` makes the class that uvicorn uses."""
 
     # In the instance's dict they would slow down all the others.
-    __slots__ = ("_head", "_held", "_is_fresh", "_is_idle", "_is_small", "_is_whole", "_part", "_since_s", "_waits")
+    __slots__ = (
+        "_arrived_ns",
+        "_checked",
+        "_head",
+        "_held",
+        "_is_fresh",
+        "_is_idle",
+        "_is_small",
+        "_is_whole",
+        "_left",
+        "_lowat",
+        "_part",
+        "_parts",
+        "_since_s",
+        "_waits",
+    )
 
     limits: ClassVar[LimitSettings]
     most_bytes: ClassVar[int]  # of a head
@@ -55,8 +75,13 @@ class Connection(HttpToolsProtocol):
         self._is_fresh = False  # this request began in these bytes
         self._is_whole = False  # and ended in them, and became an exchange
         self._is_idle = False  # the last exchange is over and no byte has come since
-        self._held: tuple[Target, Headers] | None = None  # becomes an exchange if its body ends in these bytes
+        self._held: tuple[Target, Codec, Headers] | None = None  # becomes an exchange when its body is whole
+        self._arrived_ns = 0  # when its head had come, where the body did not come with it
         self._part = b""  # of that body
+        self._parts: list[bytes] | None = None  # of any body whose length was told and that did not come with its head
+        self._left = 0  # bytes of it that have not come
+        self._lowat = 1  # the socket's: how many bytes must be there before it is read
+        self._checked: object = None  # the request whose head was found to keep the bounds
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the caller. Written out rather than added to uvicorn's own: a call more costs a microsecond."""
@@ -82,9 +107,15 @@ class Connection(HttpToolsProtocol):
         if self._is_whole:
             return
         self._is_fresh = False
+        if self._held is not None and self._parts is None:
+            self._wait_for_body()
+        if self._parts is not None:
+            self._read_in_bulk()
         if self._held is not None:
-            self._take_the_long_way()
+            return
         cycle = self.cycle
+        if self._checked is self.scope and self._checked is not None:
+            return
         if (
             cycle is None
             or cycle.scope is not self.scope  # a head that is not complete
@@ -95,8 +126,8 @@ class Connection(HttpToolsProtocol):
         ):
             self._check_head(data)
 
-    # What the parser tells. A plain JSON request that is there in one piece becomes an exchange; every other one, and
-    # one that follows a request that is not answered yet, becomes uvicorn's cycle and task.
+    # What the parser tells. A plain request becomes an exchange when its body is whole; every other one, and one that
+    # follows a request that is not answered yet, becomes uvicorn's cycle and task.
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -104,42 +135,67 @@ class Connection(HttpToolsProtocol):
         self.expect_100_continue = False
         self.scope = cast(Any, {})
         self._is_whole = False
-        self._is_fresh = self._is_small
+        self._is_fresh = True
 
     def on_headers_complete(self) -> None:
         if self._is_fresh and (self.cycle is None or self.cycle.response_complete):
             target = self.targets.get(self.url)
             if target is not None and self.parser.get_method() == b"POST":
                 headers = dict(self.headers)
-                if self._is_plain(headers):
-                    self._held = target, headers
+                codec = self._plain_codec(target, headers)
+                if codec is not None:
+                    self._held = target, codec, headers
                     self._part = b""
                     return
         self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
-        if self._held is None:
+        if self._parts is not None:
+            self._left -= len(body)
+            if self._held is not None or not self.cycle.response_complete:  # else nobody will read it
+                self._parts.append(body)
+        elif self._held is None:
             super().on_body(body)
         else:
             self._part = self._part + body if self._part else body
 
     def on_message_complete(self) -> None:
+        parts, self._parts = self._parts, None
+        self._left = 0
+        if parts is not None:
+            self._read_in_bulk()
         if self._held is None:
+            if parts is not None and not self.cycle.response_complete:
+                self.cycle.body = cast(Any, b"".join(parts))
             super().on_message_complete()
             return
-        (target, headers), self._held = self._held, None
+        (target, codec, headers), self._held = self._held, None
         self._is_whole = True
+        if parts is None:
+            body, arrived_ns = self._part, time.perf_counter_ns()
+        else:
+            body, arrived_ns = codec.join(parts, headers), self._arrived_ns
         identity = type(self).identify(headers.get(b"x-request-id"))
-        exchange = Exchange(self, target, identity, time.perf_counter_ns(), headers, self.scope)
+        exchange = Exchange(self, codec.protocol, target.model, identity, arrived_ns, headers, self.scope)
         self.cycle = cast(Any, exchange)
-        self.predict.take(exchange, target, self._part, headers)
+        self.predict.take(exchange, codec, target, body, headers)
+
+    def _plain_codec(self, target: Target, headers: Headers) -> Codec | None:
+        """Who reads a request that needs nothing but its own bytes to be answered; None: it takes the long way."""
+        if headers.get(b"content-type") == b"application/json":
+            codec = target.door.json
+        elif HEADER in headers and headers.get(b"content-type") in _OCTETS:
+            codec = target.door.choose(headers)  # does not refuse these
+        else:
+            return None
+        return codec if self._is_plain(headers) else None
 
     def _is_plain(self, headers: Headers) -> bool:
         return (
-            headers.get(b"content-type") == b"application/json"
-            and headers.get(b"accept", b"*/*") in JSON_ACCEPTED
+            headers.get(b"accept", b"*/*") in JSON_ACCEPTED
             and b"host" in headers
             and len(self.headers) <= self.most_headers
+            and (self._is_small or _size(self.url, self.headers) <= self.most_bytes)
             and _LONG_WAY.isdisjoint(headers)
             and self.parser.should_keep_alive()
             and (b"connection" not in headers or self._only_keeps_alive(headers[b"connection"]))
@@ -160,13 +216,59 @@ class Connection(HttpToolsProtocol):
         scope["headers"] = headers
         self.url, self.headers, self.scope, self.expect_100_continue = url, headers, scope, expects
         super().on_headers_complete()
+        length = self._length(headers)
+        if 0 < length <= self.limits.body_bytes and not self.parser.should_upgrade():
+            # Given to the app whole: a body of 600 kB in pieces would wake it ten times.
+            self._parts, self._left = [], length
+
+    @staticmethod
+    def _length(headers: Sequence[tuple[bytes, bytes]]) -> int:
+        """Bytes of the body, where the head tells: the parser has refused what is no number."""
+        return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
     def _take_the_long_way(self) -> None:
-        """The body has not ended: it may be long, or slow."""
-        part, self._part, self._held = self._part, b"", None
+        """What is held becomes uvicorn's own."""
+        parts = [self._part] if self._parts is None else self._parts
+        self._part, self._parts, self._held = b"", None, None
         self._begin_cycle()
-        if part:
-            super().on_body(part)
+        for part in parts:
+            if part:
+                self.on_body(part)
+
+    def _wait_for_body(self) -> None:
+        """The body did not come with its head: it is collected if it may be so long."""
+        assert self._held is not None
+        length = int(self._held[2].get(b"content-length", b"0"))
+        if length > self.limits.body_bytes:
+            self._take_the_long_way()
+            return
+        self._arrived_ns = time.perf_counter_ns()
+        self._parts, self._left = [self._part], length - len(self._part)
+        self._part = b""
+
+    def _read_in_bulk(self) -> None:
+        """Be woken when much of the body is there, or the rest: each waking interrupts a run that has this core."""
+        least = min(self._left, _BULK) if self._left >= _LONG else 1
+        if least == self._lowat:
+            return
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self._lowat = least
+
+    def _give_up_on_body(self, error: ServingError) -> None:
+        """Book a request whose body will not be whole."""
+        if self._held is not None:
+            (target, codec, headers), self._held = self._held, None
+            self._parts = None
+            identity = type(self).identify(headers.get(b"x-request-id"))
+            self.predict.refused(error, Pending(codec.protocol, identity, self._arrived_ns), target.model)
+
+    def shutdown(self) -> None:
+        """uvicorn's last word: a request whose body is still coming is seen as one."""
+        if self._held is not None:
+            self._take_the_long_way()
+        super().shutdown()
 
     def free(self, exchange: Exchange) -> None:
         """An exchange is over: begin the request that follows it, if one has come already."""
@@ -181,6 +283,7 @@ class Connection(HttpToolsProtocol):
             self._is_idle = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._give_up_on_body(MalformedRequest("the caller left before the body was complete"))
         cycle: object = self.cycle
         if isinstance(cycle, Exchange):
             cycle.abandon()
@@ -201,13 +304,15 @@ class Connection(HttpToolsProtocol):
             size = len(data) + (self._head[1] if self._head[0] is self.scope else 0)
             self._head = (self.scope, size)
         else:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
+            size = _size(self.url, headers)
         if size > self.most_bytes:
             most = self.most_bytes
             self._refuse_head(f"the request line and headers have more than {most} bytes, the limit", limit_bytes=most)
         elif complete and all(name != b"host" for name, _ in headers) and self.parser.get_http_version() == "1.1":
             self.turn_away(MalformedRequest("the request has no Host header"))  # RFC 9112, section 3.2
             self._let_go()
+        elif complete:
+            self._checked = self.scope
 
     def _refuse_head(self, message: str, **details: int) -> None:
         self.turn_away(HeadersTooLarge(message, **details))
@@ -241,7 +346,9 @@ class Connection(HttpToolsProtocol):
         if scope is None or self._is_answered():
             self.transport.close()  # there is no request to answer
             return
-        self.turn_away(SlowRequest(f"the {what} of the request did not arrive within {limit_s:g} s", limit_s=limit_s))
+        problem = SlowRequest(f"the {what} of the request did not arrive within {limit_s:g} s", limit_s=limit_s)
+        self.turn_away(problem)
+        self._give_up_on_body(problem)
         scope[SLOW] = limit_s
         self._let_go()
 
@@ -260,6 +367,8 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if self.pipeline or self.transport.is_closing():
             return ""  # it waits for us
+        if self._held is not None:
+            return "body"
         if cycle is None or cycle.scope is not self.scope:
             return "head"
         if self._is_idle:
@@ -284,6 +393,10 @@ def bounded(limits: LimitSettings, predict: Predict, targets: Mapping[bytes, Tar
             "identify": staticmethod(RequestIds(time.time_ns, random.getrandbits).identify),
         },
     )
+
+
+def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def look(connections: Iterable[object], now_s: float) -> None:

@@ -15,7 +15,6 @@ from typing import Protocol
 
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Headers
-from gateway.data.doors import Target
 from gateway.data.predict import JSON_ONLY, Pending, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, ServingError
@@ -62,11 +61,18 @@ class Exchange(Pending):
     response_started = False
 
     def __init__(
-        self, line: Line, target: Target, identity: bytes, arrived_ns: int, headers: Headers, scope: object
+        self,
+        line: Line,
+        protocol: str,
+        model: str,
+        identity: bytes,
+        arrived_ns: int,
+        headers: Headers,
+        scope: object,
     ) -> None:
-        super().__init__(target.door.json.protocol, identity, arrived_ns)
+        super().__init__(protocol, identity, arrived_ns)
         self._line = line
-        self._model = target.model
+        self._model = model
         self._accept_encoding = headers.get(b"accept-encoding")
         self._is_released = False
         self.scope = scope

@@ -233,21 +233,22 @@ class Predict:
         identity = self._identify(dict(scope["headers"]).get(b"x-request-id"))
         await self._refuse(send, error, Pending(protocol, identity, perf_counter_ns()), "")
 
-    def take(self, pending: Pending, target: Target, body: bytes, headers: Headers) -> None:
-        """Enter a whole request in plain JSON; it is released by its own `succeed` or `fail`, at the latest by a run.
+    def take(self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers) -> None:
+        """Enter a whole request, read by a codec that prepares nothing.
 
-        Never raises. Whoever takes the answer calls `leave` if the request was queued, and counts it out.
+        Never raises: the request is released by its own `succeed` or `fail`, at the latest by a run. Whoever takes the
+        answer calls `leave` if it was queued, and counts it out.
         """
         self.inflight += 1
-        door, model, version = target
+        _, model, version = target
         try:
             if len(body) > self._limits.body_bytes:
                 limit = self._limits.body_bytes
                 raise PayloadTooLarge(f"the body has {len(body)} bytes, the limit is {limit}", limit_bytes=limit)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
-            self._enter(pending, door.json, body, headers, model, version, deadline_ms)
+            self._enter(pending, codec, body, headers, model, version, deadline_ms)
         except NotReady as error:
-            self._take_when_loaded(pending, target, body, headers, error)
+            self._take_when_loaded(pending, codec, target, body, headers, error)
         except ServingError as error:
             pending.fail(error)
         except Exception as error:
@@ -255,9 +256,9 @@ class Predict:
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
 
     def _take_when_loaded(
-        self, pending: Pending, target: Target, body: bytes, headers: Headers, otherwise: NotReady
+        self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers, otherwise: NotReady
     ) -> None:
-        door, model, version = target
+        _, model, version = target
         deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
 
         def then(problem: ServingError | None) -> None:
@@ -266,7 +267,7 @@ class Predict:
             try:
                 if problem is not None:
                     raise problem
-                self._enter(pending, door.json, body, headers, model, version, deadline_ms)
+                self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except ServingError as error:
                 pending.fail(error)
             except Exception as error:

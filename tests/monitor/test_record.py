@@ -7,9 +7,11 @@ import pytest
 
 from monitor.record import (
     MAX_ELEMENTS,
+    MAX_SUMMED,
     SUMMARY,
     Gatherer,
     LogSchema,
+    _places,
     category_code,
     gather,
     make_log_schema,
@@ -102,10 +104,61 @@ def test_a_large_tensor_is_logged_as_a_summary() -> None:
     assert rows[3, 5] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("centre", "spread"),
+    [(0.0, 1.0), (1e4, 1e-2), (0.1, 0.0), (0.0, 0.0), (1e30, 1e29), (3e38, 0.0), (0.0, 1e-30), (-5.0, 40.0)],
+)
+def test_the_moments_of_a_summary_hold_whatever_the_scale(centre: float, spread: float) -> None:
+    width = MAX_SUMMED - 100
+    schema = make_log_schema([TensorSpec("image", "FP32", (None, width))], [Y], True)
+    rng = np.random.default_rng(2)
+    x = np.stack([rng.normal(centre, spread, width), rng.normal(size=width)]).astype("f4")
+    rows = Gatherer(schema.inputs, True, "f8")({"image": x}, 2)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(rows[:, 0], exact.mean(axis=1), rtol=2e-6, atol=2e-6 * np.abs(exact).mean())
+    np.testing.assert_allclose(rows[:, 1], exact.std(axis=1), rtol=1e-3, atol=1e-7 * np.abs(exact).max())
+    np.testing.assert_array_equal(rows[:, 2:4], np.stack([x.min(axis=1), x.max(axis=1)], axis=1))
+    np.testing.assert_allclose(rows[:, 4], (x == 0).mean(axis=1), rtol=1e-12)
+
+
 def test_random_projections_do_not_depend_on_library_or_process() -> None:
     schema = make_log_schema([TensorSpec("image", "FP32", (None, 1000))], [Y], True)
     rows = gather(schema, "inputs", {"image": np.arange(1000, dtype="f4")[None]}, 1)
     np.testing.assert_allclose(rows[0, 6:], PROJECTIONS, rtol=1e-5)
+
+
+def test_of_a_very_wide_row_extremes_and_missing_are_of_all_numbers_and_sums_of_a_spread_sample() -> None:
+    width = 150_528
+    schema = make_log_schema([TensorSpec("image", "FP32", (None, width))], [Y], True)
+    place = {part: at for at, part in enumerate(SUMMARY)}
+    x = np.random.default_rng(3).normal(1.0, 2.0, size=(200, width)).astype("f4")
+    gatherer = Gatherer(schema.inputs, True, "f4")
+    rows = gatherer({"image": x}, 200).copy()
+    error = 2.0 / np.sqrt(MAX_SUMMED)  # standard error of a mean
+    np.testing.assert_allclose(rows[:, place["mean"]], 1.0, atol=5 * error)
+    np.testing.assert_allclose(rows[:, place["sd"]], 2.0, atol=5 * error)
+    np.testing.assert_allclose(rows[:, place["projection0"]].std(), 2.0, atol=0.5)  # five times its standard error
+    np.testing.assert_array_equal(rows[:, place["max"]], x.max(axis=1))
+    np.testing.assert_array_equal(Gatherer(schema.inputs, True, "f4")({"image": x}, 200), rows)
+    x[0], x[1], x[2, 100], x[3, 100] = np.nan, 0.0, np.nan, 1e9
+    rows = gatherer({"image": x}, 200)
+    assert np.isnan(rows[0, :4]).all()
+    assert rows[1, place["zeros"]] == 1.0
+    assert rows[2, place["missing"]] == pytest.approx(1 / width)
+    assert rows[3, place["max"]] == 1e9
+    assert np.isfinite(rows[1:]).all()
+
+
+@pytest.mark.parametrize("width", [MAX_SUMMED + 1, 150_528, 512 * 512 * 3])
+def test_the_sample_of_a_very_wide_row_reaches_all_of_it(width: int) -> None:
+    places = _places("image", width)
+    assert len(np.unique(places)) == MAX_SUMMED
+    assert places.min() >= 0
+    assert places.max() < width
+    assert np.diff(np.sort(places)).max() < 2 * width / (MAX_SUMMED // 32)
+    side = 512 if width == 512 * 512 * 3 else 224
+    per_column = np.bincount(places % side, minlength=side)
+    assert per_column.min() > 0  # no column of an image is left out
 
 
 PROJECTIONS = [-568.1980590820312, -252.72923278808594]

@@ -45,6 +45,10 @@ class Call:
         raise NotImplementedError
 
 
+def _in_one_piece(parts: Sequence[bytes], _: Headers) -> bytes:
+    return b"".join(parts)
+
+
 Reader = Callable[[bytes, Headers, Servable, LimitSettings], tuple[Sequence[Tensor], Call]]
 
 
@@ -60,6 +64,7 @@ class Codec:
     protocol: str  # one of page.PROTOCOLS: the label in metrics
     read: Reader
     prepare: Callable[[bytes, Headers, LimitSettings], Awaitable[Codec]] | None = None
+    join: Callable[[Sequence[bytes], Headers], bytes] = _in_one_piece  # a body that came in pieces, as `read` likes it
 
 
 @dataclass(frozen=True, slots=True)

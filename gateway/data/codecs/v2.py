@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.data.codecs import json_body, json_numbers
+from gateway.data.codecs import json_body, json_numbers, v2_binary
 from gateway.data.codecs.call import Answer, Codec, Door, Headers, only_json
 from gateway.data.codecs.call import Call as AnyCall
 from gateway.data.codecs.raw import to_raw
@@ -68,7 +68,7 @@ def read_binary(body: bytes, headers: Headers, servable: Servable, limits: Limit
     if length == 0:
         return [whole_body(body, servable, limits)], all_binary(servable)
     buffers = Buffers(memoryview(body)[length:])
-    feeds, call = read_document(_document(body[:length], servable, limits), servable, limits, buffers)
+    feeds, call = read_document(_document(bytes(body[:length]), servable, limits), servable, limits, buffers)
     buffers.end()
     return feeds, call
 
@@ -290,7 +290,7 @@ def parameters_of(spec: TensorSpec) -> dict[str, str]:
 
 
 CODEC = Codec("v2", read)
-BINARY = Codec("v2", read_binary)
+BINARY = Codec("v2", read_binary, join=v2_binary.join)
 _JSON_DOOR = only_json(CODEC)
 
 
