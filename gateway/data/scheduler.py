@@ -12,13 +12,15 @@ pool's threads touch nothing but the job they were given.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
 import sys
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from registry.vocabulary import Role
@@ -26,6 +28,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 PRIORITY = {Role.CHAMPION: 0, Role.CANARY: 1, Role.DIRECT: 2, Role.SHADOW: 3}
+_JOIN_S = 10.0  # at the end of the process, for each run that has not ended
 _NICE = 5  # of the pool's threads: on a full core the event loop, which answers everybody else, goes first
 
 
@@ -66,7 +69,7 @@ class Scheduler:
     def __init__(self, loop: asyncio.AbstractEventLoop, slots: int) -> None:
         self._loop = loop
         self.slots = slots
-        self.pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="run", initializer=_step_back)
+        self._threads = _Threads(loop, slots, self._back)
         self._free = slots
         self._queues: list[deque[Source]] = [deque() for _ in PRIORITY]
         self._listed: set[int] = set()  # by id
@@ -121,8 +124,7 @@ class Scheduler:
                 self._free += 1
                 source.away -= 1
                 continue
-            run = self._loop.run_in_executor(self.pool, job.run)
-            run.add_done_callback(lambda done, source=source, job=job: self._back(source, job, done))  # type: ignore[misc]
+            self._threads.start(source, job)
 
     def _next(self) -> Source | None:
         for queue in self._queues:
@@ -135,20 +137,83 @@ class Scheduler:
                 return source
         return None
 
-    def _back(self, source: Source, job: Job, done: asyncio.Future[None]) -> None:
+    def _back(self, source: Source, job: Job, error: BaseException | None) -> None:
         self._free += 1
         source.away -= 1
-        if not done.cancelled() and done.exception() is not None:
-            logger.error("a run ended in an exception", exc_info=done.exception())
+        if error is not None:
+            logger.error("a run ended in an exception", exc_info=error)
         try:
             job.finish()
         except Exception:
             logger.exception("a run could not be finished")
-        self._fill()
+        self._fill()  # not earlier: with one core for both, the next run would stop this one's answers half way
 
     def close(self) -> None:
         """Start nothing more; what runs ends by itself."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+
+class _Threads:
+    """One thread a slot. They take their jobs themselves, and tell the loop with one call each.
+
+    An executor's future, its future on the loop and their callbacks cost several times as much as the hand-over.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        count: int,
+        back: Callable[[Source, Job, BaseException | None], None],
+    ) -> None:
+        self._loop = loop
+        self._most = count
+        self._back = back
+        self._jobs: SimpleQueue[tuple[Source, Job] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._given = 0  # jobs that have not come back
+        self._is_closed = False
+
+    def start(self, source: Source, job: Job) -> None:
+        """Run a job on a thread; never more at once than there are threads. `back` is called on the loop."""
+        if self._is_closed:
+            return
+        self._given += 1
+        if self._given > len(self._threads) and len(self._threads) < self._most:
+            thread = threading.Thread(target=self._work, name=f"run_{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put((source, job))
+
+    def _work(self) -> None:
+        _step_back()
+        while (given := self._jobs.get()) is not None:
+            source, job = given
+            error: BaseException | None = None
+            try:
+                job.run()
+            except BaseException as problem:
+                error = problem
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._came_back, source, job, error)
+            del given, source, job, error  # the next job may be long in coming
+
+    def _came_back(self, source: Source, job: Job, error: BaseException | None) -> None:
+        self._given -= 1
+        self._back(source, job, error)
+
+    def close(self) -> None:
+        """The threads end when their runs do; the process waits a while for these, as they hold native code."""
+        self._is_closed = True
+        with contextlib.suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
+        atexit.register(self._join)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(_JOIN_S)
 
 
 def slots_for(workers: int, asked: int) -> int:
