@@ -56,14 +56,14 @@ class Accounts:
         self,
         arm: Arm,
         protocols: Sequence[str],
-        arrived_ns: NDArray[np.int64],
-        decoded_ns: NDArray[np.int64],
+        arrived_ns: Sequence[int],
+        decoded_ns: Sequence[int],
         started_ns: int,
         ended_ns: int,
         released_ns: int,
         rows: int,
-    ) -> None:
-        """Requests of one arm that one run answered with 200.
+    ) -> Sequence[int]:
+        """Requests of one arm that one run answered with 200 → their latencies, for `evidence`.
 
         All times are of one monotonic clock, in ns.
         """
@@ -80,20 +80,22 @@ class Accounts:
         self._stage(base, _INFER, infer_ns, count)
         self._stage(base, _ENCODE, encode_ns, count)
         if count < _FEW:
-            for arrived, decoded in zip(arrived_ns.tolist(), decoded_ns.tolist(), strict=True):
-                latency = released_ns - arrived
+            latencies = [released_ns - arrived for arrived in arrived_ns]
+            for arrived, decoded, latency in zip(arrived_ns, decoded_ns, latencies, strict=True):
                 words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency)] += 1
                 words[base + page.LATENCY_SUM_NS] += latency
                 self._stage(base, _DECODE, decoded - arrived, 1)
                 self._stage(base, _QUEUE, started_ns - decoded, 1)
-            return
-        array = self._page.array
-        latencies = released_ns - arrived_ns
-        _count(array, base + page.LATENCY, _LATENCY_ARRAY, latencies)
-        words[base + page.LATENCY_SUM_NS] += int(latencies.sum())
-        for stage, spent in ((_DECODE, decoded_ns - arrived_ns), (_QUEUE, started_ns - decoded_ns)):
+            return latencies
+        array, since, ready = self._page.array, np.array(arrived_ns), np.array(decoded_ns)
+        spent = released_ns - since
+        _count(array, base + page.LATENCY, _LATENCY_ARRAY, spent)
+        words[base + page.LATENCY_SUM_NS] += int(spent.sum())
+        latencies = list(spent.tolist())
+        for stage, spent in ((_DECODE, ready - since), (_QUEUE, started_ns - ready)):
             _count(array, base + page.STAGE + stage * page.STAGE_WIDTH, _STAGE_ARRAY, spent)
             words[base + page.STAGE_SUM_NS + stage] += int(spent.sum())
+        return latencies
 
     def failed(self, arm: Arm, protocol: str, status: int, latency_ns: int) -> None:
         """One routed request that was answered with an error."""
@@ -127,7 +129,7 @@ class Accounts:
     def evidence(
         self,
         arm: Arm,
-        latencies_ns: NDArray[np.int64],
+        latencies_ns: Sequence[int],
         *,
         errors: int = 0,
         bad: NDArray[np.bool_] | None = None,
@@ -152,9 +154,8 @@ class Accounts:
             words[arm.segment + page.REQUESTS] += len(latencies_ns)
             if errors:
                 words[arm.segment + page.ERRORS] += errors
-            slow = int(np.count_nonzero(latencies_ns > slow_above))
-            if slow:
-                words[arm.segment + page.SLOW] += slow
+            if max(latencies_ns) > slow_above:
+                words[arm.segment + page.SLOW] += sum([latency > slow_above for latency in latencies_ns])
             if bad is not None and bad.any():
                 words[arm.segment + page.BAD_OUTPUTS] += int(bad.sum())
             return

@@ -538,8 +538,8 @@ class Predict:
             starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         bad: NDArray[np.bool_] | None = None
         hashes = [pending.hash for pending in members]
-        arrived = np.array([pending.arrived_ns for pending in members], np.int64)
-        decoded = np.array([pending.decoded_ns for pending in members], np.int64)
+        arrived = [pending.arrived_ns for pending in members]
+        decoded = [pending.decoded_ns for pending in members]
         if self._tap is not None and logged is not None:
             infer_us = (ended_ns - started_ns) / 1000.0
             features = loaded.features(feeds, rows)
@@ -553,11 +553,11 @@ class Predict:
         bodies = self._encode(loaded, members, starts, outputs)
         released_ns = perf_counter_ns()
         protocols = [pending.protocol for pending in members]
-        self._accounts.answered(arm, protocols, arrived, decoded, started_ns, ended_ns, released_ns, rows)
+        latencies = self._accounts.answered(arm, protocols, arrived, decoded, started_ns, ended_ns, released_ns, rows)
         if arm.segment is not None:
             key_rows = [pending.key_row for pending in members]
             keyed = None if key_rows.count(None) == len(key_rows) else key_rows
-            self._accounts.evidence(arm, released_ns - arrived, bad=bad, key_rows=keyed)
+            self._accounts.evidence(arm, latencies, bad=bad, key_rows=keyed)
         answers = loaded.answers
         same = [] if answers is None else self._keep(answers, members, starts, outputs, len(batch.waiters) == 1)
         for pending, body in zip(members, bodies, strict=True):
@@ -637,8 +637,7 @@ class Predict:
         if self._tap is not None:
             self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
         keyed = None if pending.key_row is None else [pending.key_row]
-        latency = np.array([perf_counter_ns() - pending.arrived_ns])
-        self._accounts.evidence(arm, latency, errors=1, key_rows=keyed)
+        self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
 
     def refused(self, error: ServingError, pending: Pending, model: str) -> int:
         """Book a request that got an error instead of an answer → its HTTP status."""

@@ -7,6 +7,7 @@ Invariant: rows are committed or counted (dropped, sampled) before the answer is
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class Tap:
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        decoded_ns: NDArray[np.int64] | None,
+        decoded_ns: Sequence[int] | None,
         started_ns: int,
         infer_us: float,
         flags: int = 0,
@@ -78,8 +79,8 @@ class Tap:
         try:
             wall_ns = self._clock.wall_ns()
             if len(counts) == total:  # every request is one row
-                together = b"".join(hashes)
-                lane.offer(together, wall_ns, epoch, flags, started_ns, infer_us, decoded_ns, None, features, outputs)
+                together, times = b"".join(hashes), None if decoded_ns is None else array("q", decoded_ns)
+                lane.offer(together, wall_ns, epoch, flags, started_ns, infer_us, times, None, features, outputs)
             else:
                 self._offer(
                     lane, wall_ns, epoch, hashes, counts, features, outputs, decoded_ns, started_ns, infer_us, flags
@@ -98,7 +99,7 @@ class Tap:
         counts: Sequence[int],
         features: NDArray[Any],
         outputs: NDArray[Any],
-        decoded_ns: NDArray[np.int64] | None,
+        decoded_ns: Sequence[int] | None,
         started_ns: int,
         infer_us: float,
         flags: int,
@@ -111,7 +112,7 @@ class Tap:
             row, rows, owner, features, outputs = row[kept], rows[kept], owner[kept], features[kept], outputs[kept]
             flags |= record.SAMPLED
         pairs = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[owner]
-        times = None if decoded_ns is None else decoded_ns[owner]
+        times = None if decoded_ns is None else np.array(decoded_ns, np.int64)[owner]
         places = row.tobytes() + rows.tobytes()
         lane.offer(pairs.tobytes(), wall_ns, epoch, flags, started_ns, infer_us, times, places, features, outputs)
 

@@ -46,6 +46,8 @@ class Loaded:
             self._inputs = Gatherer(self.schema.inputs, self.schema.by_rows, self.schema.input_dtype)
             self._outputs = Gatherer(self.schema.outputs, self.schema.by_rows, self.schema.output_dtype)
         self._low, self._high = self._bounds(limits)
+        self._lows = [] if self._low is None else self._low.tolist()
+        self._highs = [] if self._high is None else self._high.tolist()
         # Whether outputs within their limits are finite, which then need not be looked at again.
         self.good_is_finite = self._limits_cover_every_number()
 
@@ -90,6 +92,9 @@ class Loaded:
             values = outputs.ravel().tolist()
             # min and max may pass over a NaN, a sum never does.
             return bool(self._low[0] <= min(values) and max(values) <= self._high[0] and not isnan(sum(values)))
+        if len(outputs) == 1 and outputs.size <= _FEW:
+            bounds = zip(self._lows, outputs[0].tolist(), self._highs, strict=True)
+            return all(low <= value <= high for low, value, high in bounds)
         return bool((outputs.min(axis=0) >= self._low).all() and (outputs.max(axis=0) <= self._high).all())
 
     def bad_rows(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
