@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-RUN = 4096  # keys in a run, at least: many small steps make few runs
+RUN = 16384  # keys in a run, at least: many small steps make few runs, and each run costs every search
 _FEW = 64  # keys found in a run one by one; for more its order is worked out
 
 
@@ -31,15 +31,16 @@ class _Run:
         """Of those wanted keys that are here: their place in `wanted`, the number of the newest, and of the oldest."""
         if self._sorted is None:
             self._sorted = np.sort(self.keys)
-        left, right = self._sorted.searchsorted(wanted), self._sorted.searchsorted(wanted, "right")
-        here = np.flatnonzero(right > left)
+        left = self._sorted.searchsorted(wanted)
+        here = np.flatnonzero(self._sorted[np.minimum(left, len(self._sorted) - 1)] == wanted)
         if len(here) <= _FEW:
             found = [np.flatnonzero(self.keys == key) for key in wanted[here]]
             newest, oldest = [where[-1] for where in found], [where[0] for where in found]
             return here, self.first + np.array(newest, np.int64), self.first + np.array(oldest, np.int64)
         if self._order is None:
             self._order = np.argsort(self.keys, kind="stable")
-        return here, self.first + self._order[right[here] - 1], self.first + self._order[left[here]]
+        right = self._sorted.searchsorted(wanted[here], "right")
+        return here, self.first + self._order[right - 1], self.first + self._order[left[here]]
 
 
 class KeyIndex:

@@ -16,6 +16,7 @@ dependence inside a tile (Waudby-Smith and Ramdas 2023), and dearer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import asin, sqrt
 from typing import Literal
 
 import numpy as np
@@ -156,6 +157,11 @@ class Mixture:
 def angle_of(share: Floats) -> Floats:
     """asin(√share): the scale in which binomial noise is alike everywhere; Cohen's h is twice a difference of it."""
     return np.asarray(np.arcsin(np.sqrt(np.clip(share, 0.0, 1.0))), np.float64)
+
+
+def angle(share: float) -> float:
+    """`angle_of` one share, without numpy's fixed costs."""
+    return asin(sqrt(min(max(share, 0.0), 1.0)))
 
 
 def share_at(angle: Floats) -> Floats:

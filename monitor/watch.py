@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from monitor.counts import Counts
 from monitor.dependence import LiveDependence
 from monitor.events import KINDS, EventKind, Events, Family
-from monitor.mixture import STEPS_H, Floats, Mixture, Mode, angle_of, share_at
+from monitor.mixture import STEPS_H, Floats, Mixture, Mode, angle, share_at
 from monitor.packing import pack, unpack
 from monitor.profile import ColumnProfile
 from monitor.selection import e_d_bh
@@ -62,6 +62,9 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; a limit that nobody has set is null."""
         return {**asdict(self), "limit_log10": self.limit_log10 if isfinite(self.limit_log10) else None}
+
+
+_BACK_H = np.array((0.0, *STEPS_H))  # how far a share may have gone back
 
 
 class Watch:
@@ -141,7 +144,7 @@ class Watch:
             reference=reference,
             limit=float(events.high[e] if up > 0 else events.low[e]),
             rows=int(rows),
-            effect_h=2.0 * float(angle_of(np.array(share)) - angle_of(np.array(reference))),
+            effect_h=2.0 * (angle(share) - angle(reference)),
             start_rows=int(mixture.since_rows[e]),
             start_s=float(mixture.since_s[e]),
             mode="share" if mixture.is_share[e] else "count",
@@ -153,19 +156,24 @@ class Watch:
         """The alarm, or None if it is one already: then what it waits for is set anew."""
         is_new = not self.is_raised[at]
         self.is_raised[at] = True
-        row = self._row(at, log_evidence)
+        row = None
         if log_evidence > self._peak[at]:
+            row = self._row(at, log_evidence)
             self._peak[at], self._kept[at] = log_evidence, row
-        e = self.mixture.worst(at)
+        mixture, events = self.mixture, self.events
+        e = mixture.worst(at)
         self._event[at] = e
-        limit, share = angle_of(np.array(row.limit)), angle_of(np.array(row.share))
-        middle = float(0.5 * (limit + (max if row.direction > 0 else min)(limit, share)))
-        null, back = share_at(np.array(middle)), share_at(middle - row.direction * 0.5 * np.array(STEPS_H))
+        up = mixture.direction(e)
+        limit = angle(float(events.high[e] if up > 0 else events.low[e]))
+        share = angle(float(mixture.happened[e] / mixture.of[e] if mixture.of[e] else events.share[e]))
+        middle = 0.5 * (limit + (max if up > 0 else min)(limit, share))
+        shares = share_at(middle - up * 0.5 * _BACK_H)
+        null, back = float(shares[0]), shares[1:]
         self._hit[at] = np.log(back / null) / self.events.deff[e]
         self._miss[at] = (np.log1p(-back) - np.log1p(-null)) / self.events.deff[e]
         self._clear[at] = 0.0
         self.mixture.reset(at)
-        return row if is_new else None
+        return row if is_new else None  # nothing is higher than the peak of what was not raised
 
     def _clear_some(self, happened: Floats, of: Floats, strength: Floats | None) -> list[Evidence]:
         at = np.flatnonzero(self.is_raised)

@@ -36,8 +36,10 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
-# Of draining in one step, and in one that evaluates and stores too; if rows are left the next step comes at once.
+# Of draining in one step, and in one that evaluates and stores too; if rows are left the next step comes at once. Of
+# processor time: on a core that a worker fills, a clock on the wall would end each step early and call for another.
 STEP_S, SHORT_S = 0.025, 0.01
+LONGEST_S = 0.25  # of a step's draining, by the clock on the wall
 CHECKPOINT_S = 1.0
 READ_ROWS, READ_BYTES = 8192, 2_000_000  # of one block: some milliseconds' counting, however wide its rows are
 LEAST_PAUSE_S, FILL = 0.02, 0.25  # steps come so often that no lane gets fuller than this between two
@@ -164,11 +166,18 @@ class Monitor:
         self._drains.look(self._positions)
         began_s = self._clock.now_s()
         is_due = began_s - self._stored_s >= CHECKPOINT_S
-        until_s = began_s + (SHORT_S if is_due else STEP_S)
+        until_s, spent_until_s = began_s + LONGEST_S, self._clock.spent_s() + (SHORT_S if is_due else STEP_S)
+        goals: dict[LaneReader, int] = {}  # what waited when the step came to a lane: what comes meanwhile waits
         more, fullest = True, 0.0
-        while more and self._clock.now_s() < until_s:
+
+        def is_time() -> bool:
+            return self._clock.spent_s() >= spent_until_s or self._clock.now_s() >= until_s
+
+        while more and not is_time():
             more = False
             for reader in list(self._drains.ready()):
+                if reader.position >= goals.setdefault(reader, reader.position + reader.waiting):
+                    continue
                 rows = reader.read(min(READ_ROWS, READ_BYTES // reader.slot_bytes))
                 if len(rows):
                     self._count(reader, rows, now_s)
@@ -176,25 +185,25 @@ class Monitor:
                     fullest = max(fullest, (reader.waiting + len(rows)) / reader.capacity)
                 if self._drains.is_pressed:
                     self.checkpoint()
-                if self._clock.now_s() >= until_s:
+                if is_time():
                     break
         elapsed_s, self._stepped_s = began_s - self._stepped_s, began_s
         self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
         wall_ns = self._clock.wall_ns()
         for memory in self._memories.values():
             memory.resolve(now_s, wall_ns)
-        self._judge(now_s, is_due, began_s + SHORT_S)
+        self._judge(now_s, is_due, spent_until_s)
         if is_due:
             self.checkpoint()
 
-    def _judge(self, now_s: float, is_due: bool, until_s: float) -> None:
+    def _judge(self, now_s: float, is_due: bool, spent_until_s: float) -> None:
         """Looks at windows have time until the next checkpoint; a step that stores makes them only if it was short."""
         if self._listener is None:
             return
         try:
             if is_due:
                 self._listener.judge(now_s)
-            if not is_due or self._clock.now_s() < until_s:
+            if not is_due or self._clock.spent_s() < spent_until_s:
                 self._listener.look()
         except Exception:  # counting goes on: rollouts need it
             self.failures += 1

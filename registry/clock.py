@@ -1,7 +1,7 @@
-"""Time as an argument. Three clocks, because three things are meant by time.
+"""Time as an argument. Four clocks, because four things are meant by time.
 
 Elapsed time is `now_s` (its origin means nothing). Whatever another process reads is `host_ns`. Records and logs carry
-`wall_ns`, which may jump, and nothing is decided by it.
+`wall_ns`, which may jump, and nothing is decided by it. What work costs is `spent_s`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Clock(Protocol):
         """Nanoseconds since 1970, UTC: for records and logs."""
         ...
 
+    def spent_s(self) -> float:
+        """Seconds of processor time that this thread has had; the origin means nothing."""
+        ...
+
     async def sleep_until(self, deadline_s: float) -> None:
         """Return when `now_s()` has reached deadline_s."""
         ...
@@ -49,6 +53,9 @@ class SystemClock:
 
     def wall_ns(self) -> int:
         return time.time_ns()
+
+    def spent_s(self) -> float:
+        return time.thread_time()
 
     async def sleep_until(self, deadline_s: float) -> None:
         await asyncio.sleep(max(0.0, deadline_s - self.now_s()))

@@ -24,6 +24,9 @@ class ManualClock:
     def wall_ns(self) -> int:
         return 1_700_000_000_000_000_000 + self.host_ns()
 
+    def spent_s(self) -> float:
+        return self._s
+
     async def sleep_until(self, deadline_s: float) -> None:
         if deadline_s <= self._s:
             return
