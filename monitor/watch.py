@@ -9,7 +9,7 @@ is tolerated", so a share that hovers at the limit does not flap. Owned by `moni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite, log
 from typing import Any, Literal
 
@@ -153,27 +153,26 @@ class Watch:
         )
 
     def _raise(self, at: int, log_evidence: float) -> Evidence | None:
-        """The alarm, or None if it is one already: then what it waits for is set anew."""
+        """The alarm, or None if it is one already: then what it waits for begins anew.
+
+        It waits for the event that speaks loudest at its peak to go back: half of the way from where that event's share
+        was to its limit, at least.
+        """
         is_new = not self.is_raised[at]
-        self.is_raised[at] = True
-        row = None
         if log_evidence > self._peak[at]:
             row = self._row(at, log_evidence)
-            self._peak[at], self._kept[at] = log_evidence, row
-        mixture, events = self.mixture, self.events
-        e = mixture.worst(at)
-        self._event[at] = e
-        up = mixture.direction(e)
-        limit = angle(float(events.high[e] if up > 0 else events.low[e]))
-        share = angle(float(mixture.happened[e] / mixture.of[e] if mixture.of[e] else events.share[e]))
-        middle = 0.5 * (limit + (max if up > 0 else min)(limit, share))
-        shares = share_at(middle - up * 0.5 * _BACK_H)
-        null, back = float(shares[0]), shares[1:]
-        self._hit[at] = np.log(back / null) / self.events.deff[e]
-        self._miss[at] = (np.log1p(-back) - np.log1p(-null)) / self.events.deff[e]
+            self.is_raised[at], self._peak[at], self._kept[at] = True, log_evidence, replace(row, is_raised=True)
+            e = self.mixture.worst(at)
+            limit, share = angle(row.limit), angle(row.share)
+            middle = 0.5 * (limit + (max if row.direction > 0 else min)(limit, share))
+            shares = share_at(middle - row.direction * 0.5 * _BACK_H)
+            null, back = shares[0], shares[1:]
+            self._event[at] = e
+            self._hit[at] = np.log(back / null) / self.events.deff[e]
+            self._miss[at] = (np.log1p(-back) - np.log1p(-null)) / self.events.deff[e]
         self._clear[at] = 0.0
         self.mixture.reset(at)
-        return row if is_new else None  # nothing is higher than the peak of what was not raised
+        return self._kept[at] if is_new else None  # whatever is new is above the peak
 
     def _clear_some(self, happened: Floats, of: Floats, strength: Floats | None) -> list[Evidence]:
         at = np.flatnonzero(self.is_raised)

@@ -9,6 +9,7 @@ drains lanes, so a rollback waits for milliseconds.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ ACTOR = "driftgate"  # of what nobody asked for
 RENEW_EVERY_S = 0.5
 LOOK_EVERY_S = 1.0  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
+WATCH_EVERY_S = 1.0
 SETTLED_TURNS = 10  # of models for which there is nothing to do, one in so many is looked at in a tick
 SAVE_EVERY_S = 5.0  # a running rollout's counts, for those who read the database; evidence is kept elsewhere
 SAVE_SOAK_EVERY_S = 10.0
@@ -99,6 +101,7 @@ class Controller:
         self._entries: dict[str, RouteEntry] | None = None
         self._first_s: float | None = None
         self._turn = 0
+        self._watching = True  # in this tick
         self._elsewhere: set[tuple[str, int]] = set()
         self._followed: dict[tuple[str, int], str | None] = {}
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
@@ -107,19 +110,33 @@ class Controller:
     # --- the loop ------------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until told to stop; a tick that fails is counted, logged and tried again."""
+        """Tick until told to stop; a tick that fails is counted, logged and tried again.
+
+        Lanes are read and rollouts judged once in WATCH_EVERY_S, sooner when a lane fills or a command comes: each time
+        costs the same however few rows there are. Everything else is looked at in each tick.
+        """
         pause_s = self.settings.monitor.tick_ms / 1000.0
+        watch_at_s, is_poked = -math.inf, False
         while not stop.is_set():
-            self.tick()
-            self.poke.wait(min(pause_s, self.watch.pause_s))
+            now_s = self.clock.now_s()
+            watching = is_poked or now_s >= watch_at_s
+            self.tick(watching=watching)
+            if watching:
+                watch_at_s = now_s + min(WATCH_EVERY_S, self.watch.pause_s)
+            is_poked = self.poke.wait(max(0.0, min(pause_s, watch_at_s - self.clock.now_s())))
             self.poke.clear()
 
-    def tick(self) -> bool:
-        """One look at everything. False when it failed, and then the lease is not renewed."""
+    def tick(self, *, watching: bool = True) -> bool:
+        """One look at everything. False when it failed, and then the lease is not renewed.
+
+        watching: read the lanes and judge the rollouts that serve, too.
+        """
         began_s = self.clock.now_s()
+        self._watching = watching
         try:
-            with self.watch_lock:
-                self.watch.step(began_s)
+            if watching:
+                with self.watch_lock:
+                    self.watch.step(began_s)
             with self.lock:
                 self._look_for_changes(began_s)
                 if self.settings.gateway.repository_control:
@@ -279,7 +296,8 @@ class Controller:
                 state.unstored.pop(0)
             if state.record is not None:
                 self._measure(state, state.record)
-                self._step_rollout(state, pages, workers, now_s)
+                if self._watching or not state.record.is_serving:
+                    self._step_rollout(state, pages, workers, now_s)
             state.failing_since_s = None
         except Exception as error:
             logger.exception("the rollout of %s could not be judged", state.name)
