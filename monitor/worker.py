@@ -139,7 +139,7 @@ class Monitor:
         self._stored_s = clock.now_s()
         self._pruned_s = clock.now_s()
         self._rolled_s = 0
-        self._stepped_s = clock.now_s()
+        self._stepped_s = self._resolved_s = clock.now_s()
         self.pause_s = math.inf  # at most so long until the next step, or a lane gets full
         self.records = 0
         self.failures = 0  # of judging drift
@@ -189,9 +189,11 @@ class Monitor:
                     break
         elapsed_s, self._stepped_s = began_s - self._stepped_s, began_s
         self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
-        wall_ns = self._clock.wall_ns()
-        for memory in self._memories.values():
-            memory.resolve(now_s, wall_ns)
+        if not more or began_s - self._resolved_s >= CHECKPOINT_S:  # else the next step reads on
+            self._resolved_s = began_s
+            wall_ns = self._clock.wall_ns()
+            for memory in self._memories.values():
+                memory.resolve(now_s, wall_ns)
         self._judge(now_s, is_due, spent_until_s)
         if is_due:
             self.checkpoint()

@@ -101,7 +101,7 @@ class Controller:
         self._entries: dict[str, RouteEntry] | None = None
         self._first_s: float | None = None
         self._turn = 0
-        self._watching = True  # in this tick
+        self._judging = True  # in this tick
         self._elsewhere: set[tuple[str, int]] = set()
         self._followed: dict[tuple[str, int], str | None] = {}
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
@@ -116,23 +116,26 @@ class Controller:
         costs the same however few rows there are. Everything else is looked at in each tick.
         """
         pause_s = self.settings.monitor.tick_ms / 1000.0
-        watch_at_s, is_poked = -math.inf, False
+        watch_at_s, judge_at_s, is_poked = -math.inf, -math.inf, False
         while not stop.is_set():
             now_s = self.clock.now_s()
-            watching = is_poked or now_s >= watch_at_s
-            self.tick(watching=watching)
+            judging = is_poked or now_s >= judge_at_s
+            watching = judging or now_s >= watch_at_s
+            self.tick(watching=watching, judging=judging)
+            if judging:
+                judge_at_s = now_s + WATCH_EVERY_S
             if watching:
                 watch_at_s = now_s + min(WATCH_EVERY_S, self.watch.pause_s)
             is_poked = self.poke.wait(max(0.0, min(pause_s, watch_at_s - self.clock.now_s())))
             self.poke.clear()
 
-    def tick(self, *, watching: bool = True) -> bool:
+    def tick(self, *, watching: bool = True, judging: bool = True) -> bool:
         """One look at everything. False when it failed, and then the lease is not renewed.
 
-        watching: read the lanes and judge the rollouts that serve, too.
+        watching: read the lanes, too. judging: judge the rollouts that serve, too.
         """
         began_s = self.clock.now_s()
-        self._watching = watching
+        self._judging = judging
         try:
             if watching:
                 with self.watch_lock:
@@ -296,7 +299,7 @@ class Controller:
                 state.unstored.pop(0)
             if state.record is not None:
                 self._measure(state, state.record)
-                if self._watching or not state.record.is_serving:
+                if self._judging or not state.record.is_serving:
                     self._step_rollout(state, pages, workers, now_s)
             state.failing_since_s = None
         except Exception as error:
