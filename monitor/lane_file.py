@@ -30,6 +30,7 @@ MAGIC = b"DGLANE01"
 LAYOUT = VERSIONS["lane"]  # how rows lie in the ring: `block.py`
 PAGE = 4096
 MIN_ROWS = 64  # a lane of very wide rows is larger than asked for rather than shorter than this
+WIDE_BYTES, MOST_TIMES = 1024, 8.0  # of a row in a lane, and of a lane's size
 MAX_HEADER = 4 * 1024 * 1024
 
 # Words on cache lines of their own: the writer's, then the reader's.
@@ -126,8 +127,14 @@ def layout_of(header: LaneHeader) -> Blocks:
 
 
 def capacity_of(schema: LogSchema, lane_bytes: int) -> int:
-    """Rows that a lane of so many bytes holds."""
-    return max(MIN_ROWS, (lane_bytes - 2 * PAGE) // ColumnBlocks(schema, Role.CHAMPION).slot_bytes)
+    """Rows that a lane of so many bytes holds.
+
+    One of rows wider than `WIDE_BYTES` is made larger in proportion, up to `MOST_TIMES`: a thousand columns would else
+    leave room for a fifth of a second of a busy model.
+    """
+    slot_bytes = ColumnBlocks(schema, Role.CHAMPION).slot_bytes
+    times = min(max(1.0, slot_bytes / WIDE_BYTES), MOST_TIMES)
+    return max(MIN_ROWS, (int(lane_bytes * times) - 2 * PAGE) // slot_bytes)
 
 
 def lane_path(folder: Path, slot: int, model: str, version: int, role: str, generation: int) -> Path:

@@ -25,5 +25,5 @@ class MonitorSettings:
 class LaneSettings:
     """The ring buffers between workers and the monitor."""
 
-    lane_bytes: int = 4 * 1024 * 1024  # size of one lane's file
+    lane_bytes: int = 4 * 1024 * 1024  # size of one lane's file; with rows above 1 KiB up to eight times as much
     lane_rows_per_request: int = 256  # a larger request is logged as that many rows, chosen by a seeded sample

@@ -16,10 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from monitor.block import Rows
+from monitor.block import ColumnBlocks, Rows
 from monitor.lane import TRIES, LaneReader, LaneWriter, lane_path, read_header
 from monitor.lane_file import TAIL, capacity_of
+from monitor.record import make_log_schema
 from registry.errors import FormatTooNew, StateDamaged
+from registry.vocabulary import Role, TensorSpec
 from tests.support.records import classifier_schema, offer_rows, open_lane, regression_schema
 
 SCHEMA = regression_schema(3)
@@ -288,6 +290,15 @@ def test_history_gives_what_the_ring_still_holds_of_rows_already_read(tmp_path: 
     assert said(rows) == list(range(reader.position - len(rows), reader.position))
     assert 90 <= len(rows) <= 100
     assert lane.capacity - 10 <= len(reader.history(10**9)) <= lane.capacity
+
+
+@pytest.mark.parametrize(("tensors", "times"), [(0, 1.0), (2, 4.0), (8, 8.0)])
+def test_a_lane_of_wide_rows_is_larger(tensors: int, times: float) -> None:
+    inputs = [TensorSpec(f"x{at}", "FP32", (None, 500)) for at in range(tensors)]
+    schema, size = make_log_schema(inputs, [TensorSpec("y", "FP32", (None, 1))], by_rows=True), 4 << 20
+    rows = capacity_of(schema, size)
+    slot = ColumnBlocks(schema, Role.CHAMPION).slot_bytes
+    assert rows * slot == pytest.approx(size * times, rel=0.03)
 
 
 class Ring(RuleBasedStateMachine):
