@@ -161,7 +161,9 @@ class Predict:
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.inflight = 0
-        self.running: Collection[object] = _UNKNOWN  # the server's requests of this turn; set by whoever owns it
+        # The server's requests of this turn, and its connections; set by whoever owns it.
+        self.running: Collection[object] = _UNKNOWN
+        self.callers: Collection[object] = _UNKNOWN
 
     async def infer(
         self, scope: Scope, receive: Receive, send: Send, door: Door, model: str, version: str | None
@@ -345,7 +347,8 @@ class Predict:
             self._ask_kept(arm.loaded.answers, pending)
 
     def _submit(self, pending: Pending) -> None:
-        pending.arm.loaded.batcher.submit(pending, alone=len(self.running) == 1 and type(pending) is Awaited)
+        alone = len(self.running if type(pending) is Awaited else self.callers) == 1
+        pending.arm.loaded.batcher.submit(pending, alone=alone)
 
     def _admit(self, pending: Pending, arm: Arm, deadline_ms: float | None) -> None:
         """Refuse at once what cannot be answered in time, by what runs have taken so far. Raises Overloaded."""

@@ -1,7 +1,9 @@
 """Copies of answered requests for shadow versions: after the answer, bounded, and only as fast as it costs nobody.
 
 A worker that is busy gives shadows a small share of its time, so that evidence still trickles in; one that is not
-runs them all. What does not fit is dropped and counted. Event loop only; long runs take a slot.
+runs them all. Copies wait a few milliseconds and are joined: a caller's next request does not wait for the copy of the
+last, and a run has its fixed costs once for many. What does not fit is dropped and counted. Event loop only; long runs
+take a slot.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from gateway.settings import ShadowSettings
 from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
+
+_WAIT_S = 0.005  # for more copies to join
 
 
 @dataclass(slots=True)
@@ -87,7 +91,9 @@ class Shadows:
             return
         self._queue.append(copy)
         self._waiting_rows += copy.rows
-        self._schedule()
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_later(_WAIT_S, self._turn)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._queue:
@@ -95,8 +101,8 @@ class Shadows:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        copy = self._queue[0]
-        if self._times_of(copy.loaded).expected_us(copy.rows) > self._inline_below_us:
+        rows = sum(copy.rows for copy in self._next())
+        if self._times_of(self._queue[0].loaded).expected_us(rows) > self._inline_below_us:
             self._scheduler.want(self)
         else:
             job = self.take()
@@ -104,11 +110,27 @@ class Shadows:
             job.finish()
 
     def take(self) -> _Job:
-        """The next copy's run."""
-        copy = self._queue.popleft()
+        """The run of the next copies."""
+        copies = self._next()
+        for _ in copies:
+            self._queue.popleft()
+        copy = _joined(copies)
         self._waiting_rows -= copy.rows
         copy.loaded.servable.leases += 1
         return _Job(copy, self._done)
+
+    def _next(self) -> list[Copy]:
+        """The first copies in the queue that one run may have."""
+        first, rows = self._queue[0], 0
+        copies: list[Copy] = []
+        servable = first.loaded.servable
+        most = servable.max_rows if servable.joinable and servable.joining.are_rows and servable.fixed_row_shape else 0
+        for copy in self._queue:
+            rows += copy.rows
+            if copies and (copy.loaded is not first.loaded or copy.epoch != first.epoch or rows > most):
+                break
+            copies.append(copy)
+        return copies
 
     def _times_of(self, loaded: Loaded) -> RunTimes:
         times = self._times.get(loaded)
@@ -146,6 +168,21 @@ class Shadows:
                 self._tap.record(
                     loaded, Role.SHADOW, copy.epoch, hashes, counts, features, outputs, None, batch.started_ns, infer_us
                 )
+
+
+def _joined(copies: Sequence[Copy]) -> Copy:
+    """Copies for one version as one."""
+    if len(copies) == 1:
+        return copies[0]
+    first = copies[0]
+    return Copy(
+        first.loaded,
+        first.epoch,
+        [np.concatenate(feeds) for feeds in zip(*(copy.feeds for copy in copies), strict=True)],
+        [request_hash for copy in copies for request_hash in copy.hashes],
+        [count for copy in copies for count in copy.counts],
+        sum(copy.rows for copy in copies),
+    )
 
 
 class _Job:

@@ -187,6 +187,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     )
     server = DrainingServer(config, drain_s=gateway.drain_s, grace_s=gateway.grace_s, on_drain=worker.beat.drain)
     worker.predict.running = server.server_state.tasks
+    worker.predict.callers = server.server_state.connections
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.drain())  # until uvicorn's own handler is in place
     watch_supervisor(lambda: server.drain(drain_s=0.0, grace_s=ORPHAN_GRACE_S), environ)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -348,6 +348,34 @@ def test_shadows_see_what_the_champion_answered_and_answer_nobody(tmp_path: Path
     with_worker(tmp_path / "run", body)
 
 
+def test_copies_of_requests_that_came_one_after_another_are_run_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.data import shadow
+
+    real, rows = shadow._runs, []
+
+    def noted(copy: shadow.Copy) -> Any:
+        rows.append(copy.rows)
+        return real(copy)
+
+    async def body(bench: Bench) -> None:
+        monkeypatch.setattr(shadow, "_runs", noted)
+        monkeypatch.setattr(shadow, "_WAIT_S", 0.2)
+        await bench.route("m", two(tmp_path, 0.0, shadow=True))
+        for i in range(12):
+            await bench.infer("m", [[i, 2, 3]] * (1 + i % 3), headers={"x-request-id": f"r{i}"})
+        assert rows == []  # nobody's next request waited for a copy
+        await asyncio.sleep(0.3)
+        assert (len(rows), sum(rows)) == (1, 24)
+        champion = LaneReader.open(next((tmp_path / "run/lanes").glob("*champion*"))).read(1000)
+        shadow_rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*shadow*"))).read(1000)
+        for name in ("hash0", "row", "rows"):
+            assert champion[name].tolist() == shadow_rows[name].tolist()
+
+    with_worker(tmp_path / "run", body)
+
+
 def test_a_shadow_run_that_fails_by_a_bug_does_not_end_all_later_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
