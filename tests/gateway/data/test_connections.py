@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import uvicorn
 
@@ -291,6 +292,39 @@ def is_short_way(house: House) -> bool:
     """Whether the last request of the only connection was answered without a task."""
     (connection,) = house.server.server_state.connections
     return isinstance(cast(Any, connection).cycle, Exchange)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 7])
+def test_a_binary_body_that_comes_in_pieces_is_answered_on_the_short_way(tmp_path: Path, padding: int) -> None:
+    values = np.arange(3 * 60_000, dtype=np.float32).reshape(-1, 3)
+    tensor = {"name": "x", "datatype": "FP32", "shape": values.shape, "parameters": {"binary_data_size": values.nbytes}}
+    text = json.dumps({"inputs": [tensor]}).encode() + b" " * padding  # the buffer lies at any address
+    body = text + values.tobytes()
+    kind = b"application/octet-stream\r\ninference-header-content-length: %d" % len(text)
+    head = HEAD.replace(b"application/json", kind) % len(body) + b"\r\n"
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)  # from the second request on a path is known
+            await caller.hear()
+            for size in (len(body), 100_000, 300_000):
+                caller.say(head)
+                for at in range(0, len(body), size):
+                    caller.say(body[at : at + size])
+                    await asyncio.sleep(0.01)
+                status, _, answer = await caller.hear()
+                assert (status, answer["outputs"][0]["shape"][0]) == (200, len(values))
+                assert is_short_way(house)
+                caller.say(WHOLE)  # a few bytes are read at once, though much was waited for before
+                assert (await asyncio.wait_for(caller.hear(), 5))[0] == 200
+            plain = json.dumps({"inputs": [{**tensor, "parameters": {}, "data": values.ravel().tolist()}]}).encode()
+            caller.say(HEAD % len(plain) + b"\r\n" + plain)
+            refused = len(plain) > LIMITS.body_bytes
+            status, _, told = await caller.hear()
+            assert status == (413 if refused else 200)
+            assert refused or told["outputs"][0]["data"] == answer["outputs"][0]["data"]
+
+    visited(tmp_path, visit)
 
 
 @pytest.mark.parametrize(
