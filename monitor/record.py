@@ -277,7 +277,7 @@ class Summary:
         """(width,) → as long as `SUMMARY`, and the place of the largest number if asked for."""
         if not self.width:
             return [nan] * (TOP + with_top)
-        low, high = float(row.min()), float(row.max())  # not finite if any of them is not
+        low, high = float(np.minimum.reduce(row)), float(np.maximum.reduce(row))  # not finite if any of them is not
         chosen = row if self._places is None else row.take(self._places)
         largest = max(-low, high)
         if not largest < _LARGE or low != low:
@@ -288,8 +288,7 @@ class Summary:
         if variance > _SPREAD * mean * mean:
             sd = sqrt(variance)
         else:  # a sum of squares in single precision does not tell it
-            exact = chosen.astype(np.float64)
-            mean, sd = float(exact.mean()), float(exact.std())
+            mean, sd = (low, 0.0) if low == high else _exact_moments(chosen)
         zeros = np.count_nonzero(chosen == 0) / self._size if low <= 0.0 <= high else 0.0
         top = [float(row.argmax())] if with_top else []
         return [mean, sd, low, high, zeros, 0.0, *projections, *top]
@@ -307,6 +306,14 @@ class Summary:
         zeros = np.count_nonzero(some == 0) / self._size
         projections = np.clip(self._weights[1:] @ exact, -_FLOAT32_MAX, _FLOAT32_MAX).tolist()
         return [mean, sd, low, high, zeros, 1.0 - len(kept) / self.width, *projections, *top]
+
+
+def _exact_moments(numbers: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean and standard deviation, in double precision; numpy's own take three times the calls."""
+    exact = numbers.astype(np.float64)
+    mean = float(np.add.reduce(exact)) / len(exact)
+    exact -= mean
+    return mean, sqrt(float(exact @ exact) / len(exact))
 
 
 def _places(name: str, width: int) -> NDArray[np.intp]:
@@ -357,6 +364,11 @@ class Gatherer:
             only = tensors.get(self._only)
             if only is not None and self.is_block(only, rows):
                 return only
+        if rows == 1 and len(self._parts) == 1 and self._parts[0][3]:  # one wide tensor: the usual image
+            name, _, width, _, _ = self._parts[0]
+            tensor = tensors.get(name)
+            if tensor is not None and (not self._by_rows or (tensor.ndim and tensor.shape[0] == 1)):
+                return np.array(self._summarise(name, tensor.reshape(1, -1), with_top=width > TOP), self._dtype)
         block = np.full((rows, len(self.columns)), np.nan, self._dtype)
         for name, start, width, is_summary, hashed in self._parts:
             tensor = tensors.get(name)

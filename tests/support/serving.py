@@ -148,6 +148,7 @@ def with_worker(
     body: Callable[[Bench], Awaitable[None]],
     settings: Settings | None = None,
     clock: Clock | None = None,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Run a coroutine with a worker in its own event loop, and close everything after it."""
 
@@ -163,5 +164,5 @@ def with_worker(
             worker.page.close()
             table.close()
 
-    with np.errstate(all="ignore"):
-        asyncio.run(main())
+    with np.errstate(all="ignore"), asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())

@@ -45,10 +45,6 @@ class Call:
         raise NotImplementedError
 
 
-def _in_one_piece(parts: Sequence[bytes], _: Headers) -> bytes:
-    return b"".join(parts)
-
-
 Reader = Callable[[bytes, Headers, Servable, LimitSettings], tuple[Sequence[Tensor], Call]]
 
 
@@ -64,7 +60,8 @@ class Codec:
     protocol: str  # one of page.PROTOCOLS: the label in metrics
     read: Reader
     prepare: Callable[[bytes, Headers, LimitSettings], Awaitable[Codec]] | None = None
-    join: Callable[[Sequence[bytes], Headers], bytes] = _in_one_piece  # a body that came in pieces, as `read` likes it
+    # A place for a body of so many bytes, where `read` likes it best and takes a view of it; None: it wants bytes.
+    room: Callable[[int, Headers], memoryview] | None = None
 
 
 @dataclass(frozen=True, slots=True)

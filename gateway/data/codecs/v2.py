@@ -290,7 +290,7 @@ def parameters_of(spec: TensorSpec) -> dict[str, str]:
 
 
 CODEC = Codec("v2", read)
-BINARY = Codec("v2", read_binary, join=v2_binary.join)
+BINARY = Codec("v2", read_binary, room=v2_binary.room)
 _JSON_DOOR = only_json(CODEC)
 
 

@@ -8,8 +8,8 @@ the one input's buffer, and its shape follows from its size. Called by `v2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,21 +34,13 @@ def json_length(headers: Headers, body: bytes) -> int:
     return length
 
 
-def join(parts: Sequence[bytes], headers: Headers) -> bytes:
-    """The body in one piece, laid so that the first buffer lies where onnxruntime wants it and need not be moved.
-
-    What comes back is a view of bytes; the functions here read it as they read bytes.
-    """
+def room(length: int, headers: Headers) -> memoryview:
+    """A place for a body, laid so that its first buffer lies where onnxruntime wants it and need not be moved."""
     given = headers.get(HEADER, b"0")
     before = int(given) if given.isdigit() and len(given) <= 10 else 0
-    room = np.empty(sum(map(len, parts)) + _LINE, np.uint8)
-    at = -(room.__array_interface__["data"][0] + before) % _LINE
-    body = room.data[at : at + len(room) - _LINE]
-    at = 0
-    for part in parts:
-        body[at : at + len(part)] = part
-        at += len(part)
-    return cast(bytes, body.toreadonly())
+    octets = np.empty(length + _LINE, np.uint8)
+    at = -(octets.__array_interface__["data"][0] + before) % _LINE
+    return octets.data[at : at + length]
 
 
 class Buffers:

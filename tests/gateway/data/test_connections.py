@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnxruntime
 import pytest
 import uvicorn
+import uvloop
+from numpy.typing import NDArray
 
 from gateway.data import connections
 from gateway.data.exchange import Exchange
@@ -72,7 +75,10 @@ class House:
         connections.look(list(self.server.server_state.connections), now_s)
 
 
-def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]], new_loop: Loop = uvloop.new_event_loop) -> None:
     async def body(bench: Bench) -> None:
         await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"))}))
         sock = socket.socket()
@@ -98,7 +104,7 @@ def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]]) -> None:
             await serving
             sock.close()
 
-    with_worker(tmp_path / "run", body, Settings(gateway=GatewaySettings(limits=LIMITS)))
+    with_worker(tmp_path / "run", body, Settings(gateway=GatewaySettings(limits=LIMITS)), new_loop=new_loop)
 
 
 async def heard_by_the_server() -> None:
@@ -294,14 +300,26 @@ def is_short_way(house: House) -> bool:
     return isinstance(cast(Any, connection).cycle, Exchange)
 
 
-@pytest.mark.parametrize("padding", [0, 1, 7])
-def test_a_binary_body_that_comes_in_pieces_is_answered_on_the_short_way(tmp_path: Path, padding: int) -> None:
-    values = np.arange(3 * 60_000, dtype=np.float32).reshape(-1, 3)
-    tensor = {"name": "x", "datatype": "FP32", "shape": values.shape, "parameters": {"binary_data_size": values.nbytes}}
+VALUES = np.arange(3 * 60_000, dtype=np.float32).reshape(-1, 3)
+TENSOR = {"name": "x", "datatype": "FP32", "shape": VALUES.shape}
+LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+
+
+def binary(values: NDArray[np.float32] = VALUES, padding: int = 0) -> tuple[bytes, bytes]:
+    """A long request's head and body."""
+    tensor = {**TENSOR, "shape": values.shape, "parameters": {"binary_data_size": values.nbytes}}
     text = json.dumps({"inputs": [tensor]}).encode() + b" " * padding  # the buffer lies at any address
     body = text + values.tobytes()
     kind = b"application/octet-stream\r\ninference-header-content-length: %d" % len(text)
-    head = HEAD.replace(b"application/json", kind) % len(body) + b"\r\n"
+    return HEAD.replace(b"application/json", kind) % len(body) + b"\r\n", body
+
+
+@LOOPS
+@pytest.mark.parametrize("padding", [0, 1, 7])
+def test_a_binary_body_that_comes_in_pieces_is_answered_on_the_short_way(
+    tmp_path: Path, padding: int, new_loop: Loop
+) -> None:
+    head, body = binary(padding=padding)
 
     async def visit(house: House) -> None:
         async with house.caller() as caller:
@@ -313,18 +331,113 @@ def test_a_binary_body_that_comes_in_pieces_is_answered_on_the_short_way(tmp_pat
                     caller.say(body[at : at + size])
                     await asyncio.sleep(0.01)
                 status, _, answer = await caller.hear()
-                assert (status, answer["outputs"][0]["shape"][0]) == (200, len(values))
+                assert (status, answer["outputs"][0]["shape"][0]) == (200, len(VALUES))
                 assert is_short_way(house)
                 caller.say(WHOLE)  # a few bytes are read at once, though much was waited for before
                 assert (await asyncio.wait_for(caller.hear(), 5))[0] == 200
-            plain = json.dumps({"inputs": [{**tensor, "parameters": {}, "data": values.ravel().tolist()}]}).encode()
+            plain = json.dumps({"inputs": [{**TENSOR, "data": VALUES.ravel().tolist()}]}).encode()
             caller.say(HEAD % len(plain) + b"\r\n" + plain)
             refused = len(plain) > LIMITS.body_bytes
             status, _, told = await caller.hear()
             assert status == (413 if refused else 200)
             assert refused or told["outputs"][0]["data"] == answer["outputs"][0]["data"]
 
-    visited(tmp_path, visit)
+    visited(tmp_path, visit, new_loop)
+
+
+@LOOPS
+def test_long_bodies_that_follow_one_another_are_each_read_to_their_own_end(tmp_path: Path, new_loop: Loop) -> None:
+    rng = np.random.default_rng(7)
+    many = [rng.normal(size=(rows, 3)).astype(np.float32) for rows in (60_000, 5_500, 40_000, 21_846, 60_000)]
+
+    session = onnxruntime.InferenceSession(models.linear(tmp_path / "same.onnx"))
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            first = (await caller.hear())[2]["outputs"][0]["data"]
+            for at_once in (False, True):
+                for values in many:
+                    caller.say(b"".join(binary(values)) + WHOLE)
+                    if not at_once:
+                        await expect(caller, values)
+                        assert (await caller.hear())[2]["outputs"][0]["data"] == first
+            for values in many:
+                await expect(caller, values)
+                assert (await caller.hear())[2]["outputs"][0]["data"] == first
+        assert counted(tmp_path) == {("v2", "200"): 21}
+
+    async def expect(caller: Caller, values: NDArray[np.float32]) -> None:
+        status, _, answer = await asyncio.wait_for(caller.hear(), 10)
+        assert status == 200
+        (want,) = session.run(None, {"x": values})
+        assert answer["outputs"][0]["data"] == want.ravel().tolist()
+
+    visited(tmp_path, visit, new_loop)
+
+
+@LOOPS
+def test_a_caller_that_leaves_amid_a_long_body_is_booked(tmp_path: Path, new_loop: Loop) -> None:
+    head, body = binary()
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            caller.say(head + body[:400_000])
+            await heard_by_the_server()
+            caller.writer.transport.abort()
+            await heard_by_the_server()
+        assert counted(tmp_path) == {("v2", "200"): 1, ("v2", "400"): 1}
+        assert house.bench.worker.predict.inflight == 0
+        assert not house.server.server_state.connections
+
+    visited(tmp_path, visit, new_loop)
+
+
+@LOOPS
+def test_a_long_body_that_does_not_arrive_in_time_is_refused(tmp_path: Path, new_loop: Loop) -> None:
+    head, body = binary()
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            caller.say(head + body[:400_000])
+            await heard_by_the_server()
+            house.look(10.0)
+            house.look(11.1)
+            assert (await caller.hear())[0] == 408
+            assert await caller.is_closed()
+        assert counted(tmp_path) == {("v2", "200"): 1, ("v2", "408"): 1}
+
+    visited(tmp_path, visit, new_loop)
+
+
+@LOOPS
+@pytest.mark.parametrize("come", [100, 70_000, 400_000])
+def test_a_long_body_that_is_still_coming_when_the_server_drains_is_answered(
+    tmp_path: Path, come: int, new_loop: Loop
+) -> None:
+    head, body = binary()
+
+    async def visit(house: House) -> None:
+        async with house.caller() as caller:
+            caller.say(WHOLE)
+            await caller.hear()
+            caller.say(head + body)
+            _, _, answer = await caller.hear()
+            caller.say(head + body[:come])
+            await heard_by_the_server()
+            (connection,) = house.server.server_state.connections
+            connection.shutdown()
+            caller.say(body[come:])
+            status, headers, again = await asyncio.wait_for(caller.hear(), 10)
+            assert (status, headers["connection"]) == (200, "close")
+            assert again == answer
+            assert await caller.is_closed()
+
+    visited(tmp_path, visit, new_loop)
 
 
 @pytest.mark.parametrize(
