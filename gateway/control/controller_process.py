@@ -22,6 +22,7 @@ from pathlib import Path
 
 import uvicorn
 
+from gateway.background import step_back
 from gateway.control import api
 from gateway.control.controller import Controller
 from gateway.control.loads import Preparer
@@ -143,6 +144,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
 
 
 def _tick(controller: Controller, stop: threading.Event, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    step_back()
     try:
         controller.run(stop)
     finally:

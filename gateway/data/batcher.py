@@ -6,8 +6,9 @@ the probe proved is joined (`Servable.joining`); nothing is split by a declared 
 
 There is no timer. A turn of the event loop takes everything that has come in since the last one. A run that is
 predicted to be short happens there and then; any other waits for a slot of the scheduler, and requests go on joining
-its queue until the slot takes it. A run in a slot is ended early only when nobody in it waits any more. Event loop
-only; the pool's threads touch nothing but the session.
+its queue until the slot takes it. Who could not be answered in time any more is told so then, instead of being run. A
+run in a slot is ended early only when nobody in it waits any more. Event loop only; the pool's threads touch nothing
+but the session.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from gateway.data.run_times import RunTimes
 from gateway.data.runs import Batch, Rows, run_group
 from gateway.data.scheduler import PRIORITY, Scheduler
 from gateway.data.servable import Servable
-from registry.errors import InferenceFailed, ServingError
+from registry.errors import DeadlineExceeded, InferenceFailed, ServingError
 from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
+
+_LEARNING = 0.1  # weight of the newest run in the pace
+_SLOWEST, _FASTEST = 50.0, 0.02  # bounds of a single measurement of it
 
 
 class Waiter(Rows):
@@ -34,6 +38,10 @@ class Waiter(Rows):
 
     def is_waiting(self) -> bool:
         """Whether somebody still wants the answer: not released, not late, not left by its caller."""
+        raise NotImplementedError
+
+    def left_s(self) -> float:
+        """How long its caller still waits; infinite when it gave no deadline."""
         raise NotImplementedError
 
     def succeed(self, answer: Any) -> None:
@@ -74,6 +82,12 @@ class Batcher(Generic[W]):
         self._is_scheduled = False  # a turn will come
         self._wants_slot = False
         self.runs: set[_Run[W]] = set()  # in slots
+        # From one run's beginning to the next one's while requests wait, by what a run takes: more than 1 where the
+        # event loop or other models need the core between them, less where several run at once.
+        self._pace = 1.0
+        self._is_behind = False  # requests waited when the last run left its slot
+        self._began_ns = 0  # the last run in a slot
+        self._began_us = 0.0  # and what it was expected to take
 
     @property
     def waiting(self) -> int:
@@ -101,7 +115,7 @@ class Batcher(Generic[W]):
             self._scheduler.soon(self)
 
     def wait_us(self) -> float:
-        """How long a request that came now would wait for its run to begin, by what runs have taken so far."""
+        """How long a request that came now would wait for its run to begin, by the pace of runs so far."""
         servable, ahead = self.servable, 0.0
         if self._waiting:
             first = self._waiting[0]
@@ -112,8 +126,10 @@ class Batcher(Generic[W]):
                 ahead += self.times.expected_us(rest, bucket) if rest else 0.0
             else:
                 ahead = len(self._waiting) * self.times.expected_us(first.rows, bucket)
-        now_ns = perf_counter_ns()
-        return ahead + sum(max(0.0, run.expected_us - (now_ns - run.since_ns) / 1000.0) for run in self.runs)
+        next_us = 0.0
+        if self.runs:
+            next_us = max(0.0, self._pace * self._began_us - (perf_counter_ns() - self._began_ns) / 1000.0)
+        return next_us + self._pace * ahead
 
     def run_us(self, waiter: W) -> float:
         """How long this request's run would take alone."""
@@ -146,19 +162,47 @@ class Batcher(Generic[W]):
         self._wants_slot = False
         waiting = [waiter for waiter in self._waiting if waiter.is_waiting()]
         groups = self._groups(waiting)
+        late = self._drop_late(groups)
         self._wait_on([waiter for group in groups[1:] for waiter in group])
-        if not groups:
-            return None
-        self.servable.leases += 1
-        run = _Run(self, groups[0], self._expected_us(groups[0]))
-        self.runs.add(run)
+        run = self._begin(groups[0]) if groups else None
         self._look_again()
+        if late:
+            error = DeadlineExceeded("its turn came too late for an answer within the deadline")
+            now_ns = perf_counter_ns()
+            self._finish([Batch(late, late[0].feeds, (), sum(w.rows for w in late), now_ns, now_ns, error)])
+        return run
+
+    def _drop_late(self, groups: list[list[W]]) -> list[W]:
+        """Take out of the next group whoever's time ends before its run would, and groups of which nobody is left."""
+        late: list[W] = []
+        while groups:
+            until_s = self._expected_us(groups[0]) / 1e6
+            in_time = [waiter for waiter in groups[0] if waiter.left_s() > until_s]
+            if len(in_time) == len(groups[0]):
+                break
+            late += [waiter for waiter in groups[0] if waiter not in in_time]
+            groups[0] = in_time
+            if in_time:
+                break
+            groups.pop(0)
+        return late
+
+    def _begin(self, group: list[W]) -> _Run[W]:
+        self.servable.leases += 1
+        run = _Run(self, group)
+        self.runs.add(run)
+        now_ns = perf_counter_ns()
+        if self._is_behind and self._began_us > 0.0:
+            pace = (now_ns - self._began_ns) / 1000.0 / self._began_us
+            self._pace += _LEARNING * (min(_SLOWEST, max(_FASTEST, pace)) - self._pace)
+        self._began_ns, self._began_us = now_ns, self._expected_us(group)
         return run
 
     def back(self, run: _Run[W]) -> None:
         """A run has left its slot."""
         self.runs.discard(run)
         self.servable.leases -= 1
+        self._is_behind = bool(self._waiting)
         self._look_again()
         self._finish(run.batches)
 
@@ -215,13 +259,11 @@ class Batcher(Generic[W]):
 class _Run(Generic[W]):
     """One run in a slot."""
 
-    def __init__(self, batcher: Batcher[W], group: Sequence[W], expected_us: float) -> None:
+    def __init__(self, batcher: Batcher[W], group: Sequence[W]) -> None:
         self._batcher = batcher
         self._group = group
         # A fresh one each: onnxruntime fails every later run with options that were told to terminate.
         self._options = batcher.servable.run_options()
-        self.expected_us = expected_us
-        self.since_ns = perf_counter_ns()
         self.batches: Sequence[Batch[W]] = ()
 
     def run(self) -> None:

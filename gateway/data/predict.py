@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
 from time import perf_counter_ns
@@ -63,6 +64,7 @@ PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told b
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
+_CAUTION = 1.1  # predictions are taken as so much too short: an answer that comes too late was run for nothing
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 # How full a model may be for whom: when it is short of time, the champion's callers are the last to be refused.
 _ROOM = {Role.CHAMPION: 1.0, Role.CANARY: 0.9, Role.DIRECT: 0.8}
@@ -103,6 +105,9 @@ class Pending(Waiter):
         self.queued = False
         self.timer: asyncio.TimerHandle | None = None
         self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask the champion instead
+
+    def left_s(self) -> float:
+        return math.inf if self.timer is None else self.timer.when() - asyncio.get_running_loop().time()
 
 
 class Awaited(Pending):
@@ -325,6 +330,8 @@ class Predict:
         traffic = arm.traffic
         if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
             raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
+        if deadline_ms is not None and traffic.waiting:
+            self._refuse_if_late(pending, arm.loaded.batcher.wait_us(), deadline_ms)  # before it costs anything
         servable = arm.loaded.servable
         pending.arm = arm
         pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
@@ -355,13 +362,8 @@ class Predict:
         batcher = arm.loaded.batcher
         wait_us = batcher.wait_us()
         if deadline_ms is not None:
-            left_us = deadline_ms * 1000.0 - (pending.decoded_ns - pending.arrived_ns) / 1000.0
-            if wait_us and wait_us + batcher.run_us(pending) > left_us:
-                raise Overloaded(
-                    f"about {wait_us / 1000:.0f} ms of work is waiting, and the caller gives {deadline_ms:g} ms",
-                    retry_after_s=wait_us / 1e6,
-                    reason="deadline",
-                )
+            if wait_us:
+                self._refuse_if_late(pending, wait_us + batcher.run_us(pending), deadline_ms)
             pending.timer = self._expire_after(pending, deadline_ms)
         if wait_us > self._limits.waiting_seconds * 1e6 * _ROOM.get(arm.role, 1.0):
             if pending.timer is not None:
@@ -369,6 +371,16 @@ class Predict:
             raise Overloaded(
                 f"about {wait_us / 1e6:.1f} s of work of {arm.loaded.servable.model!r} is waiting already",
                 retry_after_s=wait_us / 1e6,
+            )
+
+    @staticmethod
+    def _refuse_if_late(pending: Pending, takes_us: float, deadline_ms: float) -> None:
+        left_us = deadline_ms * 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1000.0
+        if takes_us * _CAUTION > left_us:
+            raise Overloaded(
+                f"about {takes_us / 1000:.0f} ms of work is waiting, and the caller gives {deadline_ms:g} ms",
+                retry_after_s=takes_us / 1e6,
+                reason="deadline",
             )
 
     def leave(self, pending: Pending) -> None:

@@ -16,20 +16,19 @@ import atexit
 import contextlib
 import logging
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from gateway.background import step_back
 from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
 PRIORITY = {Role.CHAMPION: 0, Role.CANARY: 1, Role.DIRECT: 2, Role.SHADOW: 3}
 _JOIN_S = 10.0  # at the end of the process, for each run that has not ended
-_NICE = 5  # of the pool's threads: on a full core the event loop, which answers everybody else, goes first
 
 
 class Job(Protocol):
@@ -185,7 +184,7 @@ class _Threads:
         self._jobs.put((source, job))
 
     def _work(self) -> None:
-        _step_back()
+        step_back()
         while (given := self._jobs.get()) is not None:
             source, job = given
             error: BaseException | None = None
@@ -222,9 +221,3 @@ def slots_for(workers: int, asked: int) -> int:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(2, cores // max(1, workers))
-
-
-def _step_back() -> None:
-    if sys.platform == "linux":  # elsewhere it would be the whole process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

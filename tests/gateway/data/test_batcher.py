@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from gateway.data.batcher import Batcher, Waiter
 from gateway.data.joining import Joining
+from gateway.data.run_times import RunTimes
 from gateway.data.runs import Batch, Rows, run_group
 from gateway.data.scheduler import Scheduler
 from registry.batching import Axes, Batching
-from registry.errors import InferenceFailed, ServingError
+from registry.errors import DeadlineExceeded, InferenceFailed, ServingError
 
 INLINE_BELOW_US = 1000.0
 
@@ -62,12 +64,16 @@ class Doubler:
 class Promise(Waiter):
     """A waiter that a future tells of."""
 
-    def __init__(self, feeds: Sequence[Any], rows: int, future: asyncio.Future[Any]) -> None:
+    def __init__(self, feeds: Sequence[Any], rows: int, future: asyncio.Future[Any], left: float) -> None:
         super().__init__(feeds, rows)
         self.future = future
+        self.left = left
 
     def is_waiting(self) -> bool:
         return not self.future.done()
+
+    def left_s(self) -> float:
+        return self.left
 
     def succeed(self, answer: Any) -> None:
         self.future.set_result(answer)
@@ -102,10 +108,10 @@ class Room:
                     waiter.succeed(batch.outputs[0][first : first + waiter.rows])
             first += waiter.rows
 
-    def ask(self, *values: float, width: int = 1) -> asyncio.Future[Any]:
+    def ask(self, *values: float, width: int = 1, left: float = inf) -> asyncio.Future[Any]:
         rows = np.repeat(np.array(values, dtype=np.float32).reshape(-1, 1), width, axis=1)
         future: asyncio.Future[Any] = self.loop.create_future()
-        self.batcher.submit(Promise([rows], len(rows), future))
+        self.batcher.submit(Promise([rows], len(rows), future, left))
         return future
 
 
@@ -280,6 +286,64 @@ def test_the_wait_that_is_predicted_is_that_of_the_runs_ahead() -> None:
         assert 26e6 < room.batcher.wait_us() < 37.5e6  # and one run of 4 rows, and one of 2
         room.servable.gate.set()
         await asyncio.wait_for(asyncio.gather(*asked), 5)
+
+    asyncio.run(main())
+
+
+def test_a_request_whose_turn_comes_too_late_is_told_so_and_not_run() -> None:
+    async def main() -> None:
+        room = Room(Doubler(max_rows=2))
+        for rows in (1, 2):
+            room.batcher.times.learn(rows, 50_000.0)
+        room.servable.gate.clear()
+        first = room.ask(1.0)
+        await until(lambda: room.scheduler.running == 1)
+        asked = [room.ask(float(i), left=left) for i, left in enumerate((0.04, 0.06, 0.01, 0.02, inf))]
+        room.servable.gate.set()
+        done = await asyncio.wait_for(asyncio.gather(first, *asked, return_exceptions=True), 5)
+        assert [type(one) for one in done[1:]] == [
+            DeadlineExceeded,
+            np.ndarray,
+            DeadlineExceeded,
+            DeadlineExceeded,
+            np.ndarray,
+        ]
+        assert room.servable.runs == [1, 1, 1]  # the second of each pair did not wait for the first
+        assert room.batcher.is_idle
+        assert room.servable.leases == 0
+
+    asyncio.run(main())
+
+
+class Sure(RunTimes):
+    """Whatever runs take, the next is expected to take 2 ms."""
+
+    __slots__ = ()
+
+    def expected_us(self, rows: int, shape: int = 0) -> float:
+        return 2000.0
+
+
+def test_the_wait_counts_what_passes_between_runs() -> None:
+    """Runs that are expected to take 2 ms and begin every 20: who came fourth waits for three times 20."""
+
+    async def main() -> None:
+        room = Room(Doubler(joinable=False))
+        room.batcher.times = Sure()
+        for _ in range(60):
+            room.servable.gate.clear()
+            asked = [room.ask(1.0), room.ask(2.0)]
+            await until(lambda: room.scheduler.running == 1)
+            room.batcher._began_ns -= 20_000_000  # as if it had begun so long ago
+            room.servable.gate.set()
+            await asyncio.wait_for(asyncio.gather(*asked), 5)
+        room.servable.gate.clear()
+        asked = [room.ask(float(i)) for i in range(4)]
+        await until(lambda: room.scheduler.running == 1)
+        assert 50_000 < room.batcher.wait_us() < 400_000
+        room.servable.gate.set()
+        await asyncio.wait_for(asyncio.gather(*asked), 5)
+        assert room.batcher.wait_us() == 0.0
 
     asyncio.run(main())
 
