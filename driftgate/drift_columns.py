@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.feature_types import is_free_text
 from monitor.record import category_code
 from registry.errors import MalformedRequest
 
@@ -32,8 +33,6 @@ MISSING_CODES = (
 _TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}
 _DATE_FORMATS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y/%m/%d", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%Y%m%d")
 _STRAY = 0.01  # of the values may be unreadable in a column of numbers or dates
-_FEW = 30  # different texts are categories, however few the rows
-_DISTINCT = 0.3  # more different texts than this share of the rows are free text, not categories
 _LABELS = 20_000  # remembered for one column: callers' data choose them, so the memory is bounded
 _LABEL = 60  # characters of a category that are remembered
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -164,7 +163,7 @@ def look(array: pa.Array, missing_codes: frozenset[str]) -> Seen:
             return Seen("integer" if _whole(numbers) else "number")
     if _readable(dates_of(few, missing_codes)) and _readable(dates_of(kept, missing_codes), present):
         return Seen("date")
-    return Seen("category" if len(distinct) <= max(_FEW, _DISTINCT * present) else "text")
+    return Seen("text" if is_free_text(len(distinct), present) else "category")
 
 
 def settle(name: str, reference: Seen, current: Seen, override: str | None, codes: frozenset[str]) -> Column | str:

@@ -40,7 +40,7 @@ _FEATURE_TYPES: Mapping[ColumnType, FeatureType] = {
     "boolean": "boolean",
     "category": "categorical",
     "date": "numeric",
-    "text": "integer",  # its length
+    "text": "text_length",
 }
 _RUNS = 20.0  # a design effect above this deserves a note
 _LOOKED_AT = 4096  # values of a column, to tell whether it has few

@@ -55,7 +55,16 @@ def _feature(
     unseen = [label for label, _ in tally.most_common(_NAMED_UNSEEN)] if tally else []
     exact = column.name in learned.exact
     moved = moment.since if moment else now
-    told = explain(profile.bins, before, moved, name=column.name_of, deff=profile.deff, exact=exact, unseen=unseen)
+    told = explain(
+        profile.bins,
+        before,
+        moved,
+        name=column.name_of,
+        deff=profile.deff,
+        exact=exact,
+        unseen=unseen,
+        noun=profile.noun,
+    )
     unreadable = (int(learned.unreadable[at]), int(current.unreadable[at]))
     return FeatureDrift(
         feature=column.name,

@@ -70,7 +70,8 @@ def register(
         bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
     ] = False,
     options: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Serving options as TOML: batch limits, provider, NaN policy.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Options as TOML: batch limits, provider, NaN policy, types of features."),
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A tag; may be given again.")] = None,
     alias_name: Annotated[

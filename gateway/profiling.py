@@ -181,6 +181,7 @@ def _from_reference(
     row: VersionRow, artifacts: ArtifactStore, settings: Settings, request: ProfileRequest, progress: Progress
 ) -> tuple[ReferenceProfile, tuple[str, ...]]:
     """Read the table, run the version on its rows, and fit."""
+    from monitor.feature_types import texts_as_categories, unknown_columns
     from registry.artifacts import fetch, is_url
     from registry.probe import Finding, probe
     from registry.register import FitInput, missing_codes
@@ -227,7 +228,10 @@ def _from_reference(
             order=rows.order,
             features=manifest.options.features,
         )
-        return fit_profile(log_schema(row, rows.columns), given), rows.notes
+        schema, said = log_schema(row, rows.columns), manifest.options.features
+        ignored = (f"option 'features': {fault}" for fault in unknown_columns(schema, said, rows.columns))
+        notes = (*rows.notes, *ignored, *texts_as_categories(schema, said, rows.feeds))
+        return fit_profile(schema, given), notes
 
 
 def log_schema(row: VersionRow, columns: tuple[str, ...] | None) -> LogSchema:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.settings import Settings
-from registry.errors import MalformedRequest
+from registry.errors import ArtifactRejected, InvalidSetting, MalformedRequest
 from registry.home import Home
 from registry.vocabulary import FeatureType, TensorSpec
 
@@ -183,13 +183,24 @@ def version_document(row: VersionRow) -> dict[str, Any]:
 
 
 def fit(given: FitInput) -> FitResult:
-    """The log schema of a version and, where a reference was given, its profile."""
+    """The log schema of a version and, where a reference was given, its profile.
+
+    Raises InvalidSetting where the option `features` says what cannot be, ArtifactRejected where the reference shows
+    that it is not so.
+    """
+    from monitor.feature_types import impossible, settle, unknown_columns
     from monitor.record import make_log_schema
     from registry.register import FitResult
 
     schema = make_log_schema(given.inputs, given.outputs, given.by_rows, given.columns, given.examples or None)
-    if given.feeds is None or given.outputs_seen is None or given.rows_run is None:
-        return FitResult(None, schema.to_dict())
+    schema = settle(schema, given.features, given.feeds)
+    has_rows = given.feeds is not None and given.outputs_seen is not None and given.rows_run is not None
+    faults, unknown = impossible(schema, given.features), unknown_columns(schema, given.features, given.columns)
+    if faults or (has_rows and unknown):
+        faults = [*faults, *(unknown if has_rows else ())]
+        raise InvalidSetting(f"serving options cannot be used: option 'features': {'; '.join(faults)}", faults=faults)
+    if not has_rows:  # a table that comes later may name the columns
+        return FitResult(None, schema.to_dict(), tuple(f"option 'features': {fault}" for fault in unknown))
     profile = fit_profile(schema, given)
     return FitResult(profile.to_bytes(), schema.to_dict(), tuple(profile.warnings()))
 
@@ -198,8 +209,10 @@ def fit_profile(schema: LogSchema, given: FitInput) -> ReferenceProfile:
     """The profile of reference rows that were run, gathered by the same code that the workers log with.
 
     Inputs are of all rows; outputs, and the requests of a model whose axis 0 is not rows, of those that were run.
+    Raises ArtifactRejected where these rows contradict the types that their owner says.
     """
     from monitor import profile
+    from monitor.feature_types import contradicted
     from monitor.reference_order import Order
 
     if given.feeds is None or given.outputs_seen is None or given.rows_run is None:
@@ -209,11 +222,17 @@ def fit_profile(schema: LogSchema, given: FitInput) -> ReferenceProfile:
     feeds, count = given.feeds, len(next(iter(given.feeds.values())))
     if not schema.by_rows:
         feeds, count, order = {name: array[given.rows_run] for name, array in feeds.items()}, len(given.rows_run), ran
+    types = {column: cast("FeatureType", kind) for column, kind, _ in given.features if kind}
+    inputs = _gathered(schema, "inputs", feeds, count)
+    outputs = _gathered(schema, "outputs", given.outputs_seen, len(given.rows_run))
+    faults = [*contradicted(schema.inputs, inputs, types), *contradicted(schema.outputs, outputs, types)]
+    if faults:
+        raise ArtifactRejected(f"the reference is not as option 'features' says: {'; '.join(faults)}")
     return profile.fit(
         schema,
-        _gathered(schema, "inputs", feeds, count),
-        _gathered(schema, "outputs", given.outputs_seen, len(given.rows_run)),
-        types={column: cast("FeatureType", kind) for column, kind, _ in given.features if kind},
+        inputs,
+        outputs,
+        types=types,
         order=order,
         output_order=ran,
     )

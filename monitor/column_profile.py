@@ -62,6 +62,11 @@ class ColumnProfile:
         """Reference rows that were counted in this column: inputs may have more than outputs."""
         return sum(self.counts) + self.missing
 
+    @property
+    def noun(self) -> str:
+        """What the column's values are, in words."""
+        return "lengths" if self.type == "text_length" else "values"
+
     def limits(self) -> tuple[float, float] | None:
         """The range outside of which an output is bad; None where the reference says too little to tell."""
         if self.low is None or self.high is None or self.hashed:

@@ -127,14 +127,15 @@ def explain(
     deff: float = 1.0,
     exact: bool = False,
     unseen: Sequence[str] = (),
+    noun: str = "values",
 ) -> Explanation:
     """What moved between two samples in the same bins.
 
     `name` says a value (or a category's code) in words, `deff` is the design effect of rows that come in runs, `exact`
     says that the reference has few values and each is the lower edge of its bin, `unseen` are categories of the current
-    rows that the reference never had, the most frequent first.
+    rows that the reference never had, the most frequent first; `noun` is what the values are, such as lengths.
     """
-    say = _Ranges(bins, name, exact)
+    say = _Ranges(bins, name, exact, noun)
     moved: list[Moved] = []
     direction, said = Direction.NONE, []
     n, m = int(current.counts.sum()), int(reference.counts.sum())
@@ -176,8 +177,8 @@ def bin_names(bins: ColumnBins, name: Name = shown, *, exact: bool = False) -> l
 class _Ranges:
     """Says bins of a number in words."""
 
-    def __init__(self, bins: ColumnBins, name: Name, exact: bool) -> None:
-        self.bins, self.name, self.exact = bins, name, exact
+    def __init__(self, bins: ColumnBins, name: Name, exact: bool, noun: str = "values") -> None:
+        self.bins, self.name, self.exact, self.noun = bins, name, exact, _capital(noun)
         self.whole = _whole(bins.edges)
 
     def __call__(self, first: int, last: int, *, to_lowest: bool = False, to_highest: bool = False) -> str:
@@ -271,17 +272,17 @@ def _headline(say: _Ranges, reference: Sample, current: Sample) -> tuple[Directi
         if say.whole and now is not None and before is not None:
             now, before = float(round(now)), float(round(before))
         if now is not None and before is not None and (now - before) * (1 if up > down else -1) > 0:
-            return direction, f"Values are {word}: the median is about {name(now)}, it was {name(before)}."
+            return direction, f"{say.noun} are {word}: the median is about {name(now)}, it was {name(before)}."
         if reference.mean is not None and current.mean is not None and (current.mean > reference.mean) == (up > down):
-            return direction, f"Values are {word}: the mean is {name(current.mean)}, it was {name(reference.mean)}."
-        return direction, f"Values are {word}."
+            return direction, f"{say.noun} are {word}: the mean is {name(current.mean)}, it was {name(reference.mean)}."
+        return direction, f"{say.noun} are {word}."
     wider = int(gap.argmin()) < int(gap.argmax())
     spans = [_span(say.bins, side.counts) for side in (current, reference)]
     if None not in spans and spans[0] != spans[1] and (spans[0] > spans[1]) == wider:  # type: ignore[operator]
         word = "wider" if wider else "narrower"
         told = f"the middle half spans {shown(spans[0] or 0.0)}, it spanned {shown(spans[1] or 0.0)}"
-        return (Direction.WIDER if wider else Direction.NARROWER), f"Values spread {word}: {told}."
-    return Direction.RESHAPED, "Values have another shape."
+        return (Direction.WIDER if wider else Direction.NARROWER), f"{say.noun} spread {word}: {told}."
+    return Direction.RESHAPED, f"{say.noun} have another shape."
 
 
 def _span(bins: ColumnBins, counts: NDArray[Any]) -> float | None:

@@ -68,6 +68,8 @@ def _inferred(
         return "categorical"
     if column.kind == "summary":
         return "tensor_summary"
+    if column.kind == "length":
+        return "text_length"
     if is_input and different.tolist() == [0.0, 1.0] and bool(((finite == 0) | (finite == 1)).all()):
         return "boolean"
     return "integer" if len(finite) and bool((finite == np.floor(finite)).all()) else "numeric"

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan, prod, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 SUMMARY = ("mean", "sd", "min", "max", "zeros", "missing", "projection0", "projection1")
 TOP = len(SUMMARY)  # a summarised output also keeps the index of its largest element
 
-Kind = Literal["number", "category", "summary"]
+Kind = Literal["number", "category", "summary", "length"]
 
 _NARROW = {"FP32", "FP16", "BF16", "BOOL", "INT8", "UINT8", "INT16", "UINT16"}  # exact in a float32
 _INTEGERS = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
@@ -56,7 +56,8 @@ class Column:
     """One logged number of a row.
 
     `offset` is the element's place in the tensor's flattened row, or for a summary the place in `SUMMARY`. A category's
-    value is the integer itself, or for strings (`hashed`) the first six bytes of a hash.
+    value is the integer itself, or for strings (`hashed`) the first six bytes of a hash; a length's is the characters
+    of a text.
     """
 
     name: str
@@ -115,7 +116,7 @@ class LogSchema:
 
 def _column(item: Sequence[Any]) -> Column:
     name, tensor, kind, offset, hashed = item
-    if kind not in ("number", "category", "summary"):
+    if kind not in get_args(Kind):
         raise ValueError(kind)
     return Column(str(name), str(tensor), kind, int(offset), bool(hashed))
 
@@ -250,6 +251,18 @@ def _codes(values: NDArray[Any]) -> NDArray[np.float64]:
     return out.reshape(values.shape)
 
 
+def text_lengths(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Characters of each text, of the same shape; NaN where it is empty: there is no other way to say "missing".
+
+    >>> text_lengths(np.array(["größe", ""], object)).tolist()
+    [5.0, nan]
+    """
+    texts = [
+        item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in values.ravel().tolist()
+    ]
+    return np.array([len(text) or nan for text in texts], np.float64).reshape(values.shape)
+
+
 def _splitmix64(name: str, count: int) -> NDArray[np.uint64]:
     """The first numbers of an endless sequence: a hash of the place, so that no library's version decides it."""
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -338,15 +351,15 @@ class Gatherer:
         self._width = len(self.columns)
         self._by_rows = by_rows
         self._dtype = np.dtype(dtype)
-        self._parts: list[tuple[str, int, int, bool, bool]] = []  # tensor, start, width, is summary, is hashed
+        self._parts: list[tuple[str, int, int, bool, bool]] = []  # tensor, start, width, is summary, is text
         self._summaries: dict[str, Summary] = {}
         for at, column in enumerate(self.columns):
             summary = column.kind == "summary" or (column.name.endswith(".top") and column.offset == TOP)
             if self._parts and self._parts[-1][0] == column.tensor:
-                name, start, width, was_summary, hashed = self._parts[-1]
-                self._parts[-1] = (name, start, width + 1, was_summary, hashed)
+                name, start, width, was_summary, is_text = self._parts[-1]
+                self._parts[-1] = (name, start, width + 1, was_summary, is_text)
             else:
-                self._parts.append((column.tensor, at, 1, summary, column.hashed))
+                self._parts.append((column.tensor, at, 1, summary, column.hashed or column.kind == "length"))
         plain = len(self._parts) == 1 and not self._parts[0][3] and not self._parts[0][4]
         self._only = self._parts[0][0] if plain else None
 
@@ -370,7 +383,7 @@ class Gatherer:
             if tensor is not None and (not self._by_rows or (tensor.ndim and tensor.shape[0] == 1)):
                 return np.array(self._summarise(name, tensor.reshape(1, -1), with_top=width > TOP), self._dtype)
         block = np.full((rows, len(self.columns)), np.nan, self._dtype)
-        for name, start, width, is_summary, hashed in self._parts:
+        for name, start, width, is_summary, is_text in self._parts:
             tensor = tensors.get(name)
             if tensor is None or rows == 0:
                 continue
@@ -382,8 +395,18 @@ class Gatherer:
             if is_summary:
                 block[:, start : start + width] = self._summarise(name, flat, with_top=width > TOP)
             elif flat.shape[1] == width:
-                block[:, start : start + width] = _codes(flat) if hashed else flat
+                block[:, start : start + width] = self._texts(start, flat) if is_text else flat
         return block
+
+    def _texts(self, start: int, flat: NDArray[Any]) -> NDArray[np.float64]:
+        """Texts (rows, width) as their columns, from `start` on, want them: codes or lengths."""
+        lengths = [column.kind == "length" for column in self.columns[start : start + flat.shape[1]]]
+        if all(lengths):
+            return text_lengths(flat)
+        values = _codes(flat)
+        for at in np.flatnonzero(lengths):
+            values[:, at] = text_lengths(flat[:, at])
+        return values
 
     def _summarise(self, name: str, flat: NDArray[Any], *, with_top: bool) -> list[list[float]]:
         if flat.dtype.kind in "OSU":

@@ -57,7 +57,9 @@ def look_event(
 def _explained(profile: ReferenceProfile, window: Window, first: Measurement) -> Explanation:
     columns, counts = (profile.inputs, window.inputs) if first.kind == "input" else (profile.outputs, window.outputs)
     at, column = next((at, column) for at, column in enumerate(columns) if column.name == first.feature)
-    return explain(column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff)
+    return explain(
+        column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff, noun=column.noun
+    )
 
 
 def stream_event(
@@ -99,7 +101,7 @@ def moved(column: ColumnProfile, row: Evidence) -> str:
     """What a detector's event did, in words."""
     if row.kind == "edge" and row.direction < 0:  # said of the other side, which grew
         edge = column.bins.edges[row.place]
-        return f"values from {edge:.4g} on rose from {1.0 - row.reference:.2%} to {1.0 - row.share:.2%} of rows"
+        return f"{column.noun} from {edge:.4g} on rose from {1.0 - row.reference:.2%} to {1.0 - row.share:.2%} of rows"
     verb = "rose" if row.direction > 0 else "fell"
     return f"{event_words(column, row)} {verb} from {row.reference:.2%} to {row.share:.2%} of rows"
 
@@ -119,13 +121,13 @@ def event_words(column: ColumnProfile, row: Evidence) -> str:
         case "category":
             return "a category" if column.hashed else f"category {values[row.place]:g}"
         case "below_range":
-            return f"values below {edges[0]:.4g}"
+            return f"{column.noun} below {edges[0]:.4g}"
         case "above_range":
-            return f"values from {edges[-1]:.4g} on"
+            return f"{column.noun} from {edges[-1]:.4g} on"
         case "edge":
-            return f"values below {edges[row.place]:.4g}"
+            return f"{column.noun} below {edges[row.place]:.4g}"
         case _:
-            return f"values from {edges[row.place - 1]:.4g} to {edges[row.place]:.4g}"
+            return f"{column.noun} from {edges[row.place - 1]:.4g} to {edges[row.place]:.4g}"
 
 
 def first_requests(sample: Rows, row: Evidence, column: ColumnProfile, at: int) -> list[str]:

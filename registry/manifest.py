@@ -157,9 +157,13 @@ class Manifest:
     def _format(self) -> int:
         """The lowest format that says all of this: an older release must refuse what it would misread."""
         has_other_axes = self.probe.axes is not None and not self.probe.axes.are_rows
-        if has_other_axes or self.options.to_dict().keys() - _FIRST_OPTIONS:
+        if has_other_axes or self.options.to_dict().keys() - _FIRST_OPTIONS or self._logs_lengths():
             return 3
         return 2 if any(_is_new(spec) for spec in (*self.inputs, *self.outputs)) else 1
+
+    def _logs_lengths(self) -> bool:
+        """Whether an input is logged as the length of its text, which format 1 did not have."""
+        return any(column[2] == "length" for column in (self.log_schema or {}).get("inputs", ()))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:

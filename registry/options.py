@@ -20,6 +20,8 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 GRAPH_LEVELS = ("all", "layout", "extended", "basic", "none")
 MOST_PROVIDER_OPTIONS = 64
 MOST_FEATURES = 10_000
+_TYPES: tuple[str, ...] = get_args(FeatureType)
+_TYPES_TOLD = ", ".join(_TYPES)
 _PROVIDER_OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -71,7 +73,7 @@ class ServingOptions:
             try:
                 values[name] = _OPTION_READERS[name](value)
             except (TypeError, ValueError) as error:
-                faults.append(f"option {name!r}: {error}, got {value!r}")
+                faults.append(f"option {name!r}: {error}, got {value!r:.200}")
         if faults:
             raise InvalidSetting("serving options cannot be used: " + "; ".join(faults), faults=faults, known=known)
         options = cls(**values)
@@ -172,23 +174,40 @@ def _output_limits(value: Any) -> tuple[tuple[str, float, float], ...]:
 def _features(value: Any) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Types by column: `age = "integer"`, or `{ type = "numeric", missing = ["?"] }`; stored lists read the same."""
     if isinstance(value, Mapping):
-        try:
-            value = [
-                (column, said, ()) if isinstance(said, str) else (column, said.get("type", ""), said.get("missing", ()))
-                for column, said in value.items()
-            ]
-        except AttributeError:
-            raise ValueError("wants a table of column = type") from None
+        value = [(column, *_feature(column, said)) for column, said in value.items()]
     if not isinstance(value, list | tuple) or len(value) > MOST_FEATURES:
         raise ValueError(f"wants a table of at most {MOST_FEATURES} columns")
+    if not all(isinstance(item, list | tuple) and len(item) == 3 for item in value):
+        raise ValueError("wants a table of column = type")
     features = []
     for column, kind, missing in value:
-        if not isinstance(column, str) or (kind and kind not in get_args(FeatureType)):
-            raise ValueError(f"column {column!r:.80} wants one of {', '.join(get_args(FeatureType))}")
+        if not isinstance(column, str) or (kind and kind not in _TYPES):
+            raise ValueError(
+                f"column {column!r:.80}: {kind!r:.80} is no type{_near_type(kind)}; it is one of {_TYPES_TOLD}"
+            )
         if not isinstance(missing, list | tuple) or not all(isinstance(code, str) and code for code in missing):
             raise ValueError(f"column {column}: missing wants a list of texts")
         features.append((column, str(kind), tuple(sorted(set(missing)))))
     return tuple(sorted(features))
+
+
+def _feature(column: object, said: object) -> tuple[object, object]:
+    """Type and missing codes, as a table says them of one column."""
+    if isinstance(said, str):
+        return said, ()
+    if not isinstance(said, Mapping):
+        raise ValueError(f'column {column!r:.80} wants a type, or {{ type = "numeric", missing = ["?"] }}')
+    unknown = sorted(set(said) - {"type", "missing"})
+    if unknown:
+        raise ValueError(f"column {column!r:.80} says {unknown[0]!r:.80}, and what it may say is type and missing")
+    return said.get("type", ""), said.get("missing", ())
+
+
+def _near_type(word: object) -> str:
+    """The type that somebody means who says it in another word, such as `text` or `category`."""
+    text = str(word).lower()
+    near = [kind for kind in _TYPES if text and kind.startswith(text)] or difflib.get_close_matches(text, _TYPES, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 _OPTION_READERS: dict[str, Any] = {

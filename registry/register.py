@@ -236,7 +236,7 @@ def _examine(
     how: dict[str, Any] = {"options": request.options, "limits": limits, "progress": progress}
     if request.reference is None:
         found = staged.look(golden=golden, **how)
-        return found, fit(_fit_input(found)), None, ()
+        return found, fit(_fit_input(request, found)), None, ()
     first = staged.look(later=True, **how)
     progress("reading the reference", 0.0)
     path = Path(request.reference).expanduser()
@@ -256,19 +256,24 @@ def _examine(
     found = staged.look(golden=golden, feeds=rows.feeds, **how)
     progress("fitting the profile", 0.0)
     given = replace(
-        _fit_input(found),
+        _fit_input(request, found),
         columns=rows.columns,
         feeds=rows.feeds,
         outputs_seen=found.reference_outputs,
         rows_run=found.reference_rows,
         order=rows.order,
-        features=request.options.features,
     )
     return found, fit(given), rows.feeds, rows.notes
 
 
-def _fit_input(found: Finding) -> FitInput:
-    return FitInput(inputs=found.inputs, outputs=found.outputs, by_rows=found.probe.by_rows, examples=found.examples)
+def _fit_input(request: Registration, found: Finding) -> FitInput:
+    return FitInput(
+        inputs=found.inputs,
+        outputs=found.outputs,
+        by_rows=found.probe.by_rows,
+        examples=found.examples,
+        features=request.options.features,
+    )
 
 
 def _store_golden(artifacts: ArtifactStore, golden: Path | None) -> str | None:

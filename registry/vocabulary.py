@@ -23,7 +23,7 @@ CANARY_ALIAS = "canary"
 
 
 # What a table's column holds, where its owner says so.
-FeatureType = Literal["numeric", "integer", "categorical", "boolean"]
+FeatureType = Literal["numeric", "integer", "categorical", "boolean", "text_length"]
 
 
 class Role(StrEnum):

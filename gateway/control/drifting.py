@@ -79,7 +79,8 @@ class DriftView:
         for version, kind, feature in wanted:
             column, counts, at = _column(views[version], kind, feature)
             drawn = histogram(column, column.rows, counts, at)
-            told = explain(column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff)
+            reference, now = Sample.expected(column, column.rows), Sample.of(counts, at)
+            told = explain(column.bins, reference, now, deff=column.deff, noun=column.noun)
             shown.append({"version": version, "kind": kind, "feature": feature, **told.to_dict(), "histogram": drawn})
         return shown
 

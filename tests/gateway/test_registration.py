@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gateway.control.resources import version_json
 from gateway.registration import Request, fit, registered_document, run_registration, version_document
@@ -15,7 +17,7 @@ from monitor.profile import ReferenceProfile
 from monitor.record import LogSchema
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
-from registry.errors import InvalidSetting, MalformedRequest
+from registry.errors import ArtifactRejected, InvalidSetting, MalformedRequest
 from registry.home import Home
 from registry.register import FitInput
 from registry.vocabulary import TensorSpec
@@ -162,3 +164,73 @@ def test_a_reference_of_a_bfloat16_model_is_read_as_its_inputs_are(tmp_path: Pat
     manifest = run_registration(home, Settings(), request, lambda _what, _share: None).row.manifest
     assert (manifest.probe.run, manifest.probe.batch) == ("proven", "exact")
     assert manifest.profile is not None
+
+
+def orders(**said: str) -> FitInput:
+    """Reference rows of four inputs: `comment` is free text."""
+    specs = [("age", "FP32"), ("visits", "INT64"), ("city", "BYTES"), ("comment", "BYTES")]
+    rng = np.random.default_rng(0)
+    feeds: dict[str, NDArray[Any]] = {
+        "age": rng.integers(18, 90, (300, 1)).astype(np.float32),
+        "visits": rng.integers(0, 5, (300, 1)),
+        "city": np.array([["Rome"], ["Oslo"]] * 150, object),
+        "comment": np.array([["x" * (5 + at % 40) + str(at)] for at in range(300)], object),
+    }
+    return FitInput(
+        inputs=tuple(TensorSpec(name, kind, (None, 1)) for name, kind in specs),
+        outputs=(TensorSpec("total", "FP32", (None, 1)),),
+        by_rows=True,
+        examples={},
+        feeds=feeds,
+        outputs_seen={"total": feeds["age"]},
+        rows_run=np.arange(300),
+        features=tuple((column, kind, ()) for column, kind in said.items()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "types"),
+    [
+        ({}, ["integer", "integer", "categorical", "text_length"]),
+        (
+            {"age": "numeric", "visits": "categorical", "city": "text_length", "comment": "categorical"},
+            ["numeric", "categorical", "text_length", "categorical"],
+        ),
+    ],
+)
+def test_types_are_inferred_and_the_owner_has_the_last_word(said: dict[str, str], types: list[str]) -> None:
+    fitted = fit(orders(**said))
+    assert fitted.profile_bytes is not None
+    assert [column.type for column in ReferenceProfile.from_bytes(fitted.profile_bytes).inputs] == types
+    logged = LogSchema.from_dict(fitted.log_schema).inputs
+    assert [column.kind == "length" for column in logged] == [kind == "text_length" for kind in types]
+    manifest = tiny.manifest_of("m", log_schema=fitted.log_schema)
+    assert json.loads(manifest.to_json())["v"] == 3  # release 0.1 must refuse it by name
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "told"),
+    [
+        (
+            {"agee": "numeric"},
+            InvalidSetting,
+            r"no column 'agee' \(did you mean 'age'\?\); columns are age, visits, city",
+        ),
+        ({"city": "numeric"}, InvalidSetting, "'city' is text: it is categorical or text_length"),
+        ({"visits": "boolean"}, ArtifactRejected, "'visits' is said to be boolean, and .* such as"),
+    ],
+)
+def test_a_type_that_cannot_be_is_refused(said: dict[str, str], error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        fit(orders(**said))
+
+
+def test_without_a_reference_columns_that_are_not_known_yet_are_noted(tmp_path: Path) -> None:
+    fitted = fit(
+        FitInput(inputs=SPECS[0], outputs=SPECS[1], by_rows=True, examples={}, features=(("age", "integer", ()),))
+    )
+    assert fitted.warnings == ("option 'features': there is no column 'age'; columns are x[0], x[1], y",)
+    with pytest.raises(InvalidSetting, match="holds numbers"):
+        fit(
+            FitInput(inputs=SPECS[0], outputs=SPECS[1], by_rows=True, examples={}, features=(("y", "text_length", ()),))
+        )

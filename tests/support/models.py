@@ -128,6 +128,22 @@ def columns(path: Path) -> Path:
     return build(path, nodes, inputs, outputs)
 
 
+def texts(path: Path) -> Path:
+    """Four inputs [N,1]: age FP32, visits INT64, city and comment STRING, which it ignores → total [N,1]."""
+    nodes = [
+        helper.make_node("Cast", ["visits"], ["v"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["age", "v"], ["total"]),
+    ]
+    kinds = {
+        "age": TensorProto.FLOAT,
+        "visits": TensorProto.INT64,
+        "city": TensorProto.STRING,
+        "comment": TensorProto.STRING,
+    }
+    inputs = [value(name, kind, ["N", 1]) for name, kind in kinds.items()]
+    return build(path, nodes, inputs, [value("total", TensorProto.FLOAT, ["N", 1])])
+
+
 def external(path: Path, location: str = "weights.bin", features: int = 3) -> Path:
     """y = x * w, with w in an external file beside the model (written only for a location inside the folder)."""
     weights = np.arange(1, features + 1, dtype=np.float32)
