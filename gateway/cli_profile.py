@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, version_number
+from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, shown_time, version_number
 from gateway.cli_models import ACTOR, anywhere, progress
 from gateway.client_control import name_in_path
 from registry.home import Home
@@ -95,6 +95,8 @@ def _show(console: Console, answer: dict[str, Any]) -> None:
         f"{answer['rows']:,} rows of {escape(answer['source'])}  [dim]{answer['profile'][:12]}[/]",
         soft_wrap=True,
     )
+    if answer.get("ordered") and answer.get("since"):
+        console.print(f"  from {shown_time(answer['since'])} to {shown_time(answer['until'])}", soft_wrap=True)
     table = plain_table("", "column", "kind", "type", ">bins", ">missing", ">design effect", ">tile rows", "season")
     for column in answer["columns"][:_MOST_SHOWN]:
         rows = column["rows"]

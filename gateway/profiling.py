@@ -23,6 +23,7 @@ from gateway.registration import (
     truth_of,
 )
 from gateway.settings import Settings
+from registry.clock import rfc3339
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.home import Home
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from monitor.record import LogSchema
     from registry.artifacts import ArtifactStore
     from registry.catalog import Catalog, ProfileRow, VersionRow
+
+_FIRST_S, _LAST_S = 1e8, 253_402_300_800.0  # the years 1973 and 10000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +119,7 @@ def run_profile(home: Home, settings: Settings, request: ProfileRequest, progres
             from gateway.profiling_traffic import from_traffic
 
             profile, notes = from_traffic(home, catalog, artifacts, row, request.from_traffic_s)
-            source = f"traffic of {request.from_traffic_s} s"
+            source = f"the traffic of {_duration(request.from_traffic_s)}"
         progress("storing", 0.0)
         found, created = _store(catalog, artifacts, request, profile, source)
         progress("done", 1.0)
@@ -141,6 +144,8 @@ def profile_document(row: ProfileRow, profile: ReferenceProfile) -> dict[str, An
         "actor": row.actor,
         "rows": profile.rows,
         "ordered": profile.ordered,
+        "since": _moment(profile.since_s),
+        "until": _moment(profile.until_s),
         "columns": [
             {
                 "name": column.name,
@@ -158,6 +163,21 @@ def profile_document(row: ProfileRow, profile: ReferenceProfile) -> dict[str, An
             for column in columns
         ],
     }
+
+
+def _moment(seconds: float | None) -> str | None:
+    """As RFC 3339; None where it is not known, or is no date: a reference's moments may be any numbers."""
+    return None if seconds is None or not _FIRST_S <= seconds < _LAST_S else rfc3339(round(seconds * 1e9))
+
+
+def _duration(seconds: int) -> str:
+    """In its largest whole unit.
+
+    >>> _duration(86_400), _duration(90)
+    ('24 h', '90 s')
+    """
+    unit, size = next((unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if seconds % size == 0)
+    return f"{seconds // size} {unit}"
 
 
 def _store(

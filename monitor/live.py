@@ -27,14 +27,15 @@ from monitor.drift import MONTH_S, Measurement, count_of_tests, worst
 from monitor.drill import Drill, Shift
 from monitor.events import Family
 from monitor.lane_file import LaneHeader
-from monitor.looks import LOOK_EVERY_S, LOOKS_PER_MONTH, WINDOWS, Look, Slices
+from monitor.looks import LOOK_EVERY_S, LOOKS_PER_MONTH, WINDOWS, Look, Slices, reach_s
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.self_audit import AUDITS, LEAST_ROWS, SplitAudit, Tally, YesterdayAudit, limits_of
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, StateKey, Told
 from monitor.stream import Stream
-from monitor.telling import clearing_event, look_event, stream_event
-from monitor.watch import Side
+from monitor.suspect import attribute, standing
+from monitor.telling import clearing_event, look_event, stream_event, with_suspect
+from monitor.watch import SIDES, Side
 from monitor.windows import Window
 from registry.clock import Clock
 from registry.errors import FormatTooNew, MalformedRequest, Overloaded, StateDamaged, VersionNotFound
@@ -55,6 +56,7 @@ SPENDERS: tuple[Spender, ...] = ("inputs", "outputs", "quality", "level")  # wha
 
 Key = tuple[str, int]
 DayOf = Callable[[str, int, int, int], Window | None]  # model, version, since_s, until_s
+PairOf = Callable[[str], tuple[int, int] | None]  # model → champion and candidate, while a rollout runs
 WindowOf = Callable[[str, int, int, Iterable[str]], Window | None]  # model, version, seconds, roles
 
 
@@ -97,12 +99,14 @@ class Live:
         window_of: WindowOf,
         day_of: DayOf,
         executor: Executor | None = None,
+        pair_of: PairOf = lambda _model: None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._window_of = window_of
         self._day_of = day_of
+        self._pair_of = pair_of
         self._executor = executor or ThreadPoolExecutor(1, "pack")
         self._dirty: set[StateKey] = set()
         self._events: list[Told] = []
@@ -185,9 +189,12 @@ class Live:
 
     def judge(self, now_s: float) -> None:
         """Evaluate what is due: streams, their audits, and drills."""
+        told = len(self._events)
         for key, known in self.versions.items():
             if known.stream.is_due(now_s):
                 self._evaluate(key, known, now_s)
+        self._attribute(told)
+        for key, known in self.versions.items():
             for drill in known.drills:
                 if drill.judge(now_s, self.limits[0 if drill.side == "input" else 1]):
                     self._events.append(Told("drift.drill", *key, drill.to_json()))
@@ -272,7 +279,7 @@ class Live:
         for _, seconds, key, name, slot in sorted(waiting):
             known = self.versions[key]
             known.alarms.looked[name] = slot
-            window = self._window_of(*key, seconds, ROLES)
+            window = self._window_of(*key, reach_s(known.profile, seconds, wall_s), ROLES)
             if window is not None and window.rows:
                 known.look = Look(known.slices, window, name, self.level)
                 return key, known
@@ -289,7 +296,20 @@ class Live:
         raised = [m for m in change.raised if m.key[:2] not in before]
         if raised:
             self._events.append(look_event(key, known.profile, look.window, look.name, raised))
+            self._attribute(len(self._events) - 1)
         self._tell_ends(key, known, change.cleared, self._clock.wall_ns())
+
+    def _attribute(self, told: int) -> None:
+        """Say of the alarms from here on whether the world or the release is suspect, where a rollout runs."""
+        for at in range(told, len(self._events)):
+            event = self._events[at]
+            pair = self._pair_of(event.model) if event.type == "drift.alarm" else None
+            both = [self.versions[event.model, each] for each in pair or () if (event.model, each) in self.versions]
+            if pair is None or event.version not in pair or len(both) < 2:
+                continue
+            sides = [[standing(v.alarms.active, v.stream.strongest(side), side) for v in both] for side in SIDES]
+            (old_inputs, new_inputs), (old_outputs, new_outputs) = sides
+            self._events[at] = with_suspect(event, attribute([*old_inputs, *new_inputs], old_outputs, new_outputs))
 
     def unsaved(self) -> tuple[Mapping[StateKey, bytes], Sequence[Told]]:
         """Alarms that changed, and events, to be stored with the counts that they came from."""

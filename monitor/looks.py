@@ -67,6 +67,15 @@ class Look:
         return self.found
 
 
+def reach_s(profile: ReferenceProfile, seconds: int, wall_s: int) -> int:
+    """How far back a window of so many seconds looks: not beyond the first row of the profile that judges it.
+
+    A profile of lately is made because what came before is no measure any more; its bins may be those of before.
+    """
+    since_s = profile.since_s
+    return seconds if since_s is None or since_s >= wall_s else min(seconds, wall_s - int(since_s))
+
+
 def columns_of(counts: Counts, start: int, bins: BinSet) -> Counts:
     """The counts of some columns, the first at `start`: views, not copies."""
     stop = start + len(bins.columns)

@@ -48,7 +48,7 @@ def profile_of_tiles(used: ReferenceProfile, tiles: Iterable[Tile]) -> tuple[Ref
     if inputs.rows < LEAST_ROWS:
         raise ArtifactRejected(
             f"the traffic of that time is {inputs.rows:,} rows under this version's profile; at least {LEAST_ROWS:,} "
-            "are needed",
+            "are needed: say a longer time, or give --reference",
             rows=inputs.rows,
         )
     even = _evenly(parts)

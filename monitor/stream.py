@@ -21,7 +21,7 @@ from monitor.budget import is_due
 from monitor.counts import Counts
 from monitor.detectors import FastDetector, Limits
 from monitor.profile import ReferenceProfile
-from monitor.watch import Evidence
+from monitor.watch import SIDES, Evidence, Side
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
 
@@ -105,6 +105,10 @@ class Stream:
         """The evidence nearest to its limit, of both sides, the strongest first."""
         rows = [row for detector in self.detectors for row in detector.worst(features)]
         return sorted(rows, key=lambda row: row.limit_log10 - row.evidence_log10)[:features]
+
+    def strongest(self, side: Side) -> Evidence | None:
+        """The evidence of one side that is nearest to its limit."""
+        return next(iter(self.detectors[SIDES.index(side)].worst(1)), None)
 
     # -- its state -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The world changed, or the release broke? Told from what moved: inputs, the old version's answers, the new one's.
 
 Why: both look alike on a dashboard, and only one is mended by a rollback. Invariant: pure; what was not measured takes
-part in no claim. Called by whoever shows or reports drift of a model with two versions in traffic.
+part in no claim. Called by whoever shows drift of a model with two versions in traffic (from a window's measurements),
+and when an alarm is told (from the alarms that are up).
 """
 
 from __future__ import annotations
@@ -9,14 +10,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from registry.vocabulary import Verdict
 
-if TYPE_CHECKING:  # it comes with scipy, which this file has no use for
-    from monitor.drift import Measurement
+if TYPE_CHECKING:  # they come with scipy, which this file has no use for
+    from monitor.alarms import Key as AlarmKey
+    from monitor.watch import Evidence
 
 _NAMED = 3  # features in a sentence
+_NEAR = 0.5  # of the way to an alarm, in log10: whether it moved is open
+
+
+class Judged(Protocol):
+    """A measurement, or anything else that says whether a feature moved."""
+
+    @property
+    def feature(self) -> str: ...
+    @property
+    def verdict(self) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a feature stands now: in alarm, surely not, or open."""
+
+    feature: str
+    verdict: Verdict
+
+
+def standing(alarms: Iterable[AlarmKey], strongest: Evidence | None, side: str) -> list[Standing]:
+    """What moved of one side of a version: its alarms that are up, and the strongest evidence there that is none.
+
+    Detectors of two versions are seldom equally fast, so while one is half way to an alarm, nothing is said to stand
+    still.
+    """
+    found = [Standing(feature, Verdict.BREACH) for kind, feature, _, _ in alarms if kind == side]
+    if not found and strongest is not None:
+        is_open = not strongest.rows or strongest.evidence_log10 > _NEAR * strongest.limit_log10
+        found.append(Standing(strongest.feature, Verdict.UNKNOWN if is_open else Verdict.PASS))
+    return found
 
 
 class Suspect(StrEnum):
@@ -38,10 +71,8 @@ class Attribution:
     sentence: str
 
 
-def attribute(
-    inputs: Iterable[Measurement], old_outputs: Iterable[Measurement], new_outputs: Iterable[Measurement]
-) -> Attribution:
-    """World or release, from one window's measurements: of the inputs, and of each version's own answers.
+def attribute(inputs: Iterable[Judged], old_outputs: Iterable[Judged], new_outputs: Iterable[Judged]) -> Attribution:
+    """World or release, from what is known at one time: of the inputs, and of each version's own answers.
 
     Each version is compared with its own profile, so a new version that rightly answers otherwise has not moved. What
     is unknown takes part in no claim.
@@ -90,7 +121,7 @@ class _Verdicts:
     known: bool
 
     @classmethod
-    def of(cls, measurements: Iterable[Measurement]) -> _Verdicts:
+    def of(cls, measurements: Iterable[Judged]) -> _Verdicts:
         found = list(measurements)
         moved = dict.fromkeys(m.feature for m in found if m.verdict is Verdict.BREACH)
         return cls(tuple(moved), any(m.verdict is not Verdict.UNKNOWN for m in found))

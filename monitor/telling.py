@@ -7,6 +7,7 @@ by `monitor/live.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from monitor.explain import Explanation, Sample, explain
 from monitor.histograms import histogram
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.store import Told
+from monitor.suspect import Attribution, Suspect
 from monitor.watch import Evidence
 from monitor.windows import Window
 from registry.clock import rfc3339
@@ -156,6 +158,14 @@ def _happened(values: NDArray[np.float64], row: Evidence, column: ColumnProfile)
         return values == column.bins.values[row.place] if row.kind == "category" else ~known & ~np.isnan(values)
     place = np.searchsorted(column.bins.edges, values, side="right")
     return (place <= row.place if row.kind == "edge" else place == row.place) & ~np.isnan(values)
+
+
+def with_suspect(alarm: Told, found: Attribution) -> Told:
+    """The alarm, told while two versions are in traffic: whether the world changed or the release broke."""
+    data = {**alarm.data, "suspect": {"suspect": found.suspect.value, "sentence": found.sentence}}
+    if found.suspect in (Suspect.WORLD, Suspect.RELEASE, Suspect.UPSTREAM):
+        data["sentence"] = f"{alarm.data['sentence']} {found.sentence}"
+    return replace(alarm, data=data)
 
 
 def clearing_event(key: tuple[str, int], cleared: Mapping[AlarmKey, int], wall_ns: int) -> Told:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite, log
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from monitor.profile import ColumnProfile
 from monitor.selection import e_d_bh
 
 Side = Literal["input", "output"]
+SIDES: tuple[Side, ...] = get_args(Side)
 LOG10 = log(10.0)
 CLEAR_LOG = log(1e4)  # an alarm whose drift stays at half its way is cleared once in 10,000 evaluations at most
 

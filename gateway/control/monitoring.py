@@ -22,7 +22,7 @@ from monitor.facts import LabelFacts
 from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneStatistics
 from monitor.live import ROLES, Live
-from monitor.looks import Look
+from monitor.looks import Look, reach_s
 from monitor.profile import ReferenceProfile
 from monitor.rollout import RolloutRecord
 from monitor.settings import MonitorSettings
@@ -67,6 +67,7 @@ class Monitoring:
             clock,
             window_of=lambda *asked: self._monitor.window(*asked),
             day_of=lambda model, version, since_s, until_s: self._monitor.span(model, version, since_s, until_s, ROLES),
+            pair_of=self._pair,
         )
         self._monitor = Monitor(home.run, store, settings, clock, self._bins_of, self._live)
         self._monitor.resume()
@@ -166,13 +167,18 @@ class Monitoring:
         name = window or "5m"
         seconds, views = seconds_of(name), []
         for key, known in sorted(self._live.versions.items()):
-            counted = self._monitor.window(*key, seconds, ROLES) if key[0] == model else None
+            reach = reach_s(known.profile, seconds, self._clock.wall_ns() // 1_000_000_000)
+            counted = self._monitor.window(*key, reach, ROLES) if key[0] == model else None
             if counted is not None:
                 look = Look(known.slices, counted, name, self._live.level)
                 evidence = known.stream.worst(MOST_EVIDENCE)
                 views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence))
+        return DriftView(views, self._pair(model))
+
+    def _pair(self, model: str) -> tuple[int, int] | None:
+        """Champion and candidate of the running rollout."""
         seen = self._monitor.rollout(model)
-        return DriftView(views, None if seen is None else (seen.watch.champion, seen.watch.candidate))
+        return None if seen is None else (seen.watch.champion, seen.watch.candidate)
 
     def drill(self, model: str, version: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Begin drills. Raises ServingError."""

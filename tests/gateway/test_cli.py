@@ -387,6 +387,9 @@ def test_with_a_server_a_profile_is_made_by_it(
         "profile": "ab" * 32,
         "source": "ref.csv",
         "rows": 200,
+        "ordered": True,
+        "since": "2026-03-01T00:00:00.000000Z",
+        "until": "2026-03-31T23:59:59.000000Z",
         "created": True,
         "columns": [{**column, **dependence}],
         "warnings": ["w"],
@@ -398,6 +401,7 @@ def test_with_a_server_a_profile_is_made_by_it(
     assert control.asked[-1][2] == {"reference": str(tmp_path / "ref.csv"), "by_time": "at"}
     shown = capsys.readouterr().out
     assert "profile 3, 200 rows of ref.csv" in shown
+    assert "from 2026-03-01 00:00:00Z to 2026-03-31 23:59:59Z" in shown
     assert [cell.strip() for cell in next(line for line in shown.splitlines() if "age" in line).split("│")[1:-1]] == [
         *("age", "input", "integer", "18", "5.0%", "3.5", "> 512", "24 h"),
     ]

@@ -70,7 +70,11 @@ def test_a_reference_given_later_is_a_numbered_profile_with_the_tables_names(reg
 def test_a_column_of_moments_puts_rows_in_order_and_is_no_input(registered: Home, tmp_path: Path) -> None:
     moments = [f"2026-01-{day:02d}T00:00:{second:02d}Z" for day in (2, 1) for second in range(50)]
     path = table(tmp_path / "t.csv", rows=100, at=moments)
-    assert make(registered, reference=path, by_time="at")["ordered"] is True
+    made = make(registered, reference=path, by_time="at")
+    assert (made["ordered"], made["since"], made["until"]) == (
+        True,
+        *(f"2026-01-{when}.000000Z" for when in ("01T00:00:00", "02T00:00:49")),
+    )
     with pytest.raises(ArtifactRejected, match="no such column"):
         make(registered, reference=path, by_time="when")
     assert make(registered, reference=path, columns=["age", "income"], unordered=True)["ordered"] is False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,13 @@ def test_a_look_in_parts_says_what_a_whole_one_says(columns: int, monkeypatch: p
     assert look.finish() == whole
     assert look.finish() == whole
     assert {m.profile for m in whole} == {fitted.digest}
+
+
+def test_a_window_ends_where_its_profile_begins() -> None:
+    fitted, _ = a_window()
+    lately = replace(fitted, since_s=1000.5)
+    assert [module.reach_s(lately, 300, wall_s) for wall_s in (5000, 1100, 900)] == [300, 100, 300]
+    assert module.reach_s(fitted, 300, 1100) == 300
 
 
 def test_every_window_is_looked_at_many_times_in_its_length() -> None:

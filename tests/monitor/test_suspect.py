@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from monitor.drift import Measurement
-from monitor.suspect import Suspect, attribute
+from monitor.suspect import Suspect, attribute, standing
+from monitor.watch import Evidence
 from registry.vocabulary import Cause, Verdict
 
 
@@ -42,6 +43,30 @@ def test_world_and_release_are_told_apart(
     found = attribute(inputs, old, new)
     assert found.suspect is suspect
     assert found.sentence.endswith(".")
+
+
+def strongest(evidence: float, rows: int = 500) -> Evidence:
+    return Evidence(
+        "x", "output", "shape", evidence, 9.0, "edge", 0, 1, 0.5, 0.5, 0.5, rows, 0.0, 0, 0.0, "count", 1.0, False
+    )
+
+
+@pytest.mark.parametrize(
+    ("alarms", "evidence", "verdict"),
+    [
+        ([("output", "y", "shape", "fast")], strongest(8.0), Verdict.BREACH),
+        ([("input", "y", "shape", "fast")], strongest(1.0), Verdict.PASS),
+        ([], strongest(1.0), Verdict.PASS),
+        ([], strongest(5.0), Verdict.UNKNOWN),
+        ([], strongest(0.0, rows=0), Verdict.UNKNOWN),
+    ],
+)
+def test_a_version_half_way_to_an_alarm_does_not_stand_still(
+    alarms: list[tuple[str, str, str, str]], evidence: Evidence, verdict: Verdict
+) -> None:
+    (found,) = standing(alarms, evidence, "output")
+    assert found.verdict is verdict
+    assert standing([], None, "output") == []
 
 
 def test_what_is_unknown_is_never_said_to_have_stayed() -> None:

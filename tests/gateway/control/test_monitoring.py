@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,28 @@ def test_a_rollouts_drift_says_whom_to_ask_first(lanes: Lanes, moved: str, suspe
         lanes.tick(2.0)
     answer = lanes.monitoring.drift("m", None).to_json()
     assert answer["suspect"]["suspect"] == suspect
+    alarms = events_of(lanes, "drift.alarm")
+    assert {alarm["suspect"]["suspect"] for alarm in alarms} == ({suspect} if moved != "nothing" else set())
+    for alarm in alarms:
+        assert alarm["sentence"].endswith(alarm["suspect"]["sentence"])
+
+
+def test_an_alarm_outside_of_a_rollout_suspects_nobody(lanes: Lanes) -> None:
+    feed(lanes, 4, shift=1.0)
+    assert events_of(lanes, "drift.alarm")
+    assert all("suspect" not in alarm for alarm in events_of(lanes, "drift.alarm"))
+
+
+def test_a_profile_of_lately_is_not_compared_with_what_came_before_it(lanes: Lanes) -> None:
+    feed(lanes, 10, shift=1.0)
+    since_s = lanes.clock.wall_ns() // 10**9
+    feed(lanes, 10)
+    known = lanes.monitoring._live.versions["m", 1].profile
+    lately = replace(known, since_s=float(since_s))
+    before = lanes.monitoring.drift("m", None).to_json()["windows"][0]["rows"]
+    sha256 = lanes.artifacts.put_bytes(lately.to_bytes())
+    lanes.monitoring.follow({("m", 1): sha256, ("m", 2): lanes.sha256})
+    assert lanes.monitoring.drift("m", None).to_json()["windows"][0]["rows"] < before
 
 
 def test_first_requests_are_those_where_the_event_happened(lanes: Lanes) -> None:
