@@ -70,6 +70,7 @@ class Connection(HttpToolsProtocol):
     identify: ClassVar[Callable[[bytes | None], bytes]]
     predict: ClassVar[Predict]
     targets: ClassVar[Mapping[bytes, Target]]
+    scratch: ClassVar[memoryview]  # one for all: what is read into it is copied before anything else is read
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -434,19 +435,18 @@ class _Reader(asyncio.BufferedProtocol):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._scratch = memoryview(bytearray(_SCRATCH))
         self._is_body = False
 
     def get_buffer(self, sizehint: int) -> memoryview:
         place = self._connection.get_buffer()
         self._is_body = place is not None
-        return self._scratch if place is None else place
+        return self._connection.scratch if place is None else place
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._is_body:
             self._connection.buffer_updated(nbytes)
         else:
-            self._connection.data_received(bytes(self._scratch[:nbytes]))
+            self._connection.data_received(bytes(self._connection.scratch[:nbytes]))
 
     def eof_received(self) -> None:
         self._connection.eof_received()
@@ -471,6 +471,7 @@ def bounded(limits: LimitSettings, predict: Predict, targets: Mapping[bytes, Tar
             "limits": limits,
             "predict": predict,
             "targets": targets,
+            "scratch": memoryview(bytearray(_SCRATCH)),
             "most_bytes": limits.head_bytes,
             "most_headers": limits.headers,
             "identify": staticmethod(RequestIds(time.time_ns, random.getrandbits).identify),
