@@ -23,7 +23,7 @@ CLEAR_AFTER = 3
 CLEAR_BELOW = 0.9  # of the limit: a value between this and the limit neither raises an alarm nor ends one
 
 Key = tuple[str, str, str, str]  # kind, feature, statistic, window
-Problem = Literal["missing", "infinite", "out_of_range", "unseen"]
+Problem = Literal["missing", "infinite", "out_of_range", "unseen", "mistyped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,5 +146,7 @@ def quality(profile: ReferenceProfile, inputs: Counts | None, outputs: Counts | 
                     problems["out_of_range"] = int(own[0] + own[-1])
             elif column.complete:
                 problems["unseen"] = int(own[-1])
+            if column.bins.whole:
+                problems["mistyped"] = int(counts.mistyped[at])
             found.extend(QualityRatio(column.name, kind, name, n / counts.rows) for name, n in problems.items())
     return found

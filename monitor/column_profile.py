@@ -98,6 +98,8 @@ class ColumnProfile:
             "levelled": self.levelled,
             "hashed": self.hashed,
         }
+        if self.bins.whole:  # release 0.1 stored none, so its bins keep their digest
+            document["whole"] = True
         if any(deff != self.deff for deff in (*self.bin_deffs, *self.edge_deffs)):
             document |= {"bin_deffs": list(self.bin_deffs), "edge_deffs": list(self.edge_deffs)}
         if self.season is not None:

@@ -89,6 +89,11 @@ def _edges(
     values that stand out of a continuous column, such as -999 where nothing was measured.
     """
     top = np.inf * np.ones((), finite.dtype)
+
+    def above(values: NDArray[np.floating] | np.floating) -> NDArray[np.floating]:
+        with np.errstate(over="ignore"):  # above the dtype's largest number lies infinity, which is no edge
+            return np.asarray(np.nextafter(values, top), finite.dtype)
+
     if len(different) <= MOST_VALUES:
         # Between two values of few lies nothing: one edge is enough, and a new value there joins the one below it.
         marks = [different]
@@ -98,7 +103,7 @@ def _edges(
         most = np.argsort(-np.where(points, counts, 0), kind="stable")[:_POINTS]
         heavy = np.concatenate([different[often], different[most[points[most]]]])
         shares = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
-        marks = [heavy, np.nextafter(heavy, top), np.quantile(finite, shares, method="higher").astype(finite.dtype)]
-    marks.append(np.array([low, np.nextafter(high, top)], finite.dtype))
+        marks = [heavy, above(heavy), np.quantile(finite, shares, method="higher").astype(finite.dtype)]
+    marks.append(np.array([low, above(high)], finite.dtype))
     edges = np.unique(np.concatenate(marks).astype(np.float64))
     return tuple(float(edge) for edge in edges[np.isfinite(edges)])

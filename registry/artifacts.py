@@ -71,15 +71,13 @@ class ArtifactStore:
         size = staged.stat().st_size
         if not (target.exists() and target.stat().st_size == size):  # another size: a damaged file, replaced
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            aside = target.with_name(f".{digest}.{uuid.uuid4().hex}")
-            try:
+            with self.staging() as folder:  # swept, if this process dies before the file has its name
+                aside = folder / "aside"
                 _link_or_copy(staged, aside)
                 aside.chmod(_IMMUTABLE)
                 _sync(aside)
                 aside.replace(target)
-                _sync(target.parent)
-            finally:
-                aside.unlink(missing_ok=True)
+            _sync(target.parent)
         if self._remote is not None:
             self._remote.put(target, digest)
 
@@ -169,7 +167,9 @@ class ArtifactStore:
             os.close(handle)
 
     def sweep(self) -> int:
-        """Remove the staging folders of processes that died in the middle → how many. Those in use are locked."""
+        """Remove what processes that died in the middle left → how many: staging folders, of which those in use are
+        locked, and, where none is in use, the files that an older release put beside their target.
+        """
         root, removed = self.root / "staging", 0
         if not root.is_dir():
             return 0
@@ -178,6 +178,9 @@ class ArtifactStore:
                 with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
+            for left in () if any(root.iterdir()) else self.root.glob("sha256/??/.*"):
+                left.unlink(missing_ok=True)
+                removed += 1
         return removed
 
     def _blob(self, digest: str) -> Path:

@@ -103,6 +103,16 @@ def test_infinite_values_are_drift_and_bad() -> None:
     assert ratios["out_of_range"] >= 0.15
 
 
+def test_fractions_among_whole_numbers_are_drift_and_bad_by_a_profile_that_was_stored() -> None:
+    rng = np.random.default_rng(0)
+    profile = ReferenceProfile.from_bytes(fitted(rng.integers(0, 50, 5000)).to_bytes())
+    current = rng.integers(0, 50, 1000).astype(np.float64)
+    current[:100] += 0.25
+    assert {m.statistic for m in look(profile, current).values() if m.verdict is Verdict.BREACH} == {"mistyped"}
+    ratios = {q.problem: q.ratio for q in quality(profile, live(profile, current), None)}
+    assert ratios["mistyped"] == 0.1
+
+
 @pytest.mark.parametrize("rows", [0, 1, 50])
 def test_too_few_rows_are_neither_good_nor_bad(rows: int) -> None:
     found = look(fitted(np.random.default_rng(0).normal(size=5000)), np.full(rows, 99.0))

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.counts import Counter, Counts
-from monitor.feature_bins import BINS
+from monitor.feature_bins import BINS, feature_bins
 from monitor.profile import Order, ReferenceProfile, fit
+from monitor.record import Column
 from registry.errors import FormatTooNew, StateDamaged
 from tests.support.profiles import fitted, schema
 
@@ -189,3 +190,27 @@ def test_a_column_constant_for_most_of_its_rows_keeps_its_constant_apart() -> No
 
 def test_a_sorted_reference_is_named_in_a_warning() -> None:
     assert "is the file sorted?" in " ".join(fitted(np.sort(np.random.default_rng(0).normal(size=20_000))).warnings())
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_largest_number_there_is_has_no_edge_above_it(kind: type[np.floating]) -> None:
+    """Warnings are errors: the next number after it is infinity."""
+    largest, rng = np.finfo(kind).max, np.random.default_rng(9)
+    column = Column("x", "x", "number", 0)
+    for values in ([largest, 1.0, -largest], [*rng.normal(size=500).tolist(), *[float(largest)] * 100]):
+        bins = feature_bins(column, np.array(values, kind), None, True).bins
+        assert bins.edges[-1] == largest
+
+
+def test_stored_bins_are_the_fitted_ones_whatever_the_type() -> None:
+    rng = np.random.default_rng(10)
+    made = fitted(
+        rng.integers(0, 90, 400), rng.integers(0, 2, 400), rng.normal(size=400), np.full(400, 7), np.full(400, np.nan)
+    )
+    assert [column.bins.whole for column in made.inputs] == [True, False, False, True, False]
+    stored = ReferenceProfile.from_bytes(made.to_bytes())
+    assert stored == made
+    assert (stored.input_bins().digest, stored.output_bins().digest) == (
+        made.input_bins().digest,
+        made.output_bins().digest,
+    )

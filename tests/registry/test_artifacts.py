@@ -140,3 +140,27 @@ def test_what_a_process_left_in_staging_is_swept_and_what_is_in_use_is_not(tmp_p
         assert (folder / "file").read_bytes() == b"mine"
         assert not left.exists()
     assert list((tmp_path / "staging").iterdir()) == []
+
+
+_DIES_STORING = """
+import os, sys
+from pathlib import Path
+from registry.artifacts import ArtifactStore
+os.fsync = lambda _file: os._exit(9)
+ArtifactStore(Path(sys.argv[1])).put_bytes(b"half way")
+"""
+
+
+def test_a_process_that_dies_while_it_stores_leaves_nothing_that_a_sweep_does_not_find(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    assert subprocess.run([sys.executable, "-c", _DIES_STORING, str(tmp_path)], check=False).returncode == 9
+    assert store.sweep() > 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    digest = store.put_bytes(b"half way")
+    beside = store.path(digest).with_name(f".{digest}.0123")  # as release 0.1 left them
+    beside.write_bytes(b"")
+    with store.staging():
+        assert ArtifactStore(tmp_path).sweep() == 0
+    assert store.sweep() == 1
+    assert not beside.exists()
+    assert store.read(digest) == b"half way"
