@@ -33,6 +33,7 @@ POOL_ROWS = 16_384
 MISSING = 0.01
 BURST_S = 0.01
 BURST_ROWS = 64
+CATCH_UP = 3.0
 
 
 OUTPUTS = (TensorSpec("y", "FP32", (None, 1)),)
@@ -58,15 +59,20 @@ def draw(features: int, rows: int, seed: int) -> NDArray[np.float32]:
 
 
 def feed(folder: Path, features: int, rate: int, lane_bytes: int) -> None:
-    """Write rows at this rate until killed; late bursts are made up for, so that the rate is true."""
+    """Write rows at this rate until killed; late bursts are made up for, so that the rate is true.
+
+    At no more than `CATCH_UP` times the rate: when this process was not run for half a second, half a second's rows
+    would else come in no time, which no worker's do.
+    """
     schema = schema_of(features)
     writer = LaneWriter.open(home_of(folder).run / "lanes", 0, MODEL, 1, Role.CHAMPION, schema, lane_bytes, BOOT)
     pool = draw(features, POOL_ROWS, seed=2)
     said = np.nan_to_num(pool[:, :1]) * 2
     rng = np.random.default_rng(3)
     began, sent = time.monotonic(), 0
+    most = max(int(CATCH_UP * rate * BURST_S), 1)
     while True:
-        due = int((time.monotonic() - began) * rate) - sent
+        due = min(int((time.monotonic() - began) * rate) - sent, most)
         while due > 0:
             n = min(due, BURST_ROWS)
             at = int(rng.integers(0, POOL_ROWS - n))

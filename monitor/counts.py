@@ -164,7 +164,7 @@ def _unpack(text: str, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 _CHUNK_ROWS = 8192
 _TURN_ROWS, _TURN_BYTES = 512, 1 << 20  # a matrix is turned in strips, while its rows' cache lines are near
-_HOT_BYTES = 1 << 18  # columns that stay in a core's own cache from the sort to the sums
+_HOT_BYTES = 1 << 19  # columns that stay in a core's own cache from the sort to the sums
 
 
 class Counter:
@@ -214,33 +214,40 @@ class Counter:
             for row in range(0, n, _TURN_ROWS):
                 columns[:, row : row + _TURN_ROWS] = block[row : row + _TURN_ROWS, first : first + wide].T
             for at in range(0, len(columns), hot):
-                self._columns(part, below, columns[at : at + hot], first + at)
+                here = slice(first + at, min(first + at + hot, width, first + wide))
+                part.mean[here], part.m2[here] = self._sort(columns[at : at + hot], below[here], first + at)
+            self._ends(part, below, columns, first)
         present = below[:, -1]
         part.missing[:] = n - present
         part.negative[:] = below[:, 0]
         part.infinite[:] = below[:, 0] + present - below[:, -2]
         ends = below[self._numbers, 1:-1]  # where each bin ends; the last one's, +inf's mark, is where all values end
-        ends[:, -1] = present[self._numbers]
-        ends[:, 1:] -= ends[:, :-1].copy()
-        part.counts[self._numbers, : ends.shape[1]] = ends
+        part.counts[self._numbers, 0] = ends[:, 0]
+        part.counts[self._numbers, 1 : ends.shape[1]] = np.diff(ends[:, :-1], append=present[self._numbers, None])
         return part
 
-    def _columns(self, part: Counts, below: NDArray[np.int64], columns: NDArray[Any], first: int) -> None:
-        """Sort these columns, the bins' column `first` and those after it, and take what only sorted ones can tell."""
+    def _sort(
+        self, columns: NDArray[Any], below: NDArray[np.int64], first: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sort these columns, the bins' column `first` and those after it, and look their marks up → mean and m2."""
         columns.sort(axis=1)  # NaN sorts last
+        for at, column in enumerate(columns):
+            below[at] = column.searchsorted(self._marks[first + at])
+        return _moments(columns, below[:, 0], below[:, -2])
+
+    def _ends(self, part: Counts, below: NDArray[np.int64], columns: NDArray[Any], first: int) -> None:
+        """Take what else only sorted columns can tell: what lies in the outer bins, and values of another type."""
         here = slice(first, first + len(columns))
-        for at, column in enumerate(columns, first):
-            below[at] = column.searchsorted(self._marks[at])
         low, high = below[here, 0], below[here, -2]  # the finite values lie between
         last = self._last[here]
         under, over = below[here, 1], below[np.arange(here.start, here.stop), last]
-        for row in np.flatnonzero((last > 0) & ((low < under) | (over < high))):
-            tails = columns[row, low[row] : under[row]], columns[row, over[row] : high[row]]
-            part.tails[first + row] = [tail.sum(dtype=np.float64) for tail in tails]
+        is_tailed = np.flatnonzero((last > 0) & ((low < under) | (over < high)))
+        if len(is_tailed):
+            ends = np.stack([low, under, over, high], axis=1)[is_tailed].reshape(-1, 2)
+            part.tails[first + is_tailed] = _sums(columns, np.repeat(is_tailed, 2), ends).reshape(-1, 2)
         for at in self._special:
             if here.start <= at < here.stop:
                 self._own_type(part, columns[at - first], at, low[at - first], high[at - first], below[at, -1])
-        part.mean[here], part.m2[here] = _moments(columns, low, high)
 
     def _own_type(self, part: Counts, column: NDArray[Any], at: int, low: int, high: int, present: int) -> None:
         """Count one sorted column's categories, or its fractions where there should be none."""
@@ -255,6 +262,16 @@ class Counter:
             part.counts[at, len(values)] = present - known.sum()
 
 
+def _sums(columns: NDArray[Any], rows: NDArray[np.intp], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(k,): the sum of what lies in [start, end) of each of these rows of columns; ends (k, 2)."""
+    sizes = ends[:, 1] - ends[:, 0]
+    begins = np.cumsum(sizes) - sizes
+    total = int(sizes.sum())
+    places = np.repeat(rows * columns.shape[1] + ends[:, 0] - begins, sizes) + np.arange(total)
+    values = np.append(columns.reshape(-1)[places].astype(np.float64), 0.0)  # an empty last one begins behind them
+    return np.where(sizes > 0, np.add.reduceat(values, begins), 0.0)
+
+
 def _moments(
     columns: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -266,8 +283,11 @@ def _moments(
     median = columns[np.arange(width), np.minimum((low + high) // 2, n - 1)].astype(np.float64)
     median[rows == 0] = 0.0
     rest = np.subtract(columns, median[:, None], dtype=np.float64)
-    for at in np.flatnonzero(rows < n):
-        rest[at, : low[at]] = rest[at, high[at] :] = 0.0
+    first, last = int(low.max()), int(high.min())  # outside of these some columns have values that are not finite
+    if first:
+        rest[:, :first][np.arange(first) < low[:, None]] = 0.0
+    if last < n:
+        rest[:, last:][np.arange(last, n) >= high[:, None]] = 0.0
     sums = rest.sum(axis=1)
     shift = sums / np.maximum(rows, 1)
     return median + shift, np.maximum(np.vecdot(rest, rest) - sums * shift, 0.0)

@@ -36,7 +36,7 @@ class LiveDependence:
     """The live design effect of every feature of one family, as a weakening of its events' evidence."""
 
     def __init__(self, events: Events) -> None:
-        self._events = events
+        self._root_deff = np.sqrt(events.deff)
         self._starts = np.flatnonzero(np.diff(events.column, prepend=-1))
         self._sizes = np.diff(self._starts, append=len(events))
         e, f = len(events), len(self._starts)
@@ -65,16 +65,16 @@ class LiveDependence:
             block, count = block + first, count + of_first
 
     def _compare(self, level: int, k1: Floats, n1: Floats, k2: Floats, n2: Floats) -> None:
-        events = self._events
         both = np.minimum(n1, n2)
         pooled = (k1 + k2) / np.maximum(n1 + n2, 1.0)
-        told = both * np.minimum(pooled, 1.0 - pooled) >= LEAST_EXPECTED
+        other = 1.0 - pooled
+        told = both * np.minimum(pooled, other) >= LEAST_EXPECTED
         safe = np.where(told, both, 1.0)
         spread = np.sqrt(
-            np.where(told, pooled * (1.0 - pooled), 1.0) * (1.0 / np.maximum(n1, safe) + 1.0 / np.maximum(n2, safe))
+            np.where(told, pooled * other, 1.0) * (1.0 / np.maximum(n1, safe) + 1.0 / np.maximum(n2, safe))
         )
         size = np.where(told, np.abs(k1 / np.maximum(n1, 1.0) - k2 / np.maximum(n2, 1.0)) / spread, 0.0)
-        size /= np.sqrt(events.deff)
+        size /= self._root_deff
         count = np.add.reduceat(told.astype(np.float64), self._starts)
         mean = np.add.reduceat(size, self._starts) / np.maximum(count, 1.0)
         self._sizes_seen[level, int(self._pairs[level]) % MOST_PAIRS] = np.where(count > 0, mean, np.nan)

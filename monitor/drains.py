@@ -19,6 +19,8 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
+PRESSED = 0.25  # of a lane: a stall of the monitor may last as long as the rest of it takes to fill
+
 LaneKey = tuple[str, int, str]  # model, version, role
 
 
@@ -107,7 +109,7 @@ class Drains:
     def is_pressed(self) -> bool:
         """A lane has given so many rows since the last release that its writer may soon find no room."""
         return any(
-            reader.position - reader.head > 0.4 * reader.capacity for family in self._families for reader in family
+            reader.position - reader.head > PRESSED * reader.capacity for family in self._families for reader in family
         )
 
     def positions(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -45,7 +45,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
-LOOK_S = 0.01  # of looking at windows in one step
+JUDGE_S, LOOK_S = 0.02, 0.01  # of processor time, of evaluating versions and of looking at windows in one step
 FAST = "fast"  # the window of an alarm that a fast detector raised
 DAY_S = 86_400
 AUDIT_KEY: StateKey = ("", 0, "audit")
@@ -187,30 +187,44 @@ class Live:
         for drill in known.drills:
             drill.add(rows)
 
-    def judge(self, now_s: float) -> None:
-        """Evaluate what is due: streams, their audits, and drills."""
-        told = len(self._events)
-        for key, known in self.versions.items():
-            if known.stream.is_due(now_s):
-                self._evaluate(key, known, now_s)
+    def judge(self, now_s: float) -> bool:
+        """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left."""
+        told, pace, more = len(self._events), self._pace(JUDGE_S), False
+        due = [(key, known) for key, known in self.versions.items() if known.stream.is_due(now_s)]
+        for key, known in sorted(due, key=lambda each: each[1].stream.evaluated_s):
+            if more := not next(pace):
+                break
+            self._evaluate(key, known, now_s)
         self._attribute(told)
         for key, known in self.versions.items():
             for drill in known.drills:
                 if drill.judge(now_s, self.limits[0 if drill.side == "input" else 1]):
                     self._events.append(Told("drift.drill", *key, drill.to_json()))
+        return not more
 
-    def look(self) -> None:
-        """Look at windows that are due, the longest waiting first, for a bounded time."""
-        until_s = self._clock.now_s() + LOOK_S
-        while self._clock.now_s() < until_s:
-            found = self._next()
-            if found is None:
-                return
+    def look(self) -> bool:
+        """Look at windows that are due, the longest waiting first, for a bounded time. False if some are left."""
+        pace = self._pace(LOOK_S)
+        while (found := self._next()) is not None:
+            if not next(pace):
+                return False
             key, known = found
             assert known.look is not None
-            if not known.look.go_on():
+            if known.look.is_done:
                 self._finish(key, known, known.look)
                 known.look = None
+            else:
+                known.look.go_on()
+        return True
+
+    def _pace(self, most_s: float) -> Iterator[bool]:
+        """Whether there is time for another piece of work: always for the first, then if one as long as before fits."""
+        spent_s = self._clock.spent_s()
+        until_s, longest_s = spent_s + most_s, 0.0
+        while True:
+            yield spent_s + longest_s <= until_s
+            before_s, spent_s = spent_s, self._clock.spent_s()
+            longest_s = max(longest_s, spent_s - before_s)
 
     def _evaluate(self, key: Key, known: VersionLive, now_s: float) -> None:
         wall_ns = self._clock.wall_ns()

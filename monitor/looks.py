@@ -52,18 +52,20 @@ class Look:
         self.found: list[Measurement] = []
         self._slices, self._level, self._done = slices, level, 0
 
-    def go_on(self) -> bool:
-        """Measure the next part; False when there is no other."""
-        if self._done == len(self._slices.parts):
-            return False
+    @property
+    def is_done(self) -> bool:
+        """Whether every part is measured."""
+        return self._done == len(self._slices.parts)
+
+    def go_on(self) -> None:
+        """Measure the next part: some milliseconds."""
         self.found += self._slices.measure(self._done, self.window, self.name, self._level)
         self._done += 1
-        return self._done < len(self._slices.parts)
 
     def finish(self) -> list[Measurement]:
         """Measure what is left, for an answer that is waited for. Idempotent."""
-        while self.go_on():
-            pass
+        while not self.is_done:
+            self.go_on()
         return self.found
 
 

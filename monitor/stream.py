@@ -36,11 +36,11 @@ class Stream:
 
     def __init__(self, profile: ReferenceProfile, executor: Executor) -> None:
         self.profile = profile
+        self.digest = profile.digest  # of a wide one it takes a while: here, and not in the first evaluation
         self.detectors = (FastDetector(profile.inputs, "input"), FastDetector(profile.outputs, "output"))
-        self.evaluations = 0
+        self.evaluations, self.evaluated_s = 0, -math.inf
         self._executor = executor
         self._waiting = self._nothing()
-        self._evaluated_s = -math.inf
         self._unsaved: dict[str, bytes] = {}
         self._packing: tuple[int, Future[bytes]] | None = None
 
@@ -60,7 +60,7 @@ class Stream:
 
     def is_due(self, now_s: float) -> bool:
         """Whether enough rows and time have passed since the last evaluation."""
-        return is_due(self.waiting_rows, now_s - self._evaluated_s)
+        return is_due(self.waiting_rows, now_s - self.evaluated_s)
 
     def evaluate(
         self, now_s: float, wall_s: float, limits: tuple[Limits, Limits]
@@ -70,11 +70,11 @@ class Stream:
             self._packing[1].result()  # it reads the state that changes now
         counts = self._waiting
         raised, cleared = self._update(counts, wall_s, limits)
-        self._waiting, self._evaluated_s = self._nothing(), now_s
+        self._waiting, self.evaluated_s = self._nothing(), now_s
         self._unsaved.pop("waiting", None)
         block = {
             "n": self.evaluations,
-            "profile": self.profile.digest,
+            "profile": self.digest,
             "wall_s": wall_s,
             "limits": [[each.shape, each.quality] for each in limits],
             "inputs": counts[0].to_dict(),
@@ -115,7 +115,7 @@ class Stream:
     def _pack(self, evaluations: int) -> bytes:
         body = {
             "n": evaluations,
-            "profile": self.profile.digest,
+            "profile": self.digest,
             "input": self.detectors[0].to_dict(),
             "output": self.detectors[1].to_dict(),
         }
@@ -130,7 +130,7 @@ class Stream:
             inputs, outputs = self._waiting
             body = {
                 "n": self.evaluations,
-                "profile": self.profile.digest,
+                "profile": self.digest,
                 "inputs": inputs.to_dict(),
                 "outputs": outputs.to_dict(),
             }
@@ -174,7 +174,7 @@ class Stream:
             return None
         found = json.loads(document)
         check_stamp(kind, found)
-        return found if found["profile"] == self.profile.digest else None
+        return found if found["profile"] == self.digest else None
 
     def _counts(self, document: Mapping[str, Any]) -> tuple[Counts, Counts]:
         return (

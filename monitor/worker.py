@@ -36,13 +36,15 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
-# Of draining in one step, and in one that evaluates and stores too; if rows are left the next step comes at once. Of
-# processor time: on a core that a worker fills, a clock on the wall would end each step early and call for another.
-STEP_S, SHORT_S = 0.025, 0.01
+# Of draining in one step, and in one that evaluates and stores too: at least one block, and no block that will hardly
+# fit; if rows are left the next step comes at once. Of processor time: on a core that a worker fills, a clock on the
+# wall would end each step early and call for another.
+STEP_S, SHORT_S = 0.02, 0.01
 LONGEST_S = 0.25  # of a step's draining, by the clock on the wall
 CHECKPOINT_S = 1.0
 READ_ROWS, READ_BYTES = 8192, 2_000_000  # of one block: some milliseconds' counting, however wide its rows are
 LEAST_PAUSE_S, FILL = 0.02, 0.25  # steps come so often that no lane gets fuller than this between two
+AGAIN_S = 0.05  # until the next step where evaluations or looks are left
 OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
 PRUNE_S = 600.0
 ROLLS = 4  # tiles added up to wider ones in one checkpoint
@@ -92,12 +94,15 @@ class Listener(Protocol):
         """These answered rows were counted, so; the listener changes neither."""
         ...
 
-    def judge(self, now_s: float) -> None:
-        """Evaluate what was counted. Once in CHECKPOINT_S, right before a checkpoint."""
+    def judge(self, now_s: float) -> bool:
+        """Evaluate what was counted, for some milliseconds: whether nothing is left to evaluate.
+
+        Once in CHECKPOINT_S, right before a checkpoint, and in the next steps until nothing is left.
+        """
         ...
 
-    def look(self) -> None:
-        """Go on looking at windows, for some milliseconds."""
+    def look(self) -> bool:
+        """Go on looking at windows, for some milliseconds: whether nothing is left to look at."""
         ...
 
     def unsaved(self) -> tuple[Mapping[StateKey, bytes], Sequence[Told]]:
@@ -136,7 +141,9 @@ class Monitor:
         self._rollout_counters: dict[str, tuple[BinSet, dict[tuple[int, str], _ArmCounter]]] = {}
         self._positions: dict[str, int] = {}
         self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
-        self._stored_s = clock.now_s()
+        self._due_s = clock.now_s()  # when the last checkpoint was due
+        self._judging = False  # versions are left that the last step had no time to evaluate
+        self._passed_over: LaneReader | None = None  # the first lane that the last step had no time for
         self._pruned_s = clock.now_s()
         self._rolled_s = 0
         self._stepped_s = self._resolved_s = clock.now_s()
@@ -164,52 +171,70 @@ class Monitor:
     def step(self, now_s: float) -> None:
         """Drain what waits, for a bounded time; count and join it; checkpoint when one is due."""
         self._drains.look(self._positions)
-        began_s = self._clock.now_s()
-        is_due = began_s - self._stored_s >= CHECKPOINT_S
-        until_s, spent_until_s = began_s + LONGEST_S, self._clock.spent_s() + (SHORT_S if is_due else STEP_S)
-        goals: dict[LaneReader, int] = {}  # what waited when the step came to a lane: what comes meanwhile waits
-        more, fullest = True, 0.0
-
-        def is_time() -> bool:
-            return self._clock.spent_s() >= spent_until_s or self._clock.now_s() >= until_s
-
-        while more and not is_time():
-            more = False
-            for reader in list(self._drains.ready()):
-                if reader.position >= goals.setdefault(reader, reader.position + reader.waiting):
-                    continue
-                rows = reader.read(min(READ_ROWS, READ_BYTES // reader.slot_bytes))
-                if len(rows):
-                    self._count(reader, rows, now_s)
-                    more = True
-                    fullest = max(fullest, (reader.waiting + len(rows)) / reader.capacity)
-                if self._drains.is_pressed:
-                    self.checkpoint()
-                if is_time():
-                    break
-        elapsed_s, self._stepped_s = began_s - self._stepped_s, began_s
-        self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
+        began_s, spent_s = self._clock.now_s(), self._clock.spent_s()
+        is_due = began_s - self._due_s >= CHECKPOINT_S
+        more, is_pressed = self._drain(began_s, SHORT_S if is_due or self._judging else STEP_S, now_s)
         if not more or began_s - self._resolved_s >= CHECKPOINT_S:  # else the next step reads on
             self._resolved_s = began_s
             wall_ns = self._clock.wall_ns()
             for memory in self._memories.values():
                 memory.resolve(now_s, wall_ns)
-        self._judge(now_s, is_due, spent_until_s)
-        if is_due:
+        if not self._judge(now_s, is_due, is_due or is_pressed, spent_s + SHORT_S):
+            self.pause_s = min(self.pause_s, AGAIN_S)
+        if is_due or is_pressed:
             self.checkpoint()
+        if is_due:
+            self._due_s = began_s
 
-    def _judge(self, now_s: float, is_due: bool, spent_until_s: float) -> None:
-        """Looks at windows have time until the next checkpoint; a step that stores makes them only if it was short."""
+    def _drain(self, began_s: float, most_s: float, now_s: float) -> tuple[bool, bool]:
+        """Count what waits: whether more is left, and whether a lane's space is to be given back soon.
+
+        Each lane gives a block in its turn, and those that the last step had no time for come first.
+        """
+        until_s, spent_s = began_s + LONGEST_S, self._clock.spent_s()
+        spent_until_s, longest_s = spent_s + most_s, 0.0
+        block_bytes = round(READ_BYTES * most_s / STEP_S)
+        goals: dict[LaneReader, int] = {}  # what waited when the step came to a lane: what comes meanwhile waits
+        more, is_pressed, is_time, fullest = True, False, False, 0.0
+        while more and not (is_pressed or is_time):
+            ready = list(self._drains.ready())
+            first = ready.index(self._passed_over) if self._passed_over in ready else 0
+            more, self._passed_over = first > 0, None
+            for reader in ready[first:]:
+                if reader.position >= goals.setdefault(reader, reader.position + reader.waiting):
+                    continue
+                if is_time:
+                    self._passed_over = reader
+                    break
+                rows = reader.read(min(READ_ROWS, block_bytes // reader.slot_bytes))
+                if len(rows):
+                    self._count(reader, rows, now_s)
+                    more = True
+                    fullest = max(fullest, (reader.waiting + len(rows)) / reader.capacity)
+                before_s, spent_s = spent_s, self._clock.spent_s()
+                longest_s = max(longest_s, spent_s - before_s)
+                is_pressed = is_pressed or self._drains.is_pressed
+                is_time = spent_s + longest_s > spent_until_s or self._clock.now_s() >= until_s
+        more = more and (self._passed_over is not None or any(lane.position < goal for lane, goal in goals.items()))
+        elapsed_s, self._stepped_s = began_s - self._stepped_s, began_s
+        self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
+        return more, is_pressed
+
+    def _judge(self, now_s: float, is_due: bool, is_storing: bool, spent_until_s: float) -> bool:
+        """Evaluate and look at windows: whether nothing is left. A step that stores looks only if it was short."""
         if self._listener is None:
-            return
+            return True
         try:
-            if is_due:
-                self._listener.judge(now_s)
-            if not is_due or self._clock.spent_s() < spent_until_s:
-                self._listener.look()
+            if is_due or self._judging:
+                self._judging = False
+                self._judging = not self._listener.judge(now_s)
+            if is_storing and self._clock.spent_s() >= spent_until_s:
+                return False
+            return self._listener.look() and not self._judging
         except Exception:  # counting goes on: rollouts need it
             self.failures += 1
             logger.exception("drift could not be judged")
+            return True
 
     def checkpoint(self) -> None:
         """Store positions, tiles and evidence in one transaction, then give the lanes' space back."""
@@ -229,9 +254,9 @@ class Monitor:
             self._positions.update(moved)
             self._evidence.update(evidence)
         self._drains.release()
-        self._stored_s = self._clock.now_s()
-        if self._stored_s - self._pruned_s >= PRUNE_S:
-            self._pruned_s = self._stored_s
+        stored_s = self._clock.now_s()
+        if stored_s - self._pruned_s >= PRUNE_S:
+            self._pruned_s = stored_s
             self._store.prune(self._wall_s() - self._settings.keep_tiles_h * 3600)
 
     def close(self) -> None:

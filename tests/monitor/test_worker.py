@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monitor.block import Rows
 from monitor.counts import BinSet, ColumnBins
 from monitor.join_counts import RolloutWatch
 from monitor.lane import LaneReader, LaneWriter, read_header
@@ -412,21 +413,106 @@ def test_the_next_step_comes_before_a_lane_is_full(world: World) -> None:
     assert world.monitor.pause_s == math.inf
 
 
-def test_a_listener_that_fails_stops_no_counting_and_is_counted(world: World) -> None:
-    class Failing:
-        def counted(self, *_: object) -> None: ...
+class Listening:
+    """Notes when it is asked to evaluate and to look; has so much left to do of either."""
 
-        def judge(self, now_s: float) -> None:
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.judged_s: list[float] = []
+        self.looks = self.left = self.looks_left = 0
+        self.judge_takes_s = 0.0
+
+    def counted(self, *_: object) -> None: ...
+
+    def judge(self, now_s: float) -> bool:
+        self.judged_s.append(now_s)
+        self.clock.advance(self.judge_takes_s)
+        self.left -= 1
+        return self.left <= 0
+
+    def look(self) -> bool:
+        self.looks += 1
+        self.looks_left -= 1
+        return self.looks_left <= 0
+
+    def unsaved(self) -> tuple[dict[StateKey, bytes], list[Told]]:
+        return {}, []
+
+    def saved(self) -> None: ...
+
+
+def listening(world: World) -> Listening:
+    found = Listening(world.clock)
+    world.monitor = Monitor(world.folder, world.store, MonitorSettings(), world.clock, lambda *_: BINS, found)
+    world.monitor.resume()
+    return found
+
+
+def test_a_lane_that_is_checkpointed_early_again_and_again_is_evaluated_once_a_second(world: World) -> None:
+    listener, lane = listening(world), world.lane()
+    for turn in range(30):
+        world.offer(lane, ids(lane.capacity // 2, f"{turn}-"))
+        world.step(0.11)
+    assert lane.statistics().dropped == 0
+    assert np.diff(listener.judged_s) == pytest.approx(np.full(2, 1.1))
+
+
+def test_what_a_step_has_no_time_to_evaluate_is_evaluated_soon_and_delays_no_checkpoint(world: World) -> None:
+    listener, lane = listening(world), world.lane()
+    world.offer(lane, ids(10))
+    listener.left = 3
+    world.step(1.0)
+    assert (len(listener.judged_s), lane.statistics().waiting, world.monitor.pause_s) == (1, 0, 0.05)
+    world.step(0.05)
+    world.step(0.05)
+    world.step(0.05)
+    assert len(listener.judged_s) == 3
+    assert world.monitor.pause_s == math.inf
+
+
+def test_windows_are_looked_at_soon_where_steps_that_store_have_no_time_for_it(world: World) -> None:
+    listener = listening(world)
+    world.step(1.0)
+    assert listener.looks == 1  # the step was short
+    listener.judge_takes_s = 0.02
+    world.step(1.0)
+    assert (listener.looks, world.monitor.pause_s) == (1, 0.05)
+    listener.looks_left = 2
+    world.step(0.05)
+    assert (listener.looks, world.monitor.pause_s) == (2, 0.05)
+    world.step(0.05)
+    assert (listener.looks, world.monitor.pause_s) == (3, math.inf)
+
+
+def test_lanes_that_a_step_has_no_time_for_are_read_first_in_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = [world.lane(slot=slot) for slot in range(3)]
+    for slot, lane in enumerate(lanes):
+        world.offer(lane, ids(5, f"{slot}-"))
+    count = Monitor._count
+    read: list[int] = []
+
+    def dear(self: Monitor, reader: LaneReader, rows: Rows, now_s: float) -> None:
+        count(self, reader, rows, now_s)
+        read.append(reader.header.slot)
+        world.clock.advance(0.03)
+
+    monkeypatch.setattr(Monitor, "_count", dear)
+    for turn in range(6):
+        world.offer(lanes[0], ids(5, f"more-{turn}-"))  # the first always has some
+        world.step()
+    assert read[:4] == [0, 1, 2, 0]
+
+
+def test_a_listener_that_fails_stops_no_counting_and_is_counted(world: World) -> None:
+    class Failing(Listening):
+        def judge(self, now_s: float) -> bool:
             raise RuntimeError("out of luck")
 
-        def look(self) -> None: ...
-
-        def unsaved(self) -> tuple[dict[StateKey, bytes], list[Told]]:
-            return {}, []
-
-        def saved(self) -> None: ...
-
-    world.monitor = Monitor(world.folder, world.store, MonitorSettings(), world.clock, lambda *_: BINS, Failing())
+    world.monitor = Monitor(
+        world.folder, world.store, MonitorSettings(), world.clock, lambda *_: BINS, Failing(world.clock)
+    )
     world.monitor.resume()
     lane = world.lane()
     for _ in range(3):
