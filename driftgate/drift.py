@@ -8,7 +8,8 @@
     found.write_html("report.html")
 
 Why: a data scientist can use the monitor's statistics without the gateway. Invariant: a run without drift raises any
-alarm at all with a probability of at most `false_alarm_probability`, over all its features and statistics together.
+alarm at all with a probability of at most `false_alarm_probability`, over all its features and statistics, and how
+features go together.
 The command `driftgate drift --reference A --current B` prints what this returns. Importing it costs next to nothing;
 numpy, pyarrow and scipy are imported by the first comparison.
 """
@@ -19,15 +20,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from driftgate.drift_result import Began, Bin, Comparison, FeatureDrift, Moved, NotCompared, Side, Statistic
+from driftgate.drift_result_together import ColumnError, Multivariate, MultivariateStatistic, PairMoved
 
 __all__ = [
     "FALSE_ALARM_PROBABILITY",
     "Began",
     "Bin",
+    "ColumnError",
     "Comparison",
     "FeatureDrift",
     "Moved",
+    "Multivariate",
+    "MultivariateStatistic",
     "NotCompared",
+    "PairMoved",
     "Side",
     "Statistic",
     "compare",
@@ -86,15 +92,29 @@ def compare(
     learned = learn(
         old, new, both, types=types, codes=codes, independent=independent_rows, clock=clock, progress=report
     )
-    probability = false_alarm_probability
+    together = learned.together
+    # Columns together have their fixed share; columns one by one have the rest, in the order of time or at once.
+    apart = false_alarm_probability
+    if len(learned.columns) > 1:
+        apart -= Budget(false_alarm_probability).of("multivariate")
+    probability = apart
     moments: dict[str, Moment] = {}
     if clock is None:
-        counted = count(new, learned.columns, learned.profile, report, "counting the current rows")
+        what = "counting the current rows"
+        counted = count(new, learned.columns, learned.profile, report, what, together.see_current)
     else:
-        budget = Budget(false_alarm_probability).among(["inputs", "quality", "level"])
-        counted, moments = watch(new, learned.columns, learned.profile, clock, budget, report)
+        budget = Budget(apart).among(["inputs", "quality", "level"])
+        counted, moments = watch(new, learned.columns, learned.profile, clock, budget, report, together.see_current)
         probability = budget.of("level")
     features = judge(learned, counted, frozenset(outputs), probability, moments)
+    multivariate = None
+    if len(learned.columns) > 1:
+        multivariate = together.judge(
+            learned.profile.inputs,
+            [column.name_of for column in learned.columns],
+            {feature.feature for feature in features if feature.alarm},
+            false_alarm_probability - apart,
+        )
     return Comparison(
         reference=Side(old.name, learned.profile.rows),
         current=Side(new.name, counted.rows),
@@ -105,4 +125,5 @@ def compare(
         notes=tuple(learned.notes()),
         false_alarm_probability=false_alarm_probability,
         by_time=by_time,
+        multivariate=multivariate,
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
 from driftgate.drift_order import Order, order_of
 from driftgate.drift_table import Progress, Source, read
+from driftgate.drift_together import Depends, Together
 from monitor.counts import Counter, Counts
 from monitor.design_effect import Dependence, dependences
 from monitor.profile import Order as RowOrder
@@ -71,6 +72,7 @@ class Learned:
     order: Order
     unreadable: NDArray[np.int64]  # reference values, by column
     not_compared: Mapping[str, str]
+    together: Together
     exact: frozenset[str]  # columns of so few values that each has a bin of its own
     sampled: bool  # edges come from a sample of the rows; the counts never do
 
@@ -145,18 +147,23 @@ def learn(
     kinds = {column.name: _FEATURE_TYPES[column.type] for column in columns}
     none = np.empty((block.shape[1], 0))
     profile = fit(_schema(columns), block.T, none, types=kinds, order=RowOrder(in_time, seconds))
-    if not complete:
+    if complete:
+        together = Together([Depends(column.block_rows, column.levelled) for column in profile.inputs], block.shape[1])
+        together.see_reference(block)
+    else:
         depends = None
         if in_time is not False:
             depends = dependences(profile.input_bins(), _converted(head, columns)[0].T)
-        whole = count(reference, columns, profile, progress, "counting the reference")
+        known = depends if depends is not None else [Dependence.same(c.bins, 1.0, 1) for c in profile.inputs]
+        together = Together([Depends(found.block_rows, found.levelled) for found in known], head.num_rows)
+        whole = count(reference, columns, profile, progress, "counting the reference", also=together.see_reference)
         profile, unreadable = _of_all_rows(profile, whole.counts, depends), whole.unreadable
     few = frozenset(
         column.name
         for at, column in enumerate(columns)
         if column.kind == "number" and _is_exact(profile.inputs[at].bins.edges, block[at])
     )
-    return Learned(tuple(columns), profile, order, unreadable, not_compared, few, not complete)
+    return Learned(tuple(columns), profile, order, unreadable, not_compared, together, few, not complete)
 
 
 def _is_exact(edges: tuple[float, ...], values: Floats) -> bool:

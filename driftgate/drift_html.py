@@ -14,9 +14,16 @@ from pathlib import Path
 
 from driftgate.drift_plot import CURRENT, REFERENCE, need_charts, plot
 from driftgate.drift_result import Comparison, FeatureDrift
+from driftgate.drift_result_together import Multivariate
 from monitor.explain import percent
 
 MOST_PLOTS = 100  # features that are drawn: all that moved first; the table has every feature
+
+_WORDS = {"breach": "moved", "pass": "did not move", "unknown": "unknown"}
+_STATISTICS = {
+    "mmd": "MMD (random Fourier features), squared",
+    "reconstruction": "Error of rebuilding rows from principal components",
+}
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --soft: #52606d; --line: #d9e0e6; --alarm: #b42318; }
@@ -82,13 +89,20 @@ def _page(found: Comparison) -> Iterator[str]:
             f'<p class="verdict"><strong class="breach">{len(moved):,} of {len(found.features):,} features moved'
             f"</strong>: {names}.</p>"
         )
-    else:
+    elif not found.is_alarm:
         yield '<p class="verdict"><strong class="pass">Nothing moved</strong> beyond its limit.</p>'
+    if found.multivariate and found.multivariate.alarm:
+        yield (
+            '<p class="verdict"><strong class="breach">Columns together moved</strong>: <a href="#together">how '
+            "they go together</a> is not as in the reference.</p>"
+        )
     yield (
         '<p class="soft">Rows without drift raise any alarm at all with a probability of at most '
-        f"{found.false_alarm_probability:g}, over all features and statistics of this page.</p>\n</header>\n<main>"
+        f"{found.false_alarm_probability:g}, over all that this page compares.</p>\n</header>\n<main>"
     )
     yield from _cards(found)
+    if found.multivariate:
+        yield from _together(found.multivariate)
     yield from _table(found)
     yield from _remarks(found)
     yield "</main>\n</body>\n</html>"
@@ -165,8 +179,50 @@ def _table(found: Comparison) -> Iterator[str]:
     yield "</tbody>\n</table></div>\n</section>"
 
 
+def _together(found: Multivariate) -> Iterator[str]:
+    """How columns go together: measured on sampled rows, over all columns."""
+    how = "" if found.run_rows == 1 else f", in runs of {found.run_rows:,} neighbours"
+    yield (
+        f'<section id="together">\n<h2>Columns together</h2>\n<p>{_text(found.explanation)}</p>\n'
+        f'<p class="soft">{found.columns:,} columns, {found.rows:,} sampled rows of each side{how}.</p>'
+    )
+    if found.statistics:
+        yield (
+            '<div class="scroll"><table>\n<thead><tr><th>statistic</th><th>verdict</th><th class="n">value</th>'
+            '<th class="n">limit</th><th class="n">effect</th><th class="n">p</th></tr></thead>\n<tbody>'
+        )
+        for row in found.statistics:
+            numbers = (row.value, row.threshold, row.effect, row.p)
+            yield (
+                f"<tr><td>{_STATISTICS[row.name]}</td>"
+                f'<td><span class="tag {row.verdict}">{_WORDS[row.verdict]}</span></td>'
+                + "".join(f'<td class="n">{number:.3g}</td>' for number in numbers)
+                + "</tr>"
+            )
+        yield "</tbody>\n</table></div>"
+    if found.pairs:
+        yield _head("correlation of")
+        for pair in found.pairs:
+            sides = "".join(f'<td class="n">{value:.2f}</td>' for value in (pair.reference, pair.current))
+            yield f"<tr><td>{_text(pair.first)} and {_text(pair.second)}</td>{sides}</tr>"
+        yield "</tbody>\n</table></div>"
+    if found.errors:
+        yield _head("unexplained variance of")
+        for item in found.errors:
+            yield _row(item.feature, item.reference, item.current)
+        yield "</tbody>\n</table></div>"
+    yield "</section>"
+
+
+def _head(what: str) -> str:
+    return (
+        f'<div class="scroll"><table>\n<thead><tr><th>{what}</th><th class="n">reference</th>'
+        '<th class="n">current</th></tr></thead>\n<tbody>'
+    )
+
+
 def _remarks(found: Comparison) -> Iterator[str]:
-    said = list(found.notes)
+    said = [*found.notes, *(found.multivariate.remarks() if found.multivariate else ())]
     if found.only_in_reference:
         said.insert(0, f"Only in the reference: {', '.join(found.only_in_reference)}.")
     if found.only_in_current:
@@ -179,7 +235,7 @@ def _remarks(found: Comparison) -> Iterator[str]:
 
 
 def _tag(feature: FeatureDrift) -> str:
-    word = {"breach": "moved", "pass": "did not move", "unknown": "unknown"}[feature.verdict]
+    word = _WORDS[feature.verdict]
     why = f" ({feature.cause.replace('_', ' ')})" if feature.cause else ""
     return f'<span class="tag {feature.verdict}">{word}{_text(why)}</span>'
 

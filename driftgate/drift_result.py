@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Verdict = Literal["pass", "breach", "unknown"]
+from driftgate.drift_result_together import Multivariate, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,12 @@ class Comparison:
     notes: tuple[str, ...]
     false_alarm_probability: float
     by_time: str | None = None
+    multivariate: Multivariate | None = None  # None for a single column
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether anything moved at all: a feature, or how features go together."""
+        return bool(self.alarms) or (self.multivariate is not None and self.multivariate.alarm)
 
     @property
     def alarms(self) -> tuple[FeatureDrift, ...]:
@@ -198,6 +204,7 @@ class Comparison:
         return {
             "features": [feature.to_dict() for feature in self.features],
             "alarms": [feature.feature for feature in self.alarms],
+            "multivariate": self.multivariate.to_dict() if self.multivariate else None,
             "reference": self.reference.to_dict(),
             "current": self.current.to_dict(),
             "not_compared": [item.to_dict() for item in self.not_compared],

@@ -7,7 +7,7 @@ equal size; its share of the run's false-alarm probability is set before the fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -156,8 +156,9 @@ def watch(
     clock: Column,
     budget: Budget,
     progress: Progress,
+    also: Callable[[Floats], None],
 ) -> tuple[Side, dict[str, Moment]]:
-    """Count the current rows, and follow them in the order of time.
+    """Count the current rows, and follow them in the order of time. `also` gets them in that order too.
 
     Raises MalformedRequest for rows without a time, and for rows out of order that are too many to sort in memory.
     """
@@ -166,7 +167,12 @@ def watch(
     in_order = bool((times[1:] >= times[:-1]).all())
     if in_order:
         timeline = Timeline(profile, clock, times, budget)
-        return count(source, columns, profile, progress, what, timeline.add), timeline.moments(columns)
+
+        def see(block: Floats) -> None:
+            timeline.add(block)
+            also(block)
+
+        return count(source, columns, profile, progress, what, see), timeline.moments(columns)
     if len(times) * len(columns) * 8 > KEEP_BYTES:
         raise MalformedRequest(
             f"by_time: rows of {source.name} are not in the order of {clock.name}, and too many to sort here: "
@@ -176,9 +182,10 @@ def watch(
     side = count(source, columns, profile, progress, what, blocks.append)
     order = np.argsort(times, kind="stable")
     timeline = Timeline(profile, clock, times[order], budget)
-    rows = np.concatenate(blocks, axis=1)
+    rows = np.concatenate(blocks, axis=1)[:, order]
     del blocks
-    timeline.add(rows[:, order])
+    timeline.add(rows)
+    also(rows)
     return side, timeline.moments(columns)
 
 

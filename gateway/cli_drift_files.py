@@ -25,11 +25,12 @@ from registry.errors import MalformedRequest
 _SHOWN = 40  # features in the table, besides all that moved
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#%"
 _CELLS = 16
+_TOGETHER = "all columns"
 _NARROW = 110  # columns of a terminal, below which the table leaves some out
 
 
-def compare_files(reference: Path, current: Path, *, html: Path | None, as_json: bool, **options: Any) -> int:
-    """Compare, print, and write the report; the number of alarms. Raises UsageFault for options that mean nothing."""
+def compare_files(reference: Path, current: Path, *, html: Path | None, as_json: bool, **options: Any) -> bool:
+    """Compare, print, and write the report; whether anything moved. Raises UsageFault for options that mean nothing."""
     if html is not None:
         from driftgate.drift_plot import need_charts
 
@@ -43,7 +44,7 @@ def compare_files(reference: Path, current: Path, *, html: Path | None, as_json:
             progress("writing the report", 0.0)
             found.write_html(html)
     emit(as_json, found.to_dict(), lambda console: _show(found, console, html))
-    return len(found.alarms)
+    return found.is_alarm
 
 
 def _show(found: Comparison, console: Console, html: Path | None) -> None:
@@ -68,16 +69,30 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
             bars[1],
             shown_verdict(feature.verdict, feature.cause),
         )
+    for row in found.multivariate.statistics if found.multivariate else ():
+        table.add_row(
+            _TOGETHER,
+            *(["together"] if wide else []),
+            row.name,
+            shown_number(row.value),
+            shown_number(row.threshold),
+            *([shown_number(row.rows)] if wide else []),
+            "",
+            "",
+            shown_verdict(row.verdict, None),
+        )
     console.print(table)
     hidden = len(found.features) - len(features)
     if hidden:
         console.print(f"… and {hidden:,} more features that did not move; --json has them all", soft_wrap=True)
     moved = found.alarms
     console.print()
-    if not moved:
+    if not found.is_alarm:
         console.print(f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features", soft_wrap=True)
     for feature in moved:
         console.print(f"[bold red]{escape(feature.feature)}[/]  {escape(feature.explanation)}", soft_wrap=not wide)
+    if found.multivariate and found.multivariate.alarm:
+        console.print(f"[bold red]{_TOGETHER}[/]  {escape(found.multivariate.explanation)}", soft_wrap=not wide)
     for line in _remarks(found):
         console.print(f"[dim]{escape(line)}[/]")
     if html is not None:
@@ -92,6 +107,8 @@ def _remarks(found: Comparison) -> Iterator[str]:
     for item in found.not_compared:
         yield f"not compared: {item.feature}: {item.why}"
     yield from found.notes
+    if found.multivariate:
+        yield from found.multivariate.remarks()
     yield (
         f"a run without drift raises any alarm at all with a probability of at most {found.false_alarm_probability:g}"
     )

@@ -1,93 +1,100 @@
-"""What no feature shows alone: a correlation that turns is found; rows as in the reference are not."""
+"""Rows as points: normal scores against scipy, features against the exact kernel, components against an SVD."""
 
 from __future__ import annotations
 
-import json
-import math
-
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
-from monitor.multivariate import MultivariateDetector, MultivariateProfile, fit_multivariate
-from registry.errors import StateDamaged
+from monitor.multivariate import Coordinates, fit_basis
+from monitor.profile import ReferenceProfile, fit
+from monitor.record import Column, LogSchema
+
+Floats = NDArray[np.float64]
+N = 20_000
 
 
-def rows(n: int, correlation: float, rng: np.random.Generator) -> np.ndarray:
-    x = rng.normal(size=(n, 4))
-    x[:, 1] = correlation * x[:, 0] + math.sqrt(1.0 - correlation**2) * x[:, 1]
+def profile_of(block: Floats, categories: tuple[int, ...] = ()) -> ReferenceProfile:
+    columns = tuple(
+        Column(f"f{at}", f"f{at}", "category" if at in categories else "number", 0) for at in range(block.shape[1])
+    )
+    schema = LogSchema(by_rows=True, inputs=columns, outputs=(), input_dtype="f8", output_dtype="f8")
+    return fit(schema, block, np.empty((len(block), 0)))
+
+
+def correlated(rows: int, correlation: float, rng: np.random.Generator, columns: int = 4) -> Floats:
+    x = rng.normal(size=(rows, columns))
+    x[:, 1] = correlation * x[:, 0] + np.sqrt(1.0 - correlation**2) * x[:, 1]
     return x
 
 
-@pytest.fixture(scope="module")
-def profile() -> MultivariateProfile:
+def test_a_number_becomes_the_normal_score_of_its_rank_whatever_its_unit_and_its_outliers() -> None:
+    x = np.exp(3.0 * np.random.default_rng(0).normal(size=(N, 1)))
+    x[0] = 1e300
+    points = Coordinates(profile_of(x).inputs).points(x)
+    exact = stats.norm.ppf(stats.rankdata(x[:, 0]) / (N + 1.0))
+    inner = np.abs(exact) < 1.5
+    assert points[inner, 0] == pytest.approx(exact[inner], abs=0.3)  # a bin has one score
+    assert np.corrcoef(points[:, 0], exact)[0, 1] > 0.98
+    assert (points.mean(), points.std()) == (pytest.approx(0.0, abs=1e-9), pytest.approx(1.0, abs=1e-9))
+
+
+def test_categories_have_coordinates_of_their_own_and_a_variance_of_one_together() -> None:
     rng = np.random.default_rng(0)
-    made = fit_multivariate(rows(20_000, 0.8, rng), rng)
-    assert made is not None
-    return made
+    x = np.column_stack([rng.choice(4, N, p=[0.5, 0.3, 0.195, 0.005]), rng.normal(size=N)]).astype(float)
+    coordinates = Coordinates(profile_of(x, categories=(0,)).inputs)
+    assert [axis.column for axis in coordinates.axes] == [0, 0, 0, 1]  # the rare one has none
+    variances = coordinates.points(x).var(axis=0)
+    assert variances[:3].sum() == pytest.approx(1.0)
+    assert variances[3] == pytest.approx(1.0)
 
 
-def test_a_correlation_that_turns_around_is_found_although_no_feature_moved(profile: MultivariateProfile) -> None:
-    rng = np.random.default_rng(1)
-    detector = MultivariateDetector(profile)
-    assert detector.update(rows(5000, 0.8, rng)) < math.log(1e4)
-    assert detector.update(rows(5000, -0.8, rng)) > math.log(1e4)
+def test_constants_and_empty_columns_have_no_coordinate_and_wide_rows_as_many_as_fit() -> None:
+    x = np.column_stack([np.full(N, 3.0), np.full(N, np.nan), np.arange(N), np.arange(N) % 7])
+    profile = profile_of(x)
+    assert Coordinates(profile.inputs).columns == (2, 3)
+    assert Coordinates(profile.inputs, most=1).columns == (2,)
 
 
-def test_the_feature_means_estimate_the_kernel_mmd(profile: MultivariateProfile) -> None:
-    """Against the exact Gaussian kernel's, written out."""
+def test_missing_infinite_and_unseen_values_are_points_within_bounds() -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=N), rng.choice(3, N).astype(float)])
+    nasty = np.array([[np.nan, np.nan], [np.inf, 99.0], [-np.inf, np.inf]])
+    points = Coordinates(profile_of(x, categories=(1,)).inputs).points(nasty)
+    assert (points[0] == 0.0).all()
+    assert np.isfinite(points).all()
+    assert np.abs(points).max() < 5.0
+
+
+def test_mean_features_estimate_the_gaussian_kernels_mmd() -> None:
+    """Against the exact kernel's, written out."""
     rng = np.random.default_rng(2)
-    a, b = rows(800, 0.8, rng), rows(800, -0.8, rng)
-    za, zb = (profile._fourier(profile._standard(part)).mean(axis=0) for part in (a, b))
-    found = float((za - zb) @ (za - zb))
-    width = 1.0 / np.std(profile.frequencies)
+    a, b = correlated(800, 0.8, rng), correlated(800, -0.8, rng)
+    basis = fit_basis(correlated(2000, 0.8, rng), rng, features=2048)
+    gap = basis.features(a).mean(axis=0) - basis.features(b).mean(axis=0)
+    width = 1.0 / np.std(basis.frequencies)
 
-    def kernel(p: np.ndarray, q: np.ndarray) -> float:
-        square = np.square(profile._standard(p)[:, None] - profile._standard(q)[None]).sum(axis=2)
+    def kernel(p: Floats, q: Floats) -> float:
+        square = np.square(p[:, None] - q[None]).sum(axis=2)
         return float(np.exp(-square / (2.0 * width**2)).mean())
 
-    assert found == pytest.approx(kernel(a, a) + kernel(b, b) - 2.0 * kernel(a, b), rel=0.35)
+    assert float(gap @ gap) == pytest.approx(kernel(a, a) + kernel(b, b) - 2.0 * kernel(a, b), rel=0.15)
 
 
-def test_missing_and_infinite_values_are_no_error(profile: MultivariateProfile) -> None:
-    block = rows(250, 0.8, np.random.default_rng(3))
-    block[0, 0], block[1, 1], block[2, 2] = np.nan, np.inf, -np.inf
-    assert all(0.0 < p <= 1.0 for p in profile.p_values(block))
+def test_the_error_is_that_of_the_best_components_that_explain_nine_tenths() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(5000, 3)) @ rng.normal(size=(3, 10)) + 0.3 * rng.normal(size=(5000, 10))
+    x -= x.mean(axis=0)
+    basis = fit_basis(x, rng)
+    singular = np.linalg.svd(x, compute_uv=False)
+    explained = np.cumsum(np.square(singular)) / np.square(singular).sum()
+    kept = int(np.argmax(explained >= 0.9)) + 1
+    assert basis.components.shape[1] == kept
+    assert basis.rows(x)[:, -1].mean() == pytest.approx(1.0 - explained[kept - 1], abs=1e-9)
 
 
-def test_too_few_rows_and_a_single_column_have_no_profile() -> None:
-    rng = np.random.default_rng(4)
-    assert fit_multivariate(rng.normal(size=(9000, 3)), rng) is None
-    assert fit_multivariate(rng.normal(size=(20_000, 1)), rng) is None
-
-
-def test_a_restart_between_blocks_changes_nothing_and_damage_is_refused(profile: MultivariateProfile) -> None:
-    rng = np.random.default_rng(5)
-    whole, stopped = MultivariateDetector(profile), MultivariateDetector(profile)
-    for _ in range(8):
-        block = rows(250, 0.5, rng)
-        assert whole.update(block) == pytest.approx(stopped.update(block))
-        stored = json.loads(json.dumps(stopped.to_dict(), allow_nan=False))
-        stopped = MultivariateDetector(profile)
-        stopped.restore(stored)
-    for bad in ({**stored, "kind": "fast"}, {**stored, "m": "?"}, {**stored, "blocks": -1}):
-        with pytest.raises(StateDamaged):
-            stopped.restore(bad)
-
-
-@pytest.mark.slow
-def test_p_values_are_uniform_and_the_detector_keeps_to_its_run_length() -> None:
-    """12 references; 400 blocks each: blocks at p <= .1, and alarms at c = 200 (24 expected at most)."""
-    small, alarms = 0, 0
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        profile = fit_multivariate(rows(40_000, 0.8, rng), rng)
-        assert profile is not None
-        detector = MultivariateDetector(profile)
-        for _ in range(400):
-            block = rows(250, 0.8, rng)
-            small += profile.p_values(block)[0] <= 0.1
-            if detector.update(block) >= math.log(200.0):
-                alarms += 1
-                detector.reset()
-    assert 0.06 <= small / 4800 <= 0.13
-    assert alarms <= 36
+def test_the_same_chance_gives_the_same_basis() -> None:
+    x = correlated(500, 0.8, np.random.default_rng(0))
+    first, second = (fit_basis(x, np.random.default_rng(1)).rows(x) for _ in range(2))
+    assert (first == second).all()
