@@ -257,10 +257,13 @@ def text_lengths(values: NDArray[Any]) -> NDArray[np.float64]:
     >>> text_lengths(np.array(["größe", ""], object)).tolist()
     [5.0, nan]
     """
-    texts = [
-        item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in values.ravel().tolist()
-    ]
-    return np.array([len(text) or nan for text in texts], np.float64).reshape(values.shape)
+    texts = values.ravel().tolist()
+    sizes = [len(text if isinstance(text, str) else _text(text)) or nan for text in texts]
+    return np.array(sizes, np.float64).reshape(values.shape)
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _splitmix64(name: str, count: int) -> NDArray[np.uint64]:

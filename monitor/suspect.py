@@ -109,7 +109,9 @@ def attribute(inputs: Iterable[Judged], old_outputs: Iterable[Judged], new_outpu
             + (f", and so did {seen.told}: the world changed." if seen.moved else "; nothing else did."),
         )
     if seen.moved:
-        return Attribution(Suspect.INPUTS, f"Inputs moved ({seen.told}); no version's answers did.")
+        if old.known and new.known:
+            return Attribution(Suspect.INPUTS, f"Inputs moved ({seen.told}); no version's answers did.")
+        return Attribution(Suspect.UNKNOWN, f"Inputs moved ({seen.told}); whether the answers did is open yet.")
     if seen.known and new.known:
         return Attribution(Suspect.NOTHING, "Nothing moved beyond its limit.")
     return Attribution(Suspect.UNKNOWN, "Too little was measured to tell.")

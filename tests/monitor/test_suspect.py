@@ -30,6 +30,8 @@ MOVED, STILL, OPEN = ([measured("x", verdict)] for verdict in (Verdict.BREACH, V
         (STILL, OPEN, MOVED, Suspect.UNKNOWN),
         (STILL, [], MOVED, Suspect.UNKNOWN),
         (MOVED, STILL, STILL, Suspect.INPUTS),
+        (MOVED, OPEN, STILL, Suspect.UNKNOWN),
+        (MOVED, [], [], Suspect.UNKNOWN),
         (MOVED, MOVED, STILL, Suspect.WORLD),
         (STILL, MOVED, STILL, Suspect.UNKNOWN),
         (STILL, STILL, STILL, Suspect.NOTHING),
@@ -72,3 +74,4 @@ def test_a_version_half_way_to_an_alarm_does_not_stand_still(
 def test_what_is_unknown_is_never_said_to_have_stayed() -> None:
     for inputs in (OPEN, []):
         assert "did not" not in attribute(inputs, OPEN, MOVED).sentence
+        assert "no version's" not in attribute(MOVED, inputs, OPEN).sentence
