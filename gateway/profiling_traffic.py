@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from monitor.profile import ReferenceProfile
-from monitor.profile_traffic import profile_of_lanes, profile_of_tiles
+from monitor.profile_traffic import free_texts, profile_of_lanes, profile_of_tiles
 from monitor.record import LogSchema
 from monitor.store import MonitorStore
 from monitor.windows import VersionBins
@@ -31,7 +31,8 @@ def from_traffic(
         used = ReferenceProfile.from_bytes(artifacts.read(known[-1].sha256))
         bins = VersionBins(used.input_bins(), used.output_bins())
         tiles = MonitorStore(catalog).tiles(row.model, row.version, bins, now_s - seconds, now_s + 1)
-        return profile_of_tiles(used, tiles)
+        made, notes = profile_of_tiles(used, tiles)
+        return made, (*notes, *free_texts(made))
     if row.manifest.log_schema is None:
         raise ArtifactRejected(f"version {row.version} of {row.model!r} has no log schema: give --reference")
     schema = LogSchema.from_dict(row.manifest.log_schema)
@@ -40,4 +41,5 @@ def from_traffic(
     return profile, (
         f"made from the {profile.rows:,} rows of the last {span:,.0f} s that are still there: without a profile, older "
         "traffic was not counted in bins",
+        *free_texts(profile),
     )

@@ -20,6 +20,7 @@ from monitor.column_profile import ColumnProfile
 from monitor.counts import Counts
 from monitor.design_effect import Dependence, dependence_of_tiles
 from monitor.drains import lane_files
+from monitor.feature_types import DISTINCT
 from monitor.lane import LaneReader
 from monitor.profile import ReferenceProfile, fit
 from monitor.record import ERROR, LogSchema
@@ -100,6 +101,16 @@ def profile_of_lanes(folder: Path, model: str, version: int, schema: LogSchema, 
     by_time = np.argsort(at, kind="stable")
     order = Order(True, at[by_time])
     return fit(schema, np.concatenate(features)[by_time], np.concatenate(outputs)[by_time], order=order)
+
+
+def free_texts(profile: ReferenceProfile) -> list[str]:
+    """Notes on inputs that are logged as categories, and hold more different texts than there are bins for."""
+    return [
+        f"{column.name}: {column.counts[-1] / max(column.rows, 1):.0%} of its rows hold other texts than the "
+        f"{column.bins.bins - 1} most frequent; a version whose options call it text_length watches how long they are"
+        for column in profile.inputs
+        if column.hashed and column.counts[-1] > DISTINCT * column.rows
+    ]
 
 
 def _by_time(tiles: Sequence[Tile]) -> list[Tile]:

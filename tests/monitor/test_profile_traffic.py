@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitor.counts import Counter
 from monitor.profile import ReferenceProfile, fit
-from monitor.profile_traffic import LEAST_ROWS, profile_of_lanes, profile_of_tiles
+from monitor.profile_traffic import LEAST_ROWS, free_texts, profile_of_lanes, profile_of_tiles
 from monitor.record import ERROR
 from monitor.windows import Tile, VersionBins
 from registry.errors import ArtifactRejected
@@ -110,3 +110,10 @@ def test_rows_that_lanes_still_hold_are_fitted_as_any_reference(tmp_path: Path) 
         profile_of_lanes(tmp_path, "m", 2, logged, NOW_S)
     assert LEAST_ROWS == 1000
     lane.close()
+
+
+def test_free_text_that_is_logged_as_categories_is_noted() -> None:
+    codes = np.arange(2000.0)
+    made = fit(schema("text", "text"), np.column_stack([codes, codes % 3]), codes[:, None])
+    (note,) = free_texts(made)
+    assert note.startswith("x0: 97% of its rows hold other texts than the 64 most frequent")
