@@ -45,6 +45,15 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSettings:
+    """When a version whose runs fail is not tried for a while."""
+
+    failures: int = 20  # failed runs of a version in a row, in one worker, that open its breaker; 0: never
+    within_s: float = 30.0  # they came within so long; what fails more rarely is let fail
+    cool_down_s: float = 5.0  # requests are refused for so long, then one is let through as a trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """Which of the registered versions a worker holds in memory."""
 
@@ -77,6 +86,7 @@ class GatewaySettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     shadow: ShadowSettings = field(default_factory=ShadowSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ ServingError                     code: the class name in snake case; details: a 
 ├─ Unavailable                   retry_after_s says when to try again
 │   ├─ OverQuota
 │   ├─ Overloaded
+│   ├─ BreakerOpen               the version's runs failed one after the other, so none is tried for a while
 │   ├─ NotReady
 │   ├─ Draining
 │   ├─ DeadlineExceeded
@@ -184,6 +185,10 @@ class OverQuota(Unavailable):
 
 class Overloaded(Unavailable):
     """The server's limit."""
+
+
+class BreakerOpen(Unavailable):
+    """The version's runs failed one after the other, so none is tried for a while."""
 
 
 class NotReady(Unavailable):

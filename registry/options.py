@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from registry.errors import InvalidSetting
@@ -18,6 +19,9 @@ from registry.vocabulary import FeatureType
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 GRAPH_LEVELS = ("all", "layout", "extended", "basic", "none")
+FALLBACKS = ("previous", "constant")
+MOST_CONSTANT_VALUES = 10_000
+_DEEPEST_CONSTANT = 8
 MOST_PROVIDER_OPTIONS = 64
 MOST_FEATURES = 10_000
 _TYPES: tuple[str, ...] = get_args(FeatureType)
@@ -46,6 +50,8 @@ class ServingOptions:
     graph_optimization: str = "all"  # all | layout | extended | basic | none
     cache_optimized: bool = False  # keep the optimised model on disk, so that it loads faster the next time
     answer_cache_bytes: int = 0  # answers kept in a worker, for requests that are equal bit by bit; 0: none
+    fallback: tuple[str, ...] = ()  # who answers, as champion, for a run that fails: previous | constant, in this order
+    fallback_constant: tuple[tuple[str, Any], ...] = ()  # (output, what a row of it holds, in nested tuples)
 
     def to_dict(self) -> dict[str, Any]:
         """Only what differs from the default, so that a new option never changes an old version's digest."""
@@ -94,6 +100,8 @@ class ServingOptions:
             return f"{', '.join(given)}: the provider is cpu, which has none of that"
         if self.provider != "cpu" and self.cache_optimized:
             return "cache_optimized: an optimised model can be kept for the provider cpu only"
+        if bool(self.fallback_constant) != ("constant" in self.fallback):
+            return 'fallback_constant: it is used, and needed, where fallback names "constant"'
         return ""
 
 
@@ -210,6 +218,45 @@ def _near_type(word: object) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+def _fallback(value: Any) -> tuple[str, ...]:
+    steps = [value] if isinstance(value, str) else value
+    if not isinstance(steps, list | tuple) or not all(step in FALLBACKS for step in steps):
+        raise ValueError(f"wants a list of {', '.join(FALLBACKS)}")
+    if len(set(steps)) != len(steps) or "constant" in steps[:-1]:
+        raise ValueError("names each once, and constant last: it never fails")
+    return tuple(steps)
+
+
+def _fallback_constant(value: Any) -> tuple[tuple[str, Any], ...]:
+    """A table of output = value, or nested lists of values. A stored list of pairs reads the same."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple):
+        raise ValueError("wants a table of output = value")
+    constant, left = {}, MOST_CONSTANT_VALUES
+    for name, said in pairs:
+        if not isinstance(name, str):
+            raise ValueError("wants a table of output = value")
+        constant[name], left = _nested(said, left, _DEEPEST_CONSTANT)
+    return tuple(sorted(constant.items()))
+
+
+def _nested(value: Any, left: int, depth: int) -> tuple[Any, int]:
+    """The value with its lists as tuples, and how many more values there may be."""
+    if left == 0:
+        raise ValueError(f"has more than {MOST_CONSTANT_VALUES} values and lists")
+    if isinstance(value, list | tuple):
+        if depth == 0:
+            raise ValueError(f"has lists deeper than {_DEEPEST_CONSTANT}")
+        items, left = [], left - 1
+        for item in value:
+            nested, left = _nested(item, left, depth - 1)
+            items.append(nested)
+        return tuple(items), left
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError("wants texts, booleans and finite numbers")
+    return value, left - 1
+
+
 _OPTION_READERS: dict[str, Any] = {
     "max_batch_rows": _whole(1, 65_536),
     "batch_tolerance": _positive,
@@ -228,4 +275,6 @@ _OPTION_READERS: dict[str, Any] = {
     "graph_optimization": _one_of(*GRAPH_LEVELS),
     "cache_optimized": _bool,
     "answer_cache_bytes": _whole(0, 1 << 40),
+    "fallback": _fallback,
+    "fallback_constant": _fallback_constant,
 }

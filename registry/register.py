@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from registry.artifacts import ArtifactStore, fetch, hash_file, is_url
 from registry.catalog import ANY, Catalog, VersionRow
+from registry.constants import constant_of
 from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import FileDigest, Manifest, ServingOptions
 from registry.probe import Finding, ProbeLimits, Progress, probe
@@ -141,6 +142,7 @@ def register(
         warnings = (*found.warnings, *notes, *(fitted.warnings if fitted else ()))
         if request.options.cache_optimized and len(staged.files) > 1:
             raise ArtifactRejected("cache_optimized is for models in one file; this one has external data")
+        _check_constant(request.options, found)
         progress("storing", 0.0)
         for item in staged.files:
             artifacts.adopt(scratch / "model" / item.path, item.sha256)
@@ -197,6 +199,15 @@ def check_order(by_time: str | None, unordered: bool) -> None:
 def missing_codes(options: ServingOptions) -> dict[str, tuple[str, ...]]:
     """Column → texts that stand for a missing number in its tables."""
     return {column: codes for column, _, codes in options.features if codes}
+
+
+def _check_constant(options: ServingOptions, found: Finding) -> None:
+    """Raises ArtifactRejected for a constant answer that is not one of this version's outputs."""
+    if options.fallback_constant:
+        try:
+            constant_of(options.fallback_constant, found.outputs, by_rows=found.probe.by_rows)
+        except ValueError as error:
+            raise ArtifactRejected(f"fallback_constant does not fit the model: {error}") from None
 
 
 @dataclass(slots=True)

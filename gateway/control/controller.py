@@ -589,14 +589,16 @@ class Controller:
         aspired = self._leaving.aspired(state.name, self._ready_specs(state), workers)
         resident = self._resident(state)
         aspired = {version: replace(spec, resident=version in resident) for version, spec in aspired.items()}
+        record = state.record
+        soaking = record if record is not None and record.state is RolloutState.SOAK else None
         base = RouteEntry(
             champion=state.routed,
+            previous=None if soaking is None else soaking.champion,
             unloaded=state.unloaded,
             refused_wish_ns=state.refused_wish_ns,
             aliases=dict(sorted(state.aliases.items())),
             aspired=aspired,
         )
-        record = state.record
         if record is None or not record.is_serving:
             return base
         failing = state.failing_since_s

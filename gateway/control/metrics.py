@@ -25,6 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gateway.control.controller import Controller
+from gateway.control.failure_metrics import failure_families, open_breakers
 from gateway.control.load_metrics import load_families
 from gateway.data.page import (
     BATCH_EDGES,
@@ -62,6 +63,7 @@ class DriftgateCollector(Collector):
         pages = read_pages(self._controller.run_folder)
         yield from _traffic(pages)
         yield from self._routing(pages)
+        yield open_breakers(self._controller.workers(pages))
         yield from load_families(pages, self._controller.workers(pages))
         yield from self._rollouts()
         with self._controller.watch_lock:
@@ -197,6 +199,7 @@ def _traffic(pages: Sequence[PageSnapshot]) -> Iterator[Metric]:
             for outcome, count in zip(("hit", "miss"), total.kept, strict=True):
                 kept.add_metric([model, str(version), role, outcome], count)
     yield kept
+    yield from failure_families(merged)
     full = sum(page.no_room for page in pages)
     yield _counter("driftgate_page_full", "Entries that found a worker page full; evidence is then unknown.", full)
 
@@ -287,6 +290,9 @@ def _sum(totals: Sequence[Totals]) -> Totals:
         shed=dict(shed),
         shadow_dropped=sum(total.shadow_dropped for total in totals),
         kept=(sum(total.kept[0] for total in totals), sum(total.kept[1] for total in totals)),
+        failed=sum(total.failed for total in totals),
+        breaker_opened=sum(total.breaker_opened for total in totals),
+        constants=sum(total.constants for total in totals),
     )
 
 

@@ -104,6 +104,10 @@ class Accounts:
         words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency_ns)] += 1
         words[base + page.LATENCY_SUM_NS] += latency_ns
 
+    def run_failed(self, arm: Arm) -> None:
+        """One request whose run failed, whoever answers it now."""
+        self._page.words[arm.totals + page.FAILED] += 1
+
     def refused(self, model: str, protocol: str, status: int, shed: str | None = None) -> None:
         """One request that no version was chosen for; model is empty when there is no such model."""
         base = self._page.totals(model, 0, "")

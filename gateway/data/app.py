@@ -119,7 +119,7 @@ def others(health: Health, triton: Triton, gateway: GatewaySettings | None = Non
         model, version = triton_http.asked(request)
         if version is not None and version not in fleet.entry(model).aspired:
             raise VersionNotFound(f"model {model!r} serves no version {version}", model=model)
-        is_ready = fleet.servable(model, version) is not None and not health.is_draining()
+        is_ready = fleet.can_answer(model, version) and not health.is_draining()
         return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
     async def root(_: Request) -> Response:  # KServe's V1 clients ask here

@@ -65,7 +65,7 @@ def routes(health: Health, gateway: GatewaySettings) -> list[Route]:
         entry = fleet.entry(model)
         if number is not None and number not in entry.aspired:
             raise VersionNotFound(f"model {model!r} serves no version {number}", model=model)
-        is_ready = fleet.servable(model, number) is not None and not health.is_draining()
+        is_ready = fleet.can_answer(model, number) and not health.is_draining()
         shown = sorted(entry.aspired, reverse=True) if number is None else [number]
         states = [_version_status(fleet, model, each) for each in shown]
         return _json({"name": model, "ready": is_ready, "model_version_status": states}, 200 if is_ready else 503)
@@ -124,7 +124,7 @@ def _ping(health: Health, default_model: str) -> Handler:
 
 def _is_ready(fleet: Fleet, model: str) -> bool:
     try:
-        return fleet.servable(model, None) is not None
+        return fleet.can_answer(model, None)
     except ModelNotFound:
         return False
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.data import curve_files
+from gateway.data import constant, curve_files
 from gateway.data.batcher import Batcher
 from gateway.data.curve import run_times
 from gateway.data.holdings import Holding, Holdings
@@ -26,7 +27,7 @@ from gateway.data.runs import Batch
 from gateway.data.scheduler import PRIORITY, Scheduler
 from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Loaded, Traffic, build
-from gateway.data.warm_up import warm_up
+from gateway.data.warm_up import still_answers, warm_up
 from gateway.settings import BatchSettings, LoadSettings
 from registry.clock import Clock
 from registry.errors import ModelNotFound, NotReady, ServingError
@@ -66,6 +67,7 @@ class Fleet:
         self._inline_below_us = inline_below_us
         self._threads = threads
         self._batch = batch
+        self._clock = clock
         self._snapshot: RouteSnapshot | None = None
         self.holdings = Holdings(page, loop, load, memory or ProcessMemory(), clock, self._open, self._attach)
         self.holdings.on_change = self._changed
@@ -171,6 +173,22 @@ class Fleet:
             return loaded.servable
         return self._describe((model, number)) if self.holdings.is_lazy((model, number)) else None
 
+    def can_answer(self, model: str, version: int | None) -> bool:
+        """Whether a request to the version, or to the champion, would be run here now. Raises ModelNotFound.
+
+        Not while its breaker refuses, unless somebody stands in for the champion.
+        """
+        servable = self.servable(model, version)
+        if servable is None:
+            return False
+        loaded, now_s = self._loaded.get(model, {}).get(servable.version), self._clock.now_s()
+        if loaded is None or loaded.breaker is None or loaded.breaker.left_s(now_s) <= 0:
+            return True
+        arm = self.traffic(model).champion if version is None else None
+        while arm is not None and not arm.is_ready(now_s):
+            arm = arm.stand_in
+        return arm is not None
+
     def is_loaded(self, model: str, version: int) -> bool:
         """Whether the version is in memory, ready to be leased."""
         return version in self._loaded.get(model, {})
@@ -264,6 +282,7 @@ class Fleet:
             servable, *given, latency_target_ms=self._batch.latency_target_ms, budget_s=self._batch.warm_up_s
         )
         loaded = Loaded(servable, spec.output_limits)
+        loaded.still_answers = partial(still_answers, servable, *given)
         if curve is not None:
             servable.tune(curve.chosen_rows)
             servable.curve = curve
@@ -279,6 +298,7 @@ class Fleet:
 
         scheduler, times = self._scheduler, run_times(loaded.servable.curve)
         loaded.batcher = Batcher(loaded.servable, answer, scheduler, self._inline_below_us, times)
+        loaded.constant = constant.standing_in(loaded, self.page, on_batch)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""

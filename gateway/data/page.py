@@ -36,7 +36,7 @@ STAGES = ("decode", "queue", "infer", "encode")
 PROTOCOLS = ("v2", "v1", "mlflow", "sagemaker", "vertex", "azureml", "grpc", "other")
 _STATUSES = (200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 499, 500, 501, 503, 504)
 CODES = tuple(str(status) for status in _STATUSES)
-SHED_REASONS = ("overloaded", "deadline", "draining", "not_ready", "quota")
+SHED_REASONS = ("overloaded", "deadline", "draining", "not_ready", "quota", "breaker")
 BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 # Contract: metric buckets, in milliseconds.
@@ -66,6 +66,9 @@ LANELESS_DROPPED = 7
 SHADOW_DROPPED = 8
 KEPT_HITS = 9  # requests answered by a kept answer
 KEPT_MISSES = 10
+FAILED = 11  # requests whose run failed, whoever answered them then
+BREAKER_OPENED = 12
+CONSTANTS = 13  # requests answered by a constant
 SHED = 16
 CODE = 32
 BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
@@ -92,7 +95,8 @@ _HEADER_WORDS = 2048 // 8
 _PID, _STARTED, _BOOT0, _BOOT1, _HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _NO_ROOM, _SLOT = range(10)
 _MEMORY, _BUDGET, _LOADED, _WAITING_LOADS = range(10, 14)  # as they are now
 _LOADS_DONE, _LOADS_FAILED, _LOADS_US, _EVICTIONS, _LOADS_REFUSED = range(14, 19)  # ever
-_HEADER_WORDS_USED = 19
+_OPEN_BREAKERS = 19  # as they are now
+_HEADER_WORDS_USED = 20
 _DRAINING, _READY = 1, 2
 
 _NOBODY = "|0|"
@@ -178,7 +182,8 @@ class WorkerPage:
         self._set(_SLOT, slot)
         boot = bytes.fromhex(boot_id)
         self._mm[8 * (_HEADER_WORDS + _BOOT0) : 8 * (_HEADER_WORDS + _BOOT0) + 16] = boot
-        for name in (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _MEMORY, _BUDGET, _LOADED, _WAITING_LOADS):
+        now = (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _MEMORY, _BUDGET, _LOADED, _WAITING_LOADS, _OPEN_BREAKERS)
+        for name in now:
             self._set(name, 0)
         for table in (_LOADS, _VETOES):
             self._release_where(table, lambda _key: True)
@@ -337,10 +342,11 @@ class WorkerPage:
             self._mm[8 * (first + 1) : 8 * (first + 1) + len(text)] = text
             self.words[first] = len(text)
 
-    def heartbeat(self, host_ns: int, inflight: int) -> None:
+    def heartbeat(self, host_ns: int, inflight: int, open_breakers: int = 0) -> None:
         """The event loop turned."""
         self._set(_HEARTBEAT, host_ns)
         self._set(_INFLIGHT, inflight)
+        self._set(_OPEN_BREAKERS, open_breakers)
 
     def acknowledge(self, epoch: int) -> None:
         """No later request of this worker is routed by an older epoch."""
@@ -372,6 +378,9 @@ class Totals:
     shed: dict[str, int]
     shadow_dropped: int
     kept: tuple[int, int]  # requests answered by a kept answer, and those that ran where answers are kept
+    failed: int  # requests whose run failed, whoever answered them then
+    breaker_opened: int  # times
+    constants: int  # requests answered by a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +466,7 @@ class PageSnapshot:
     vetoes: dict[str, str]
     held: Mapping[tuple[str, int], Held] = field(default_factory=dict)
     memory: MemoryUse = field(default_factory=MemoryUse)
+    open_breakers: int = 0  # versions that are not tried now
 
     @property
     def shed(self) -> dict[tuple[str, str], int]:
@@ -551,7 +561,8 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
         segments=tuple(segments),
         vetoes=vetoes,
         held=held,
-        memory=MemoryUse(*head[_MEMORY:_HEADER_WORDS_USED]),
+        memory=MemoryUse(*head[_MEMORY:_OPEN_BREAKERS]),
+        open_breakers=head[_OPEN_BREAKERS],
     )
 
 
@@ -582,4 +593,7 @@ def _read_totals(words: NDArray[np.int64]) -> Totals:
         shed={reason: int(words[SHED + i]) for i, reason in enumerate(SHED_REASONS)},
         shadow_dropped=int(words[SHADOW_DROPPED]),
         kept=(int(words[KEPT_HITS]), int(words[KEPT_MISSES])),
+        failed=int(words[FAILED]),
+        breaker_opened=int(words[BREAKER_OPENED]),
+        constants=int(words[CONSTANTS]),
     )

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
+from math import ceil
 from time import perf_counter_ns
 from typing import Any
 
@@ -24,13 +25,14 @@ from gateway import problems
 from gateway.data.accounts import Accounts
 from gateway.data.answer_cache import AnswerCache, Turn
 from gateway.data.batcher import Waiter
+from gateway.data.breakers import Breakers
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
 from gateway.data.doors import Target
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
-from gateway.data.runs import Batch
+from gateway.data.runs import Batch, Rows
 from gateway.data.servable import Tensor
 from gateway.data.shadow import Copy, Shadows
 from gateway.data.tap import Tap
@@ -38,6 +40,7 @@ from gateway.data.traffic import Arm, Loaded
 from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
+    BreakerOpen,
     DeadlineExceeded,
     InferenceFailed,
     InternalError,
@@ -63,7 +66,7 @@ SLOW = "driftgate.slow"  # in the scope of a request whose body did not arrive i
 PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told by the connection that its caller left
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
-_SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready"}
+_SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready", BreakerOpen: "breaker"}
 _CAUTION = 1.1  # predictions are taken as so much too short: an answer that comes too late was run for nothing
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 # How full a model may be for whom: when it is short of time, the champion's callers are the last to be refused.
@@ -104,7 +107,7 @@ class Pending(Waiter):
         self.arrived_ns = arrived_ns
         self.queued = False
         self.timer: asyncio.TimerHandle | None = None
-        self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask the champion instead
+        self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask who stands in
 
     def left_s(self) -> float:
         return math.inf if self.timer is None else self.timer.when() - asyncio.get_running_loop().time()
@@ -149,6 +152,7 @@ class Predict:
         self,
         fleet: Fleet,
         accounts: Accounts,
+        breakers: Breakers,
         tap: Tap | None,
         shadows: Shadows,
         limits: LimitSettings,
@@ -158,6 +162,7 @@ class Predict:
     ) -> None:
         self._fleet = fleet
         self._accounts = accounts
+        self._breakers = breakers
         self._tap = tap
         self._shadows = shadows
         self._limits = limits
@@ -327,6 +332,8 @@ class Predict:
     ) -> None:
         """Route, decode and queue; who enters must leave. Raises before it has entered, as `ask` says."""
         arm, key = self._route(model, version, headers)
+        if arm.loaded.breaker is not None:
+            arm, key = self._past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
         traffic = arm.traffic
         if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
             raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
@@ -344,7 +351,7 @@ class Predict:
             deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
         if deadline_ms is not None or traffic.waiting > _FEW:
             self._admit(pending, arm, deadline_ms)
-        if arm.is_canary:
+        if arm.stand_in is not None:
             pending.again = codec, body, headers
         pending.queued = True
         traffic.waiting += 1
@@ -506,10 +513,14 @@ class Predict:
 
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
-            for pending in batch.waiters:
-                if pending.is_waiting():
-                    self._fail(pending, batch.error)
+            waiting = [pending for pending in batch.waiters if pending.is_waiting()]
+            if waiting and isinstance(batch.error, InferenceFailed):
+                self._breakers.failed(loaded)
+            for pending in waiting:
+                self._fail(pending, batch.error)
             return
+        if loaded.breaker is not None:
+            self._breakers.succeeded(loaded)
         is_logged = self._tap is not None and loaded.schema is not None and batch.rows > 0
         logged = loaded.outputs(batch.outputs, batch.rows) if is_logged else None
         is_good = logged is not None and loaded.all_good(logged)
@@ -619,32 +630,95 @@ class Predict:
     # ---- what went wrong
 
     def _fail(self, pending: Pending, error: ServingError) -> None:
-        """Book a failed run, and let the champion answer in the canary's place if there is one."""
+        """Book a failed run, and let somebody answer in this version's place if there is anybody."""
         self._lost(pending)
-        if pending.again is not None:
-            try:
-                self._fall_back(pending, *pending.again)
-                return
-            except ServingError:
-                pass  # the champion does not take this request: the canary's own error says more
-            except Exception:
-                logger.exception("the champion could not answer in the canary's place")
-        pending.fail(error)
+        self._accounts.run_failed(pending.arm)
+        if pending.again is None or not self._fall_back(pending, *pending.again):
+            pending.fail(error)
 
-    def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> None:
-        """Ask the champion, within the caller's deadline. Its answer says that it is a fallback."""
+    def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> bool:
+        """Ask who stands in, within the caller's deadline → whether anybody does. The answer says that it is one."""
         pending.again = None
         self._give_up(pending)
-        champion = pending.arm.fallback(self._fleet.page)
-        feeds, call = codec.read(body, headers, champion.loaded.servable, self._limits)
-        rows = champion.loaded.servable.rows_of(feeds)
-        pending.feeds, pending.call, pending.rows = feeds, call, rows
-        pending.arm, pending.key_row = champion, None
+        left_s = None if pending.timer is None else pending.timer.when() - self._loop.time()
+        found = self._stand_in(pending.arm, codec, body, headers, left_s)
+        if found is None:
+            return False  # this version's own error says more than why nobody else answers
+        pending.arm, asked, pending.call = found
+        pending.feeds, pending.rows, pending.key_row = asked.feeds, asked.rows, None
         pending.decoded_ns = perf_counter_ns()
-        if champion.loaded.answers is None:
-            champion.loaded.batcher.submit(pending)
+        if pending.arm.stand_in is not None:
+            pending.again = codec, body, headers
+        if pending.arm.loaded.answers is None:
+            pending.arm.loaded.batcher.submit(pending)
         else:
-            self._ask_kept(champion.loaded.answers, pending)
+            self._ask_kept(pending.arm.loaded.answers, pending)
+        return True
+
+    def _stand_in(
+        self, arm: Arm, codec: Codec, body: bytes, headers: Headers, left_s: float | None
+    ) -> tuple[Arm, Rows, Call] | None:
+        """Who can answer this request in the arm's place, and the request as that version reads it.
+
+        Passed over: who is not loaded, whose breaker refuses, who takes other inputs, and who would be late while there
+        is another.
+        """
+        now_s, one = self._clock.now_s(), arm.stand_in
+        while one is not None:
+            loaded = one.loaded
+            if one.is_ready(now_s):
+                try:
+                    feeds, call = codec.read(body, headers, loaded.servable, self._limits)
+                    asked = Rows(feeds, loaded.servable.rows_of(feeds))
+                except ServingError:
+                    pass
+                except Exception:
+                    logger.exception("a request could not be read for %s", loaded.servable.model)
+                else:
+                    spend_us = loaded.batcher.wait_us() + loaded.batcher.run_us(asked)
+                    if one.stand_in is None or left_s is None or spend_us < left_s * 1e6:
+                        if loaded.breaker is not None:
+                            loaded.breaker.begin_trial(now_s)
+                        return one, asked, call
+            one = one.stand_in
+        return None
+
+    def _past_breaker(
+        self,
+        pending: Pending,
+        arm: Arm,
+        key: bytes | None,
+        codec: Codec,
+        body: bytes,
+        headers: Headers,
+        deadline_ms: float | None,
+    ) -> tuple[Arm, bytes | None]:
+        """Who takes a request to a version whose last runs failed: itself, or who stands in. Raises BreakerOpen.
+
+        A canary is always asked: its failures are evidence, and enough of them in a row are a veto.
+        """
+        loaded, now_s = arm.loaded, self._clock.now_s()
+        breaker = loaded.breaker
+        if breaker is None or not breaker.is_open or arm.is_canary:
+            return arm, key
+        left_s = breaker.left_s(now_s)
+        if left_s <= 0:
+            codec.read(body, headers, loaded.servable, self._limits)  # what cannot be run must not be the trial
+            breaker.begin_trial(now_s)
+            return arm, key
+        evidence = arm.traffic.evidence
+        if evidence is not None and arm.role is Role.CHAMPION:
+            evidence.canary_failures_in_a_row = 0  # the champion fails too: whatever it is, it is not the canary
+        found = self._stand_in(arm, codec, body, headers, _left_s(pending, deadline_ms))
+        if found is None:
+            servable = loaded.servable
+            raise BreakerOpen(
+                f"the last runs of version {servable.version} of {servable.model!r} failed: it is tried again in "
+                f"{left_s:.1f} s",
+                retry_after_s=ceil(left_s),
+                version=str(servable.version),
+            )
+        return found[0], None
 
     def _lost(self, pending: Pending) -> None:
         """Record and book a routed request that gets no answer of the model: an error event of its arm."""

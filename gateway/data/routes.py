@@ -60,6 +60,7 @@ class RouteEntry:
     burn_in: int = 0  # canary answers of a worker before its counts are evidence
     latency_threshold_us: float | None = None  # the champion's p99 of the previous closed window
     slowdown: float = 1.25
+    previous: int | None = None  # while a promotion soaks: who was champion before
     unloaded: bool = False  # by a caller of the data port: nothing of it is served until it is loaded again
     refused_wish_ns: int = 0  # the last wish that was not followed, because a rollout was running
     aliases: Mapping[str, int] = field(default_factory=dict)

@@ -6,7 +6,7 @@ keeps the arm it was assigned, so that its outcome is booked where it belongs ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gateway.data import answer_cache
 from gateway.data.batcher import Batcher
+from gateway.data.breaker import Breaker
 from gateway.data.codecs import v2
 from gateway.data.keys import KeyTable
 from gateway.data.page import WorkerPage
@@ -40,6 +41,10 @@ class Loaded:
         self.writer = v2.Writer(servable)
         self.batcher: Batcher[Any]  # set by the owner, whose callback needs this object
         self.answers = answer_cache.of(servable)
+        self.breaker: Breaker | None = None  # only while runs have failed; kept by `breakers.py`
+        self.still_answers: Callable[[], bool] = lambda: False  # whether it does what it was registered with; slow
+        self.constant: Loaded | None = None  # itself with the constant of its options for a run; set by the owner
+        self.is_constant = False
         schema = servable.manifest.log_schema
         self.schema = None if schema is None else LogSchema.from_dict(schema)
         if self.schema is not None:
@@ -50,6 +55,11 @@ class Loaded:
         self._highs = [] if self._high is None else self._high.tolist()
         # Whether outputs within their limits are finite, which then need not be looked at again.
         self.good_is_finite = self._limits_cover_every_number()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was let go of: it takes no request any more."""
+        return not hasattr(self, "batcher")
 
     def _bounds(
         self, limits: Sequence[tuple[float, float] | None] | None
@@ -119,6 +129,7 @@ class Arm:
         "role",
         "segment",
         "slow_above_ns",
+        "stand_in",
         "totals",
         "traffic",
         "weight",
@@ -135,21 +146,18 @@ class Arm:
         self.totals = page.totals(servable.model, servable.version, role)
         self.segment: int | None = None
         self.slow_above_ns = float("inf")
+        self.stand_in: Arm | None = None  # who answers when this one's run fails
         self.headers: tuple[tuple[bytes, bytes], ...] = (
             (b"x-driftgate-version", b"%d" % servable.version),
             (b"x-driftgate-role", role.encode()),
+            *(((b"x-driftgate-fallback", b"constant"),) if loaded.is_constant else ()),
         )
         self.head = b"".join(b"%b: %b\r\n" % header for header in self.headers)  # as they are on the wire
 
-    def fallback(self, page: WorkerPage) -> Arm:
-        """The champion in this arm's place. Raises NotReady."""
-        traffic = self.traffic
-        if traffic.fallback is None:
-            champion = traffic.champion
-            if champion is None or champion.loaded is self.loaded:
-                raise NotReady(f"model {traffic.model!r} has no champion that is ready here", model=traffic.model)
-            traffic.fallback = Arm(traffic, champion.loaded, Role.FALLBACK, page, self.epoch)
-        return traffic.fallback
+    def is_ready(self, now_s: float) -> bool:
+        """Whether a request would be run now: it is loaded, and no breaker refuses."""
+        loaded = self.loaded
+        return not loaded.is_gone and (loaded.breaker is None or loaded.breaker.left_s(now_s) <= 0)
 
     def of_kept(self) -> Arm:
         """This arm for an answer that was kept: booked in the same place, and the caller is told."""
@@ -198,7 +206,6 @@ class Traffic:
     key_header: bytes = b"x-routing-key"
     evidence: Evidence | None = None
     direct: dict[int, Arm] = field(default_factory=dict)
-    fallback: Arm | None = None  # the champion, where it answers for a canary that failed
     waiting: int = 0  # requests inside, for admission
 
     def pick(self, headers: Mapping[bytes, bytes], random_bits: int, lease_left_ns: int) -> tuple[Arm, bytes | None]:
@@ -266,7 +273,34 @@ def build(
         traffic.champion.watch(page, entry)
         traffic.canary.watch(page, entry)
         traffic.quiet = Arm(traffic, champion, Role.CHAMPION, page, epoch)
+    _link(traffic, page, epoch)
     return traffic
+
+
+def _link(traffic: Traffic, page: WorkerPage, epoch: int) -> None:
+    """Say who answers when a run fails: for a canary the champion, for the champion whom its options name.
+
+    A caller who names a version wants that one: nobody stands in for it.
+    """
+    champion, canary = traffic.champion, traffic.canary
+    if champion is None:
+        return
+    loaded, previous = champion.loaded, traffic.entry.previous
+    after: Arm | None = None
+    for step in reversed(loaded.servable.manifest.options.fallback):
+        one = loaded.constant if step == "constant" else None if previous is None else traffic.loaded.get(previous)
+        if one is not None and one is not loaded:
+            after = _before(after, Arm(traffic, one, Role.FALLBACK, page, epoch))
+    for arm in (champion, traffic.quiet):
+        if arm is not None:
+            arm.stand_in = after
+    if canary is not None and canary.loaded is not loaded:
+        canary.stand_in = _before(after, Arm(traffic, loaded, Role.FALLBACK, page, epoch))
+
+
+def _before(after: Arm | None, arm: Arm) -> Arm:
+    arm.stand_in = after
+    return arm
 
 
 def input_order(champion: Servable, candidate: Servable) -> tuple[int, ...] | None:

@@ -2,7 +2,8 @@
 
 Invariant: where a version has reference or golden rows, only those are run; made-up ones are run where it has none.
 Bounded in wall time. What is measured sets how many rows the batcher joins and is its first prediction of run times.
-The choice is made in `curve.py`; the runs happen on the thread that loads. Called by `fleet.py`.
+The choice is made in `curve.py`; the runs happen on the thread that loads. Called by `fleet.py`, and by a version's
+breaker, which asks whether it still answers.
 """
 
 from __future__ import annotations
@@ -67,6 +68,13 @@ def warm_up(
         return None
     line = fit([(point.rows, point.us, 1.0) for point in points])
     return Curve(source, points, choose(points, target_ms), line, servable.shape_bucket(first, servable.rows_of(first)))
+
+
+def still_answers(servable: Servable, sample: Path | None, golden: Path | None) -> bool:
+    """Whether a version answers any of the first rows that it was warmed up with. Slow; on any thread."""
+    _, given = _given(servable, sample, golden)
+    place, _ = _answered(servable, _singles(servable, given)[:_TRIES])
+    return place is not None
 
 
 def _answered(servable: Servable, requests: Sequence[Sequence[Tensor]]) -> tuple[int | None, str]:

@@ -29,6 +29,7 @@ import uvloop
 from gateway.data import connections, curve_files
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
+from gateway.data.breakers import Breakers
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
@@ -107,12 +108,14 @@ class Worker:
     triton: Triton
     app: DataApp
     scheduler: Scheduler
+    breakers: Breakers
 
     def close(self) -> None:
         """Let everything go; what is counted and logged stays on disk."""
         self.fleet.close()
         self.tap.close()
         self.scheduler.close()
+        self.breakers.close()
 
 
 def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock) -> Worker:
@@ -140,9 +143,11 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     sampling = np.random.default_rng(np.random.SeedSequence())
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, scheduler, inline_below_us)
+    breakers = Breakers(gateway.breaker, page, clock, loop)
     predict = Predict(
         fleet,
         accounts,
+        breakers,
         tap if settings.monitor.enabled else None,
         shadows,
         gateway.limits,
@@ -158,12 +163,12 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         curve_files.forget(run, slot, model, version)
 
     fleet.holdings.on_gone = gone
-    beat = Heartbeat(fleet, predict, shadows, page, clock, gateway.shadow.busy_above)
+    beat = Heartbeat(fleet, predict, shadows, breakers, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
     app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
-    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler)
+    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
@@ -235,11 +240,19 @@ class Heartbeat:
     """Follows the route table while nobody asks, tells the page that the loop turns, and watches how busy it is."""
 
     def __init__(
-        self, fleet: Fleet, predict: Predict, shadows: Shadows, page: WorkerPage, clock: Clock, busy_above: float
+        self,
+        fleet: Fleet,
+        predict: Predict,
+        shadows: Shadows,
+        breakers: Breakers,
+        page: WorkerPage,
+        clock: Clock,
+        busy_above: float,
     ) -> None:
         self._fleet = fleet
         self._predict = predict
         self._shadows = shadows
+        self._breakers = breakers
         self._page = page
         self._clock = clock
         self._busy_above = busy_above
@@ -266,7 +279,7 @@ class Heartbeat:
         self._beat_s, self._cpu_s = now_s, cpu_s
         self._fleet.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
-        self._page.heartbeat(self._clock.host_ns(), self._predict.inflight)
+        self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
 
     async def run(self) -> None:
         """Beat until cancelled. A beat that fails is logged and counted, and the next one comes."""

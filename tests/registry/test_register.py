@@ -320,3 +320,14 @@ def test_two_processes_that_register_at_once_lose_nothing(tmp_path: Path) -> Non
     history = catalog.alias_history("m", "newest")
     assert [change.revision for change in history] == list(range(1, len(history) + 1))
     assert list((home / "artifacts" / "staging").iterdir()) == []
+
+
+def test_a_constant_answer_is_checked_against_what_the_model_returns(bench: Bench, tmp_path: Path) -> None:
+    path, rows = models.linear(tmp_path / "m.onnx"), {"x": normal(20, 3)}
+    fits = ServingOptions(fallback=("constant",), fallback_constant=(("y", (0.5, 0.5)),))
+    manifest = bench.register("m", path, rows, options=fits).row.manifest
+    assert manifest.options == fits
+    assert manifest != bench.register("m", path, rows).row.manifest  # it is part of what the version is
+    wrong = dataclasses.replace(fits, fallback_constant=(("y", (0.5, 0.5, 0.5)),))
+    with pytest.raises(ArtifactRejected, match=r'fallback_constant .* output "y": got shape \[3\], a row has \[2\]'):
+        bench.register("m", path, rows, options=wrong)

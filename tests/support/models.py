@@ -200,3 +200,13 @@ def places(path: Path) -> Path:
     """x [N, 3] → where x is not zero [2, ?]: the shape of the answer depends on the values."""
     nodes = [helper.make_node("NonZero", ["x"], ["y"])]
     return build(path, nodes, [value("x", TensorProto.FLOAT, ["N", 3])], [value("y", TensorProto.INT64, [2, "K"])])
+
+
+def looked_up(path: Path) -> Path:
+    """x [N, 3] FP32 → y = table[int(x)], the table being 0 to 7: it fails on a row that holds anything from 8 on."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["k"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "k"], ["y"]),
+    ]
+    ends = [value("x", TensorProto.FLOAT, ["N", 3])], [value("y", TensorProto.FLOAT, ["N", 3])]
+    return build(path, nodes, *ends, {"table": np.arange(8, dtype=np.float32)})

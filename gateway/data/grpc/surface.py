@@ -73,8 +73,8 @@ def answers(health: Health, triton: Triton) -> dict[str, Answer]:
     repository = triton.repository
 
     def ready(request: Any) -> Mapping[str, Any]:
-        servable = health.fleet.servable(request.name, asked_version(request.version))
-        return {"ready": servable is not None and not health.is_draining()}
+        is_ready = health.fleet.can_answer(request.name, asked_version(request.version))
+        return {"ready": is_ready and not health.is_draining()}
 
     async def statistics(request: Any) -> Mapping[str, Any]:
         return await triton.statistics(request.name or None, asked_version(request.version))

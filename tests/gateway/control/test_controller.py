@@ -133,7 +133,7 @@ def test_a_rollout_gives_nothing_before_every_worker_is_ready(world: World, work
 
 def test_a_healthy_canary_is_promoted_and_the_old_champion_stays_loaded(world: World, worker: Worker) -> None:
     in_canary(world, worker)
-    assert worker.entry().weight == 0.05
+    assert (worker.entry().weight, worker.entry().previous) == (0.05, None)
     worker.answer("champion", 400)
     worker.answer("canary", 20)
     world.tick(0.25, 2)
@@ -148,6 +148,7 @@ def test_a_healthy_canary_is_promoted_and_the_old_champion_stays_loaded(world: W
     entry = worker.entry()
     assert (entry.champion, entry.weight, entry.candidate) == (2, 0.0, None)
     assert set(entry.aspired) == {1, 2}
+    assert entry.previous == 1  # it may stand in for the new one
     assert world.catalog.aliases("m")["champion"].version == 2
     assert "canary" not in world.catalog.aliases("m")
     assert world.told("rollout.promoted")[0]["sentence"]
@@ -257,7 +258,7 @@ def test_a_soaking_champion_is_rolled_back_to_the_old_one_at_once(world: World, 
     assert worker.entry().champion == 2
     answer = world.commands.roll_back("m", world.act)
     assert answer["state"] == "rolled_back"
-    assert worker.entry().champion == 1
+    assert (worker.entry().champion, worker.entry().previous) == (1, None)
     assert world.catalog.aliases("m")["champion"].version == 1
 
 

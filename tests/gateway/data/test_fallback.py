@@ -1,0 +1,221 @@
+"""Who answers when the champion's run fails, as its options say: the version before it, then a constant."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.data.page import Totals, read_pages
+from gateway.data.routes import RouteEntry
+from gateway.data.run_times import RunTimes
+from monitor.lane import LaneReader
+from monitor.record import ERROR
+from registry.options import ServingOptions
+from tests.support import models
+from tests.support.serving import Answer, Bench, aspire, with_worker
+
+GOOD, BAD = [[1.0, 2.0, 3.0]], [[1.0, 2.0, 99.0]]
+CONSTANT = (("y", (-1.0, -1.0, -1.0)),)
+BOTH = ServingOptions(fallback=("previous", "constant"), fallback_constant=CONSTANT)
+ONLY_CONSTANT = ServingOptions(fallback=("constant",), fallback_constant=CONSTANT)
+ONLY_PREVIOUS = ServingOptions(fallback=("previous",))
+TENSOR = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 99]}
+
+
+def route(tmp_path: Path, options: ServingOptions, before: Path | None = None, **changes: Any) -> RouteEntry:
+    """Version 2 is the champion and fails on BAD; version 1, if there is one, was it before."""
+    aspired = {2: aspire(models.looked_up(tmp_path / "champion.onnx"), options=options)}
+    if before is not None:
+        aspired[1] = aspire(before)
+    return RouteEntry(champion=2, previous=None if before is None else 1, aspired=aspired, **changes)
+
+
+def said(answer: Answer) -> Any:
+    """Who answered, as the headers say it, and what."""
+    headers = answer.headers
+    return (
+        headers["x-driftgate-version"],
+        headers["x-driftgate-role"],
+        headers.get("x-driftgate-fallback"),
+        answer.json["outputs"][0]["data"],
+    )
+
+
+def totals(tmp_path: Path, version: int, role: str) -> Totals:
+    (page,) = read_pages(tmp_path / "run")
+    return page.totals["m", version, role]
+
+
+def test_the_version_before_answers_marked_and_the_failure_is_the_champions(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.linear(tmp_path / "a.onnx", outputs=3)))
+        assert said(await bench.infer("m", GOOD))[:3] == ("2", "champion", None)
+        answer = await bench.infer("m", BAD)
+        alone = await bench.ask("/v2/models/m/versions/1/infer", {"inputs": [TENSOR]})
+        assert said(answer) == ("1", "fallback", None, alone.json["outputs"][0]["data"])
+        assert answer.json["model_version"] == "1"
+        assert (totals(tmp_path, 2, "champion").failed, totals(tmp_path, 1, "fallback").failed) == (1, 0)
+        assert totals(tmp_path, 1, "fallback").codes == {("v2", "200"): 1}
+        rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*champion*"))).read(10)
+        assert (rows["flags"] & ERROR).tolist() == [0, ERROR]
+        assert bench.worker.fleet.traffic("m").waiting == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_the_constant_answers_when_nobody_else_can_and_is_no_row_of_the_models(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.looked_up(tmp_path / "a.onnx")))
+        answer = await bench.infer("m", BAD)  # the version before fails, too
+        assert said(answer) == ("2", "fallback", "constant", [-1.0, -1.0, -1.0])
+        assert (totals(tmp_path, 2, "champion").failed, totals(tmp_path, 1, "fallback").failed) == (1, 1)
+        seen = totals(tmp_path, 2, "fallback")
+        assert (seen.constants, seen.codes) == (1, {("v2", "200"): 1})
+        assert not list((tmp_path / "run/lanes").glob("*2*fallback*"))
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_constant_is_written_in_every_protocol_for_every_row_and_keeps_what_was_asked_for(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, ONLY_CONSTANT))
+        several = await bench.infer("m", [*BAD, *GOOD])
+        assert several.json["outputs"][0]["shape"] == [2, 3]
+        assert said(several)[3] == [-1.0] * 6
+        v1 = await bench.ask("/v1/models/m:predict", {"instances": BAD})
+        assert v1.json["predictions"] == [[-1.0, -1.0, -1.0]]
+        asked = {"id": "seven", "inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+        binary = await bench.ask("/v2/models/m/infer", asked)
+        length = int(binary.headers["inference-header-content-length"])
+        assert np.frombuffer(binary.body[length:], np.float32).tolist() == [-1.0] * 3
+        assert binary.headers["x-driftgate-fallback"] == "constant"
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_of_a_joined_run_only_the_one_that_fails_falls_back(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, ONLY_CONSTANT))
+        answers = await asyncio.gather(*(bench.infer("m", BAD if i == 3 else GOOD) for i in range(8)))
+        assert [said(a)[1] for a in answers] == ["champion"] * 3 + ["fallback"] + ["champion"] * 4
+        assert [said(a)[3] for a in answers if said(a)[1] == "champion"] == [GOOD[0]] * 7
+        assert bench.worker.fleet.traffic("m").waiting == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_number_that_is_not_finite_falls_back_too(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        options = replace(ONLY_CONSTANT, fallback_constant=(("y", (7.0, 7.0)),))
+        await bench.route(
+            "m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "a.onnx"), options=options)})
+        )
+        assert said(await bench.infer("m", [[3.4e38, -3.4e38, 3.4e38]])) == ("1", "fallback", "constant", [7.0, 7.0])
+
+    with_worker(tmp_path / "run", body)
+
+
+@pytest.mark.parametrize("options", [ServingOptions(), ONLY_PREVIOUS])
+def test_without_anybody_to_stand_in_the_champions_own_error_is_told(tmp_path: Path, options: ServingOptions) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, options))  # no promotion soaks: there is no version before
+        answer = await bench.infer("m", BAD)
+        assert (answer.status, answer.json["code"]) == (500, "inference_failed")
+        assert answer.headers["x-driftgate-role"] == "champion"
+        assert totals(tmp_path, 2, "champion").failed == 1
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_caller_who_names_a_version_gets_that_one_or_its_error(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.linear(tmp_path / "a.onnx", outputs=3)))
+        answer = await bench.ask("/v2/models/m/versions/2/infer", {"inputs": [TENSOR]})
+        assert (answer.status, answer.headers["x-driftgate-role"]) == (500, "direct")
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_version_before_that_takes_other_inputs_is_passed_over(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.linear(tmp_path / "a.onnx", features=5)))
+        assert said(await bench.infer("m", BAD))[:3] == ("2", "fallback", "constant")
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_who_would_be_late_is_passed_over_while_there_is_another(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.linear(tmp_path / "a.onnx", outputs=3)))
+        bench.worker.fleet._loaded["m"][1].batcher.times = RunTimes([(1, 3e6)])  # three seconds a row
+        in_time = await bench.infer("m", BAD, headers={"x-deadline-ms": "500"})
+        assert said(in_time)[2] == "constant"
+        assert said(await bench.infer("m", BAD))[0] == "1"  # who has time gets the model
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_deadline_that_passes_while_somebody_stands_in_is_a_504(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, ONLY_PREVIOUS, models.linear(tmp_path / "a.onnx", outputs=3)))
+        bench.worker.fleet._loaded["m"][1].batcher._is_scheduled = True  # nothing runs
+        answer = await bench.infer("m", BAD, headers={"x-deadline-ms": "30"})
+        assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
+        assert bench.worker.fleet.traffic("m").waiting == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_canary_falls_back_to_the_champion_and_then_to_the_champions_constant(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        entry = route(tmp_path, ONLY_CONSTANT)
+        canary = aspire(models.looked_up(tmp_path / "canary.onnx"))
+        started = replace(
+            entry, candidate=3, weight=1.0, salt="5a" * 16, rollout_id="r1", aspired={**entry.aspired, 3: canary}
+        )
+        await bench.route("m", started)
+        assert said(await bench.infer("m", BAD)) == ("2", "fallback", "constant", [-1.0] * 3)
+        assert (totals(tmp_path, 3, "canary").failed, totals(tmp_path, 2, "fallback").failed) == (1, 1)
+        (segment,) = [s for s in read_pages(tmp_path / "run")[0].segments if s.role == "canary"]
+        assert (segment.requests, segment.errors) == (1, 1)
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_kept_answers_and_a_constant_go_together(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, replace(ONLY_CONSTANT, answer_cache_bytes=1 << 20)))
+        answers = await asyncio.gather(*(bench.infer("m", BAD) for _ in range(5)))
+        assert {said(a)[2] for a in answers} == {"constant"}  # each asks for itself; a constant is not kept
+        assert totals(tmp_path, 2, "champion").failed == 5
+        assert bench.worker.fleet.traffic("m").waiting == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_request_of_very_many_rows_is_not_answered_by_a_constant(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        wide = replace(ONLY_CONSTANT, fallback_constant=(("y", tuple([0.0] * 4000)),))
+        path = models.linear(tmp_path / "wide.onnx", outputs=4000)
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(path, options=wide)}))
+        loaded = bench.worker.fleet._loaded["m"][1].constant
+        assert loaded is not None
+
+        class Asked:
+            rows = 5000
+            feeds = ()
+            error: Any = None
+
+            def fail(self, error: Any) -> None:
+                self.error = error
+
+        asked = Asked()
+        loaded.batcher.submit(asked)
+        assert "too many" in asked.error.message
+
+    with_worker(tmp_path / "run", body)
