@@ -3,7 +3,8 @@
 So a version that does not fail pays for one attribute: `Loaded.breaker` is None. Whether the failures are the model's
 or its callers' is found out by asking it for what it is known to answer: before a breaker opens, and when a trial has
 failed, the rows that the version was registered with are run once more, on a thread. If it answers one of them it is
-well, and its callers send what it cannot take. Bounded: one such check of a version at a time. Event loop only.
+well, and its callers send what it cannot take. Bounded: a version is checked once at a time, and one that was found
+well not again for a cool-down. Event loop only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
 
 from gateway.data import page
 from gateway.data.breaker import Breaker
@@ -35,6 +37,7 @@ class Breakers:
         self._loop = loop
         self._open: set[Loaded] = set()
         self._checked: set[Loaded] = set()  # their rows are being run
+        self._well_until_s: WeakKeyDictionary[Loaded, float] = WeakKeyDictionary()
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -51,7 +54,12 @@ class Breakers:
         if loaded.breaker is None:
             settings = self._settings
             loaded.breaker = Breaker(settings.failures, settings.within_s, settings.cool_down_s)
-        if loaded.breaker.failed(self._clock.now_s()) and loaded not in self._checked:
+        now_s = self._clock.now_s()
+        if (
+            loaded.breaker.failed(now_s)
+            and loaded not in self._checked
+            and now_s >= self._well_until_s.get(loaded, now_s)
+        ):
             self._check(loaded)
 
     def succeeded(self, loaded: Loaded) -> None:
@@ -87,6 +95,7 @@ class Breakers:
                     servable.model,
                     servable.version,
                 )
+            self._well_until_s[loaded] = self._clock.now_s() + self._settings.cool_down_s
             self.succeeded(loaded)
         elif loaded.breaker is not None and loaded not in self._open and not loaded.is_gone:
             loaded.breaker.open(self._clock.now_s())

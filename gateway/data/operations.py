@@ -294,6 +294,10 @@ _ANSWER_HEADERS = {
     "x-request-id": {"schema": _TEXT},
     "x-driftgate-version": {"schema": _TEXT, "description": "the version that answered"},
     "x-driftgate-role": {"schema": _TEXT, "description": "champion, canary, direct or fallback"},
+    "x-driftgate-fallback": {
+        "schema": _TEXT,
+        "description": "constant: no model's answer; the version's options say it",
+    },
     "x-driftgate-cache": {"schema": _TEXT, "description": "hit: a kept answer, of a version that keeps answers"},
 }
 

@@ -104,8 +104,21 @@ def test_a_broken_version_is_refused_at_once_with_an_honest_time_then_tried_once
 def test_failures_that_are_the_callers_never_open_it(tmp_path: Path) -> None:
     async def body(bench: Bench, clock: ManualClock) -> None:
         await bench.route("m", route(tmp_path))
+        loaded, checks = bench.worker.fleet._loaded["m"][1], 0
+        still_answers = loaded.still_answers
+
+        def counted() -> bool:
+            nonlocal checks
+            checks += 1
+            return still_answers()
+
+        loaded.still_answers = counted
         for _ in range(4):
             await fails(bench, BREAKER.failures, BAD)  # it answers the example that it was warmed up with
+        assert checks == 1  # a caller who goes on does not make us check it each time
+        clock.advance(BREAKER.cool_down_s)
+        await fails(bench, BREAKER.failures, BAD)
+        assert checks == 2
         assert (await bench.infer("m", GOOD)).status == 200
         assert read_pages(tmp_path / "run")[0].totals["m", 1, "champion"].breaker_opened == 0
 
