@@ -13,7 +13,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
-from math import ceil
 from time import perf_counter_ns
 from typing import Any
 
@@ -632,7 +631,8 @@ class Predict:
     def _fail(self, pending: Pending, error: ServingError) -> None:
         """Book a failed run, and let somebody answer in this version's place if there is anybody."""
         self._lost(pending)
-        self._accounts.run_failed(pending.arm)
+        if isinstance(error, InferenceFailed):  # else it was not run, for its turn came too late
+            self._accounts.run_failed(pending.arm)
         if pending.again is None or not self._fall_back(pending, *pending.again):
             pending.fail(error)
 
@@ -640,8 +640,7 @@ class Predict:
         """Ask who stands in, within the caller's deadline → whether anybody does. The answer says that it is one."""
         pending.again = None
         self._give_up(pending)
-        left_s = None if pending.timer is None else pending.timer.when() - self._loop.time()
-        found = self._stand_in(pending.arm, codec, body, headers, left_s)
+        found = self._stand_in(pending.arm, codec, body, headers, pending.left_s())
         if found is None:
             return False  # this version's own error says more than why nobody else answers
         pending.arm, asked, pending.call = found
@@ -656,7 +655,7 @@ class Predict:
         return True
 
     def _stand_in(
-        self, arm: Arm, codec: Codec, body: bytes, headers: Headers, left_s: float | None
+        self, arm: Arm, codec: Codec, body: bytes, headers: Headers, left_s: float
     ) -> tuple[Arm, Rows, Call] | None:
         """Who can answer this request in the arm's place, and the request as that version reads it.
 
@@ -675,8 +674,10 @@ class Predict:
                 except Exception:
                     logger.exception("a request could not be read for %s", loaded.servable.model)
                 else:
-                    spend_us = loaded.batcher.wait_us() + loaded.batcher.run_us(asked)
-                    if one.stand_in is None or left_s is None or spend_us < left_s * 1e6:
+                    takes_us = loaded.batcher.wait_us() + loaded.batcher.run_us(asked)
+                    if call.timeout_us is not None:
+                        left_s = min(left_s, call.timeout_us / 1e6)
+                    if one.stand_in is None or takes_us * _CAUTION < left_s * 1e6:
                         if loaded.breaker is not None:
                             loaded.breaker.begin_trial(now_s)
                         return one, asked, call
@@ -709,13 +710,14 @@ class Predict:
         evidence = arm.traffic.evidence
         if evidence is not None and arm.role is Role.CHAMPION:
             evidence.canary_failures_in_a_row = 0  # the champion fails too: whatever it is, it is not the canary
-        found = self._stand_in(arm, codec, body, headers, _left_s(pending, deadline_ms))
+        time_s = _left_s(pending, deadline_ms)
+        found = self._stand_in(arm, codec, body, headers, math.inf if time_s is None else time_s)
         if found is None:
             servable = loaded.servable
             raise BreakerOpen(
                 f"the last runs of version {servable.version} of {servable.model!r} failed: it is tried again in "
                 f"{left_s:.1f} s",
-                retry_after_s=ceil(left_s),
+                retry_after_s=math.ceil(left_s),
                 version=str(servable.version),
             )
         return found[0], None
