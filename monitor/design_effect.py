@@ -72,8 +72,9 @@ def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
     seen = _is_seen(share, blocks * _BASE)
     lengths = _lengths(blocks)
     ratios = np.ones((len(lengths), len(share)))
+    sums, known = sums[:, seen], share[seen]
     for row, length in enumerate(lengths):
-        ratios[row, seen] = _variance_ratio(sums[:, seen], share[seen], length, blocks)
+        ratios[row, seen] = _variance_ratio(sums, known, length, blocks)
     return _judged(column, ratios, seen, lengths, blocks, _BASE)
 
 

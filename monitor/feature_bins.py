@@ -8,6 +8,7 @@ same values. Called by the profile's fit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def feature_bins(
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
     looked_at = finite
     if len(finite) > _LOOKED_AT:
-        looked_at = finite[np.sort(np.random.default_rng(_SEED).choice(len(finite), _LOOKED_AT, replace=False))]
+        looked_at = finite[_chosen(len(finite))]
     different, counts = np.unique(looked_at, return_counts=True)
     kind = wanted if wanted is not None and not column.hashed else _inferred(column, finite, different, is_input)
     if kind in ("categorical", "boolean"):
@@ -56,9 +57,15 @@ def feature_bins(
         kept = np.sort(different[np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]])
         marks = tuple(map(float, kept)) if kind == "categorical" or len(kept) > 2 else (0.0, 1.0)
         return FeatureBins(kind, ColumnBins(column.name, "category", values=marks), low, high, complete)
-    edges = _edges(looked_at, different, counts, finite.min(), finite.max()) if len(finite) else ()
+    edges = _edges(different, counts, finite.min(), finite.max()) if len(finite) else ()
     whole = is_input and kind == "integer"
     return FeatureBins(kind, ColumnBins(column.name, "number", edges=edges, whole=whole), low, high, False)
+
+
+@lru_cache(maxsize=2)  # columns of a table have as many values mostly
+def _chosen(rows: int) -> NDArray[np.int64]:
+    """The places of `_LOOKED_AT` of so many values, by chance, rising."""
+    return np.sort(np.random.default_rng(_SEED).choice(rows, _LOOKED_AT, replace=False))
 
 
 def _inferred(
@@ -76,7 +83,6 @@ def _inferred(
 
 
 def _edges(
-    finite: NDArray[np.floating],
     different: NDArray[np.floating],
     counts: NDArray[np.int64],
     low: np.floating,
@@ -84,26 +90,31 @@ def _edges(
 ) -> tuple[float, ...]:
     """Rising edges from the smallest value to just above the largest, so that what lies outside was never seen.
 
+    different, counts: the values, rising, and how often each was seen; low, high: of all rows.
+
     A value with at least a bin's share of the rows has a bin of its own: quantiles alone would repeat such a value (or,
     made unique, hide it among its neighbours), and a constant that begins to move is the drift easiest to miss. So have
     values that stand out of a continuous column, such as -999 where nothing was measured.
     """
-    top = np.inf * np.ones((), finite.dtype)
+    dtype = different.dtype
+    top = np.inf * np.ones((), dtype)
 
     def above(values: NDArray[np.floating] | np.floating) -> NDArray[np.floating]:
         with np.errstate(over="ignore"):  # above the dtype's largest number lies infinity, which is no edge
-            return np.asarray(np.nextafter(values, top), finite.dtype)
+            return np.asarray(np.nextafter(values, top), dtype)
 
     if len(different) <= MOST_VALUES:
         # Between two values of few lies nothing: one edge is enough, and a new value there joins the one below it.
         marks = [different]
     else:
-        often = counts * BINS >= len(finite)
-        points = (counts >= _POINT_SHARE * len(finite)) & (counts >= _POINT_TIMES * np.median(counts)) & ~often
+        below = np.cumsum(counts)
+        rows = int(below[-1])
+        often = counts * BINS >= rows
+        points = (counts >= _POINT_SHARE * rows) & (counts >= _POINT_TIMES * np.median(counts)) & ~often
         most = np.argsort(-np.where(points, counts, 0), kind="stable")[:_POINTS]
         heavy = np.concatenate([different[often], different[most[points[most]]]])
-        shares = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
-        marks = [heavy, above(heavy), np.quantile(finite, shares, method="higher").astype(finite.dtype)]
-    marks.append(np.array([low, above(high)], finite.dtype))
+        places = np.ceil(np.linspace(0.0, 1.0, BINS + 1)[1:-1] * (rows - 1))
+        marks = [heavy, above(heavy), different[np.searchsorted(below, places, side="right")]]  # the higher quantiles
+    marks.append(np.array([low, above(high)], dtype))
     edges = np.unique(np.concatenate(marks).astype(np.float64))
     return tuple(float(edge) for edge in edges[np.isfinite(edges)])

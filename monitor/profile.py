@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -140,6 +140,7 @@ class ReferenceProfile:
 
 
 _UNKNOWN = Order()
+_TURNED, _STRIP_ROWS = 16, 512  # columns, rows: what one cache line holds, and rows that stay near
 
 
 def _named(columns: Sequence[ColumnProfile]) -> str:
@@ -189,7 +190,10 @@ def _fit_side(
     is_input: bool,
 ) -> tuple[ColumnProfile, ...]:
     block = np.asarray(block, dtype)
-    found = [feature_bins(column, block[:, at], types.get(column.name), is_input) for at, column in enumerate(columns)]
+    found = [
+        feature_bins(column, values, types.get(column.name), is_input)
+        for column, values in zip(columns, _by_column(block), strict=True)
+    ]
     bins = BinSet(tuple(feature.bins for feature in found))
     depends = _dependences(bins, block, order)
     counts = Counts.empty(bins)
@@ -220,6 +224,16 @@ def _fit_side(
             )
         )
     return tuple(profiles)
+
+
+def _by_column(block: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Each column of a block (n, C), its values next to each other: a few are turned at a time, in strips of rows."""
+    rows, width = block.shape
+    for first in range(0, width, _TURNED):
+        columns = np.empty((min(_TURNED, width - first), rows), block.dtype)
+        for row in range(0, rows, _STRIP_ROWS):
+            columns[:, row : row + _STRIP_ROWS] = block[row : row + _STRIP_ROWS, first : first + _TURNED].T
+        yield from columns
 
 
 def _dependences(bins: BinSet, block: NDArray[Any], order: Order) -> list[Dependence]:

@@ -27,6 +27,7 @@ from registry.vocabulary import TensorSpec
 MOST_ROWS = 1_000_000
 MOST_VALUES = 50_000_000
 _CHUNK_ROWS = 50_000
+_STRIP_ROWS = 4096
 _CHUNK_VALUES = 5_000_000
 _NULLS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "null", "NULL", "None", "<NA>"]
 
@@ -212,8 +213,18 @@ def _collect(
     feeds: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         mine = [values for item, values in zip(wanted, whole, strict=True) if item.spec.name == spec.name]
-        feeds[spec.name] = mine[0] if len(spec.shape or ()) == 1 else np.column_stack(mine)
+        feeds[spec.name] = mine[0] if len(spec.shape or ()) == 1 else _rows_of(mine)
     return ReferenceRows(feeds, tuple(i.column for i in wanted), keeper.rows, keeper.read, order, tuple(notes))
+
+
+def _rows_of(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(n, C) from C columns (n,), in strips of rows: each row's memory is written while it is near."""
+    rows = len(columns[0])
+    whole = np.empty((rows, len(columns)), np.result_type(*columns))
+    for start in range(0, rows, _STRIP_ROWS):
+        for at, column in enumerate(columns):
+            whole[start : start + _STRIP_ROWS, at] = column[start : start + _STRIP_ROWS]
+    return whole
 
 
 def _present(values: pd.Series[Any], item: Wanted, told: _Told) -> pd.Series[Any]:

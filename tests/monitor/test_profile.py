@@ -24,6 +24,24 @@ def test_a_continuous_column_has_even_bins_and_empty_overflow() -> None:
     assert counts[1:-1] == pytest.approx(np.full(BINS, 1000), abs=2)
 
 
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("rows", [33, 1000, 4096, 50_001])
+def test_edges_lie_where_numpy_has_the_quantiles(kind: str, rows: int) -> None:
+    values = np.random.default_rng(rows).lognormal(size=rows).astype(kind)
+    edges = feature_bins(Column("x", "x", "number", 0), values, None, True).bins.edges
+    quantiles = np.quantile(values, np.linspace(0.0, 1.0, BINS + 1)[:-1], method="higher")
+    assert edges[:-1] == tuple(map(float, quantiles))
+
+
+def test_a_profile_is_the_same_however_its_block_lies_in_memory() -> None:
+    block = np.random.default_rng(4).normal(size=(3000, 37))
+    block[::7, 5] = np.nan
+    made = schema(*["number"] * 37)
+    columns = fit(made, np.asfortranarray(block), block[:, :1])
+    assert columns.to_bytes() == fit(made, block, block[:, :1]).to_bytes()
+    assert [column.missing for column in columns.inputs] == np.isnan(block).sum(axis=0).tolist()
+
+
 def test_a_constant_column_has_a_bin_for_its_value_alone() -> None:
     profile = fitted(np.full(500, 0.422915))
     assert profile.inputs[0].counts == (0, 500, 0)
