@@ -23,6 +23,7 @@ from registry.errors import FormatTooNew, InvalidSetting, StateDamaged
 
 WRITE = "driftgate_write"  # execution option of a connection that is about to write
 _BUSY_TIMEOUT_MS = 30_000
+_IN_MEMORY = (None, "", ":memory:")  # SQLite's names for no file
 _ADVISORY_LOCK = 0x6472696674  # "drift"
 
 
@@ -31,7 +32,9 @@ def make_engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
+            # One connection is kept: more, with a page cache each, are opened when threads need them, and closed after.
+            pool = {} if parsed.database in _IN_MEMORY else {"pool_size": 1, "max_overflow": 14}
+            engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000}, **pool)
             _listen(engine)
         else:
             engine = sa.create_engine(parsed, pool_pre_ping=True)
@@ -111,7 +114,7 @@ def _use_wal(engine: Engine) -> None:
 def _migration_lock(engine: Engine) -> Iterator[None]:
     """Held by one process at a time: a lock file beside a SQLite file, an advisory lock on PostgreSQL."""
     database: Any = engine.url.database
-    if engine.dialect.name == "sqlite" and database and database != ":memory:":
+    if engine.dialect.name == "sqlite" and database not in _IN_MEMORY:
         path = Path(database)
         if not path.parent.is_dir():
             raise InvalidSetting(f"the registry's folder {path.parent} does not exist")

@@ -3,7 +3,8 @@
 By open loop: one-row requests, of which a tenth of the callers hang up at a random moment, malformed bodies, a model
 that does not exist, and a second model that is unloaded and loaded again all the while. Meanwhile rollouts start and
 are promoted, aborted or rolled back in turn. Wanted: memory within 2 % of what it was after warming up, no descriptor
-more, nothing in the log, every request accounted for exactly, every row committed, dropped or sampled.
+more, nothing in the log, every request accounted for exactly, every row committed, dropped or sampled. The memory of
+answers that wait for labels is made small, so that it is full, and stays so, before the comparison begins.
 """
 
 from __future__ import annotations
@@ -186,6 +187,7 @@ def run(options: Options) -> Result:
     models.timed(options.folder / "other.onnx", 0.1)
     gateway = gateway_of(options.folder, "home")
     gateway.set("gateway__repository_control", "true")
+    gateway.set("monitor__join_memory_rows", "20000")
     gateway.register(OTHER, options.folder / "other.onnx")
     with gateway:
         for name in (MODEL, OTHER):
