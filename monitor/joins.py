@@ -8,7 +8,7 @@ One `JoinMemory` a model, in the monitor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from monitor.answers import Answers, align
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
 from monitor.key_index import KeyIndex
 from monitor.labels import ROW_STEP, parse_labels
-from monitor.record import ROLE_CODES
+from monitor.record import ROLE_CODES, ROLES
 from registry.errors import MalformedRequest
 from registry.vocabulary import Role
 
@@ -49,7 +49,10 @@ class _Pending:
 class JoinMemory:
     """The recent answers of one model, the shadows and labels that look for them, and what was counted."""
 
-    def __init__(self, limit: int, label_limit: int, label_wait_s: float) -> None:
+    def __init__(
+        self, limit: int, label_limit: int, label_wait_s: float, labelled: Callable[..., None] | None = None
+    ) -> None:
+        self._labelled = labelled
         self._limit = max(limit, 1)
         self._label_limit = label_limit
         self._label_wait_s = label_wait_s
@@ -301,6 +304,9 @@ class JoinMemory:
             live = self.live.setdefault((version, answer.name), LiveError(answer.kind))
             live.n += 1
             live.total += loss
+            if self._labelled is not None:
+                role = ROLES[int(self._role[slot])] if version == own else Role.SHADOW
+                self._labelled(version, role, answer.name, answer.kind == "class", loss)
 
     def _judge(self, slot: int, wall_ns: int) -> None:
         """A labelled pair: who is farther from the label? Counted while a rollout compares these two versions."""

@@ -29,6 +29,7 @@ from monitor.events import Family
 from monitor.lane_file import LaneHeader
 from monitor.looks import LOOK_EVERY_S, LOOKS_PER_MONTH, WINDOWS, Look, Slices, reach_s
 from monitor.profile import ColumnProfile, ReferenceProfile
+from monitor.score_streams import ScoreStreams
 from monitor.self_audit import AUDITS, LEAST_ROWS, SplitAudit, Tally, YesterdayAudit, limits_of
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, StateKey, Told
@@ -68,6 +69,7 @@ class VersionLive:
     slices: Slices
     alarms: Alarms
     stream: Stream
+    scores: ScoreStreams
     sample: Rows | None = None  # the first rows that wait for an evaluation
     split: SplitAudit | None = None  # made with the first rows, which tell their dtype
     yesterday: YesterdayAudit | None = None
@@ -140,7 +142,9 @@ class Live:
             logger.warning("the detectors of %s:%d begin anew: %s", *key, error)
             stream = Stream(profile, self._executor)
         alarms.end_all_but(FAST, [(row.side, row.feature, row.family) for row in stream.active()])
-        return VersionLive(profile, Slices(profile), alarms, stream)
+        return VersionLive(
+            profile, Slices(profile), alarms, stream, ScoreStreams.resumed(profile, stored.get("scores"))
+        )
 
     def _set_limits(self) -> None:
         """Share the budget out: every feature of every version is evaluated once a second at most."""
@@ -178,6 +182,7 @@ class Live:
         if known is None or header.role not in ROLES or inputs.bins.digest != known.profile.input_bins().digest:
             return
         known.stream.add(inputs, outputs)
+        known.scores.add(header.role, header.schema, rows["outputs"], rows["wall_ns"])
         if known.sample is None:
             known.sample = rows[:SAMPLE_ROWS]
         if known.split is None:
@@ -186,6 +191,12 @@ class Live:
         known.split.add(rows, inputs, header.slot)
         for drill in known.drills:
             drill.add(rows)
+
+    def labelled(self, model: str, version: int, role: Role, output: str, is_class: bool, loss: float) -> None:
+        """A row's label came: it is part of a picture, and of no alarm."""
+        known = self.versions.get((model, version))
+        if known is not None and role in ROLES:
+            known.scores.add_loss(role, output, is_class, loss, self._clock.wall_ns())
 
     def judge(self, now_s: float) -> bool:
         """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left."""
@@ -334,6 +345,9 @@ class Live:
         }
         for key, known in self.versions.items():
             states.update({(*key, name): document for name, document in known.stream.unsaved().items()})
+            scores = known.scores.unsaved()
+            if scores is not None:
+                states[*key, "scores"] = scores
         if self._audited:
             tallies = {name: [tally.alarms, tally.expected] for name, tally in self.audits.items()}
             states[AUDIT_KEY] = json.dumps(stamped("audit", {"tallies": tallies})).encode()
@@ -346,6 +360,7 @@ class Live:
         self._audited = False
         for known in self.versions.values():
             known.stream.saved()
+            known.scores.saved()
 
     def _stored_audits(self) -> dict[str, Tally]:
         tallies: dict[str, Tally] = {name: Tally() for name in AUDITS}

@@ -3,7 +3,7 @@
 Why: people know them and ask for them. Neither promises a run length: ADWIN's delta is per look, and Page-Hinkley's
 threshold is in the units of its values, so what they find is shown and never pages, holds or rolls back. Invariants:
 bounded memory whatever comes; a value that is not finite is counted and skipped; pure (no clock, no chance). Called
-through the documented Python API and by dashboards; checked against river 0.26's published change points.
+by `score_streams.py`; checked against river 0.26's published change points.
 
 Sources: Bifet and Gavaldà, "Learning from time-changing data with adaptive windowing" (2007); Page (1954).
 """
@@ -25,7 +25,7 @@ _MOST_LEVELS = 60  # buckets of 2^60 values: never reached
 class PageHinkley:
     """Two-sided Page-Hinkley: how far the sum of deviations from the running mean came from its extreme.
 
-    Defaults are river's. `threshold` is in the units of the values: standardise them by the reference first.
+    Defaults are river's. `delta` and `threshold` are in the units of the values, or in those of `update`'s `scale`.
     """
 
     min_values: int = 30
@@ -41,14 +41,14 @@ class PageHinkley:
     _least: float = float("inf")
     _most: float = float("-inf")
 
-    def update(self, value: float) -> bool:
-        """Take one value; True if a change is found, after which it starts anew."""
+    def update(self, value: float, scale: float = 1.0) -> bool:
+        """Take one value; True if a change is found, after which it starts anew. `scale`, > 0: what counts as 1."""
         if not isfinite(value):
             self.skipped += 1
             return False
         self._n += 1
         self._mean += (value - self._mean) / self._n
-        deviation = value - self._mean
+        deviation = (value - self._mean) / scale
         self._up = self.forgetting * self._up + deviation - self.delta
         self._down = self.forgetting * self._down + deviation + self.delta
         self._least = min(self._least, self._up)
@@ -94,19 +94,32 @@ class Adwin:
         if not isfinite(value):
             self.skipped += 1
             return False
-        if self.width:
-            self._m2 += self.width * (value - self.estimate) ** 2 / (self.width + 1)
-        self.width += 1
-        self._total += value
-        self._levels[0].append((value, 0.0))
-        self._compress()
+        self.add(value, 0.0, 0)
         self._ticks += 1
-        if self._ticks % self.every or self.width <= self.grace:
-            return False
-        return self._cut()
+        return self._ticks % self.every == 0 and self.look()
 
-    def _compress(self) -> None:
-        level = 0
+    def add(self, mean: float, m2: float, level: int) -> None:
+        """Take 2^level values at once, by their mean and sum of squared deviations from it, without a look.
+
+        The window's mean and variance are those of the single values; cuts fall between blocks only.
+        """
+        size, width = 1 << level, self.width
+        gap = mean - self._total / width if width else 0.0
+        self._m2 += m2 + width * size * gap * gap / (width + size)
+        self.width = width + size
+        self._total += mean * size
+        while len(self._levels) <= level:
+            self._levels.append([])
+        buckets = self._levels[level]
+        buckets.append((mean * size, m2))
+        if len(buckets) > self.buckets:
+            self._compress(level)
+
+    def look(self, deff: float = 1.0) -> bool:
+        """True if the window was cut. `deff`: how many values say as much as one that is independent."""
+        return self.width > self.grace and self._cut(deff)
+
+    def _compress(self, level: int) -> None:
         while level < len(self._levels) and len(self._levels[level]) > self.buckets:
             if level + 1 == len(self._levels):
                 if level == _MOST_LEVELS:
@@ -119,7 +132,7 @@ class Adwin:
             self._levels[level + 1].append((sum_a + sum_b, m2_a + m2_b + gap * gap * size / 2.0))
             level += 1
 
-    def _cut(self) -> bool:
+    def _cut(self, deff: float) -> bool:
         found = False
         again = True
         while again:
@@ -135,7 +148,7 @@ class Adwin:
                         break
                     if n1 < self.least or n0 < self.least:
                         continue
-                    if self._differ(n0, sum0 / n0, n1, (self._total - sum0) / n1):
+                    if self._differ(n0, sum0 / n0, n1, (self._total - sum0) / n1, deff):
                         found = again = True
                         break
                 if again:
@@ -145,9 +158,9 @@ class Adwin:
         self.changes += found
         return found
 
-    def _differ(self, n0: float, mean0: float, n1: float, mean1: float) -> bool:
+    def _differ(self, n0: float, mean0: float, n1: float, mean1: float, deff: float) -> bool:
         certainty = log(2.0 * log(self.width) / self.delta)
-        m = 1.0 / (n0 - self.least + 1.0) + 1.0 / (n1 - self.least + 1.0)
+        m = deff * (1.0 / (n0 - self.least + 1.0) + 1.0 / (n1 - self.least + 1.0))
         epsilon = sqrt(2.0 * m * (self._m2 / self.width) * certainty) + 2.0 / 3.0 * certainty * m
         return abs(mean0 - mean1) > epsilon
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +93,10 @@ class Listener(Protocol):
 
     def counted(self, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
         """These answered rows were counted, so; the listener changes neither."""
+        ...
+
+    def labelled(self, model: str, version: int, role: Role, output: str, is_class: bool, loss: float) -> None:
+        """A label was joined with what a version said: 0 or 1 of a class, the absolute error of a number."""
         ...
 
     def judge(self, now_s: float) -> bool:
@@ -464,7 +469,8 @@ class Monitor:
         memory = self._memories.get(model)
         if memory is None:
             s = self._settings
-            memory = self._memories[model] = JoinMemory(s.join_memory_rows, s.label_memory, s.label_wait_s)
+            told = None if self._listener is None else partial(self._listener.labelled, model)
+            memory = self._memories[model] = JoinMemory(s.join_memory_rows, s.label_memory, s.label_wait_s, told)
         return memory
 
     def _documents(self) -> list[tuple[tuple[str, str], Mapping[str, Any]]]:

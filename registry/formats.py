@@ -25,6 +25,7 @@ VERSIONS = {
     "stream": 1,
     "evaluation": 1,
     "audit": 1,
+    "scores": 1,
 }
 
 

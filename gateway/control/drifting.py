@@ -21,6 +21,7 @@ from monitor.histograms import histogram
 from monitor.live import FAST
 from monitor.looks import Look
 from monitor.profile import ColumnProfile, ReferenceProfile
+from monitor.score_streams import StreamView
 from monitor.suspect import attribute
 from monitor.telling import event_words
 from monitor.watch import Evidence
@@ -43,6 +44,7 @@ class VersionView:
     look: Look
     alarms: Mapping[AlarmKey, int]  # → wall_ns since when
     evidence: Sequence[Evidence]  # of the fast detectors, the strongest first
+    scores: Sequence[StreamView] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class DriftView:
             "features": self._features([(by_measurement[id(m)], m) for m in worst]),
             "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
             "suspect": self._suspect(),
+            "scores": [score_json(view.version, seen) for view in self.versions for seen in view.scores],
             "windows": [window_json(view) for view in self.versions],
         }
 
@@ -147,6 +150,24 @@ def alarm_json(version: int, key: AlarmKey, since_ns: int) -> dict[str, Any]:
         "statistic": statistic,
         "window": window,
         "since": rfc3339(since_ns),
+    }
+
+
+def score_json(version: int, seen: StreamView) -> dict[str, Any]:
+    """A stream of scores or losses as ADWIN and Page-Hinkley see it: a picture that promises no run length."""
+    return {
+        "version": version,
+        "role": str(seen.role),
+        "output": seen.output,
+        "stream": seen.kind,
+        "rows": seen.rows,
+        "skipped": seen.skipped,
+        "mean": seen.mean,
+        "window_rows": seen.window_rows,
+        "changes": [
+            {"detector": detector, "count": count, "last_at": rfc3339(wall_ns) if wall_ns else None}
+            for detector, (count, wall_ns) in seen.changes.items()
+        ],
     }
 
 

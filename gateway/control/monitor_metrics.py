@@ -1,4 +1,4 @@
-"""The monitor's part of `/metrics`: lanes, records, drift, data quality, labels, live errors, pairs.
+"""The monitor's part of `/metrics`: lanes, records, drift, data quality, scores, labels, live errors, pairs.
 
 Pure: families from snapshots. Features are the worst K of each version; alarms also have a total (feature `*`), so
 that a counter does not vanish when its feature is no longer among the worst.
@@ -28,6 +28,7 @@ def monitor_families(seen: MonitorSnapshot, lane_less: LaneLess, live: Live) -> 
     yield from _drift(live)
     yield _quality(live)
     yield from _audits(live)
+    yield from _scores(live)
     labels = CounterMetricFamily(
         "driftgate_labels", "Labelled rows. version 0: their prediction was not found.", labels=(*_VERSION, "outcome")
     )
@@ -134,6 +135,30 @@ def _quality(live: Live) -> Metric:
         for found in known.worst_quality(live.features_shown):
             ratio.add_metric([key[0], str(key[1]), found.feature, found.problem], found.ratio)
     return ratio
+
+
+def _scores(live: Live) -> Iterator[Metric]:
+    names = (*_VERSION, "role", "output", "stream")
+    mean = GaugeMetricFamily(
+        "driftgate_score_mean",
+        "Mean of what a version says (top_score, score, value) and of its loss, over ADWIN's window.",
+        labels=names,
+    )
+    window = GaugeMetricFamily("driftgate_score_window_records", "Rows in ADWIN's window.", labels=names)
+    changes = CounterMetricFamily(
+        "driftgate_score_changes",
+        "Changes that ADWIN or Page-Hinkley found: a picture, no alarm, with no promise of how many are false.",
+        labels=(*names, "detector"),
+    )
+    for (model, version), known in sorted(live.versions.items()):
+        for seen in known.scores.views():
+            values = [model, str(version), seen.role, seen.output, seen.kind]
+            if seen.mean is not None:
+                mean.add_metric(values, seen.mean)
+            window.add_metric(values, seen.window_rows)
+            for detector, (count, _) in seen.changes.items():
+                changes.add_metric([*values, detector], count)
+    yield from (mean, window, changes)
 
 
 def _audits(live: Live) -> Iterator[Metric]:

@@ -172,7 +172,8 @@ class Monitoring:
             if counted is not None:
                 look = Look(known.slices, counted, name, self._live.level)
                 evidence = known.stream.worst(MOST_EVIDENCE)
-                views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence))
+                scores = tuple(known.scores.views())
+                views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence, scores))
         return DriftView(views, self._pair(model))
 
     def _pair(self, model: str) -> tuple[int, int] | None:

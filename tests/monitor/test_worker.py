@@ -424,6 +424,8 @@ class Listening:
 
     def counted(self, *_: object) -> None: ...
 
+    def labelled(self, *_: object) -> None: ...
+
     def judge(self, now_s: float) -> bool:
         self.judged_s.append(now_s)
         self.clock.advance(self.judge_takes_s)
