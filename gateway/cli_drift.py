@@ -167,7 +167,7 @@ def _live(shell: Shell, name: str, window: str | None, as_json: bool) -> None:
         console.print(table)
         if len(items) > MOST_SHOWN:
             console.print(f"[dim]and {len(items) - MOST_SHOWN:,} more: --json has all[/]")
-        for line in _told(answer):
+        for line in (*_told(answer), *_changes(answer)):
             console.print(line, soft_wrap=True)
 
     emit(as_json, {**answer, "items": sorted(answer["items"], key=_excess, reverse=True)}, show)
@@ -183,6 +183,18 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
             yield f"[red]alarm[/] {where} {escape(found['sentence'])}"
     if answer.get("suspect"):
         yield escape(answer["suspect"]["sentence"])
+
+
+def _changes(answer: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each stream of scores or losses in which ADWIN or Page-Hinkley found something."""
+    for seen in answer.get("scores", ()):
+        found = [change for change in seen["changes"] if change["count"]]
+        if found:
+            what = " and ".join(f"{change['detector']} {change['count']:,}" for change in found)
+            last = shown_time(max(change["last_at"] for change in found))
+            who = f"{escape(seen['output'])} [dim]({seen['stream']} of version {seen['version']}, {seen['role']})[/]"
+            now = f"mean {shown_number(seen['mean'])} of the last {seen['window_rows']:,} rows"
+            yield f"[dim]changes, no alarm[/] {who} {now}; {what}, the last {last}"
 
 
 def _excess(item: dict[str, float | None]) -> float:

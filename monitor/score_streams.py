@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -101,10 +101,24 @@ class ScoreStream:
         full = len(units) // BLOCK
         self.waiting = units[full * BLOCK :].tolist()
         blocks = units[: full * BLOCK].reshape(full, BLOCK)
+        self._add_blocks(blocks, wall_ns[BLOCK - 1 - before :: BLOCK].tolist())
+
+    def add_one(self, value: float, wall_ns: int) -> None:
+        """One row."""
+        if not isfinite(value):
+            self.skipped += 1
+            return
+        self.rows += 1
+        low, high = self.spec.low, self.spec.high
+        self.waiting.append((min(max(value, low), high) - low) / (high - low))
+        if len(self.waiting) == BLOCK:
+            block, self.waiting = np.array([self.waiting]), []
+            self._add_blocks(block, [wall_ns])
+
+    def _add_blocks(self, blocks: NDArray[np.float64], ends_ns: list[int]) -> None:
         means = blocks.mean(axis=1)
         m2s = np.square(blocks - means[:, None]).sum(axis=1)
-        ends = wall_ns[BLOCK - 1 - before :: BLOCK]
-        for mean, m2, end_ns in zip(means.tolist(), m2s.tolist(), ends.tolist(), strict=True):
+        for mean, m2, end_ns in zip(means.tolist(), m2s.tolist(), ends_ns, strict=True):
             self._add_block(mean, m2, end_ns)
 
     def _add_block(self, mean: float, m2: float, wall_ns: int) -> None:
@@ -218,7 +232,7 @@ class ScoreStreams:
                 return  # nobody knows what is large
             high = 1.0 if is_class or column is None else SPREAD_SD * _sd(column)
             stream = self._of(role, Spec(output, "loss", 0.0, high if high < inf else 1.0))
-        stream.add(np.array([loss]), np.array([wall_ns]))
+        stream.add_one(loss, wall_ns)
         self._is_dirty = True
 
     def _of(self, role: Role, spec: Spec) -> ScoreStream:

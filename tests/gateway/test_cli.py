@@ -515,6 +515,30 @@ def test_drift_shows_the_worst_first(control: FakeControl, tmp_path: Path, capsy
     assert shown.index("wild") < shown.index("calm")
 
 
+def test_changes_in_scores_are_told_as_what_they_are(
+    control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(output: str, adwin: int, last: str | None) -> dict[str, Any]:
+        shared = {"version": 2, "role": "canary", "stream": "value", "rows": 9000, "skipped": 0, "mean": 1.25}
+        changes = [
+            {"detector": "adwin", "count": adwin, "last_at": last},
+            {"detector": "page_hinkley", "count": 0, "last_at": None},
+        ]
+        return {"output": output, **shared, "window_rows": 1600, "changes": changes}
+
+    item = {"feature": "x", "kind": "input", "statistic": "psi", "value": 0.0, "threshold": 0.1, "rows": 500}
+    items = [{**item, "window": "5m", "verdict": "pass", "cause": None}]
+    scores = [stream("calm", 0, None), stream("moved", 3, "2026-01-31T12:00:00.000000Z")]
+    control.answers["GET", "/api/v1/models/m/drift"] = (200, {"items": items, "next": None, "scores": scores})
+    assert run(["drift", "m", "--home", str(tmp_path / "home")]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "changes, no alarm moved (value of version 2, canary) mean 1.25 of the last 1,600 rows; "
+        "adwin 3, the last 2026-01-31 12:00:00Z" in shown
+    )
+    assert "calm" not in shown
+
+
 def test_a_drill_is_followed_to_its_end_and_reports_rows(
     control: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 from monitor.counts import BinSet, ColumnBins
 from monitor.lane import LaneReader
 from monitor.profile import ReferenceProfile
+from monitor.score_streams import ScoreStreams
 from monitor.stream import Stream
 from monitor.windows import Tile, VersionBins
+from registry.vocabulary import Role
 
 # A lane of three rows of a classifier with two inputs, zlib and base64.
 LANE_V1 = (
@@ -88,6 +90,28 @@ STREAM_V1 = (
     "FLPVFw=="
 )
 
+# What was followed of scores and losses under a profile, whose digest stands in place of PROFILE.
+SCORES_V1 = (
+    '{"format":"driftgate.scores","v":1,"profile":"PROFILE","streams":[{"role":"canary","rows":4,"skipped":0,"adwin'
+    '_ns":0,"page_hinkley_ns":0,"looked_ns":0,"blocks":0,"last":0.0,"between":0.0,"within":0.0,"output":"y0","strea'
+    'm":"loss","low":0.0,"high":1.16,"waiting":[0.0,0.21551724137931036,0.4310344827586207,0.646551724137931],"adwi'
+    'n":{"format":"driftgate.detector","v":1,"kind":"adwin","state":{"delta":0.002,"every":32,"buckets":5,"least":5'
+    ',"grace":10,"changes":0,"skipped":0,"width":0,"_total":0.0,"_m2":0.0,"_ticks":0,"_levels":[[]]}},"page_hinkley'
+    '":{"format":"driftgate.detector","v":1,"kind":"pagehinkley","state":{"min_values":32,"delta":0.25,"threshold":'
+    '35.0,"forgetting":1.0,"changes":0,"skipped":0,"_n":0,"_mean":0.0,"_up":0.0,"_down":0.0,"_least":"inf","_most":'
+    '"-inf"}}},{"role":"champion","rows":1283,"skipped":0,"adwin_ns":0,"page_hinkley_ns":0,"looked_ns":100000000210'
+    '9999999,"blocks":40,"last":1.0,"between":0.00553210136217949,"within":0.07906653225806454,"output":"y0","strea'
+    'm":"value","low":0.0,"high":1.0,"waiting":[1.0,1.0,1.0],"adwin":{"format":"driftgate.detector","v":1,"kind":"a'
+    'dwin","state":{"delta":0.002,"every":32,"buckets":5,"least":5,"grace":10,"changes":0,"skipped":0,"width":1280,'
+    '"_total":692.8000000000001,"_m2":130.622,"_ticks":0,"_levels":[[],[],[],[],[],[[32.0,0.0],[32.0,0.0],[32.0,0.0'
+    "],[32.0,0.0]],[[36.400000000000006,5.6375],[32.0,6.3],[29.5,5.89234375],[33.9,5.75359375]],[[62.5,10.992421875"
+    "],[61.5,10.561171875000001],[59.3,10.477421875],[61.9,11.335546875000002],[63.400000000000006,11.0371875]],[[1"
+    '24.39999999999999,22.029375]]]}},"page_hinkley":{"format":"driftgate.detector","v":1,"kind":"pagehinkley","sta'
+    'te":{"min_values":32,"delta":0.25,"threshold":35.0,"forgetting":1.0,"changes":0,"skipped":0,"_n":9,"_mean":0.7'
+    '163194444444445,"_up":16.958417085521617,"_down":21.458417085521617,"_least":-1.492299968417207,"_most":21.458'
+    "417085521617}}}]}"
+)
+
 
 def test_a_v1_lane_is_read(tmp_path: Path) -> None:
     path = tmp_path / "0-m-1-champion.lane"
@@ -132,3 +156,15 @@ def test_a_v1_stream_goes_on_where_it_stood() -> None:
         stream.restore({name: document.encode() for name, document in stored.items()})
     assert (stream.evaluations, stream.waiting_rows) == (3, 7)
     assert [detector.rows for detector in stream.detectors] == [120, 120]
+
+
+def test_v1_scores_go_on_where_they_stood() -> None:
+    profile = ReferenceProfile.from_bytes(PROFILE_V1.encode())
+    streams = ScoreStreams.resumed(profile, SCORES_V1.replace("PROFILE", profile.digest).encode())
+    loss, value = streams.views()
+    assert (loss.role, loss.output, loss.kind, loss.rows, loss.mean) == ("canary", "y0", "loss", 4, None)
+    assert (value.role, value.output, value.kind, value.rows) == ("champion", "y0", "value", 1283)
+    assert (value.window_rows, value.mean) == (1280, 0.54125)
+    for _ in range(28):
+        streams.add_loss(Role.CANARY, "y0", False, 0.75, 10**18)
+    assert next(streams.views()).window_rows == 32
