@@ -194,7 +194,7 @@ def _changes(answer: dict[str, Any]) -> Iterator[str]:
             last = shown_time(max(change["last_at"] for change in found))
             who = f"{escape(seen['output'])} [dim]({seen['stream']} of version {seen['version']}, {seen['role']})[/]"
             now = f"mean {shown_number(seen['mean'])} of the last {seen['window_rows']:,} rows"
-            yield f"[dim]changes, no alarm[/] {who} {now}; {what}, the last {last}"
+            yield f"[dim]changes, no alarm:[/] {who} {now}; {what}, the last {last}"
 
 
 def _excess(item: dict[str, float | None]) -> float:

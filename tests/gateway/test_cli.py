@@ -533,7 +533,7 @@ def test_changes_in_scores_are_told_as_what_they_are(
     assert run(["drift", "m", "--home", str(tmp_path / "home")]) == 0
     shown = capsys.readouterr().out
     assert (
-        "changes, no alarm moved (value of version 2, canary) mean 1.25 of the last 1,600 rows; "
+        "changes, no alarm: moved (value of version 2, canary) mean 1.25 of the last 1,600 rows; "
         "adwin 3, the last 2026-01-31 12:00:00Z" in shown
     )
     assert "calm" not in shown
