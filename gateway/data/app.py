@@ -65,7 +65,7 @@ class DataApp:
         door = self._doors.nameless(path, headers)
         extra = platform_headers(headers)
         if extra:
-            scope = {**scope, "headers": [*extra, *scope["headers"]]}
+            scope["headers"] = [*extra, *scope["headers"]]  # the same scope: its connection tells it things
             headers = {**dict(extra), **headers}
         try:
             model = self._doors.model(headers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import logging
 import random
 import socket
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import httptools
+import numpy as np
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -30,6 +32,8 @@ from gateway.data.identity import RequestIds
 from gateway.data.predict import JSON_ACCEPTED, PENDING, SLOW, Pending, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _LONG, _BULK = 1 << 16, 1 << 20  # bytes of a body still to come: from when, and how many, they are waited for together
@@ -46,14 +50,16 @@ class Connection(HttpToolsProtocol):
     __slots__ = (
         "_arrived_ns",
         "_body",
-        "_checked",
+        "_body_came",
         "_filled",
         "_head",
         "_held",
+        "_is_after",
         "_is_fresh",
         "_is_idle",
         "_is_small",
         "_is_whole",
+        "_last_word",
         "_left",
         "_lowat",
         "_parsed",
@@ -61,6 +67,7 @@ class Connection(HttpToolsProtocol):
         "_parts",
         "_reader",
         "_since_s",
+        "_unread",
         "_waits",
     )
 
@@ -74,12 +81,14 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._head: tuple[object, int] = (None, 0)  # a head that is not complete yet, and its bytes
+        self._head: tuple[object, int] = (None, 0)  # a head or trailers that are not complete yet, and their bytes
         self._waits: tuple[str, object] = ("", None)  # for what, and for which request
+        self._unread = 0  # bytes of our answers that were not taken at the last look
         self._since_s = 0.0
         self._is_small = False  # these bytes are not more than a head may have
         self._is_fresh = False  # this request began in these bytes
         self._is_whole = False  # and ended in them, and became an exchange
+        self._is_after = False  # a request ended in these bytes, or in those before
         self._is_idle = False  # the last exchange is over and no byte has come since
         self._held: tuple[Target, Codec, Headers] | None = None  # becomes an exchange when its body is whole
         self._arrived_ns = 0  # when its head had come, where the body did not come with it
@@ -91,7 +100,8 @@ class Connection(HttpToolsProtocol):
         self._parts: list[bytes] | None = None  # of a body that goes the long way, and whose length was told
         self._left = 0  # bytes of it that have not come
         self._lowat = 1  # the socket's: how many bytes must be there before it is read
-        self._checked: object = None  # the request whose head was found to keep the bounds
+        self._body_came = False  # in these bytes, for a request whose length was not told
+        self._last_word: bytes | None = None  # to be said when all requests before have their answers
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the caller. Written out rather than added to uvicorn's own: a call more costs a microsecond."""
@@ -102,21 +112,46 @@ class Connection(HttpToolsProtocol):
         self._is_small = len(data) <= self.most_bytes
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Answered as the plain request that it also is, but for a body: the parser would read that as a request.
-            if any(
-                name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-                for name, value in self.headers
-            ):
-                self.turn_away(MalformedRequest("a request with a body cannot be upgraded; send it without Upgrade"))
-                self._let_go()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data, upgrade)
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(error)
+            return
+        if not self._is_whole:
+            self._went_in(len(data))
+
+    def _read_without_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
+        """We never upgrade: such a request, and what follows it, is read as the plain request that it also is.
+
+        The parser takes an upgrade for the end of HTTP, and a body for what comes after it.
+        """
+        rest = memoryview(data)
+        while True:
+            method = self.parser.get_method()
+            if method == b"CONNECT":
+                self.turn_away(MalformedRequest("CONNECT is not possible here"))
                 return
-        except httptools.HttpParserError:
-            self.turn_away(MalformedRequest("this is not HTTP/1.1"))
-            return
-        if self._is_whole:
-            return
-        self._is_fresh = False
+            version = self.parser.get_http_version().encode()
+            lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            rest = rest[upgrade.args[0] :]
+            self.parser = self._new_parser()
+            try:
+                self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+            except httptools.HttpParserError as error:
+                self._refuse(error)
+                return
+            else:
+                if not self._is_whole:
+                    self._went_in(len(rest))
+                return
+
+    def _went_in(self, size: int) -> None:
+        """So many bytes went through the parser, and left something to wait for."""
+        was_fresh, self._is_fresh = self._is_fresh, False
         if self._held is not None and self._body is None:
             self._wait_for_body()
         if self._body is not None:
@@ -126,17 +161,15 @@ class Connection(HttpToolsProtocol):
         if self._held is not None:
             return
         cycle = self.cycle
-        if self._checked is self.scope and self._checked is not None:
-            return
-        if (
-            cycle is None
-            or cycle.scope is not self.scope  # a head that is not complete
-            or not self._is_small
-            or len(self.headers) > self.most_headers
-            or not self.headers
-            or self.headers[0][0] != b"host"  # where clients put it
-        ):
-            self._check_head(data)
+        if cycle is None or cycle.scope is not self.scope:
+            # Bytes before it are not its own: where there may be some, what the parser has told of it counts.
+            self._check_size(_size(self.url, self.headers) if self._is_after else size)
+        elif cycle.more_body and self._parts is None:  # in chunks, after which as many headers may come as before them
+            if self._body_came or was_fresh:
+                self._body_came, self._head = False, (self.scope, 0)
+            else:
+                self._check_size(size)
+        self._is_after = False
 
     # What the parser tells. A plain request becomes an exchange when its body is whole; every other one, and one that
     # follows a request that is not answered yet, becomes uvicorn's cycle and task.
@@ -159,6 +192,9 @@ class Connection(HttpToolsProtocol):
                     self._held = target, codec, headers
                     self._part = b""
                     return
+        if self.parser.should_upgrade():
+            return  # it comes again without
+        self._check_head()
         self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
@@ -171,6 +207,7 @@ class Connection(HttpToolsProtocol):
             if not self.cycle.response_complete:  # else nobody will read it
                 self._parts.append(body)
         elif self._held is None:
+            self._body_came = True
             super().on_body(body)
         else:
             self._part = self._part + body if self._part else body
@@ -179,6 +216,9 @@ class Connection(HttpToolsProtocol):
         if self._held is not None:
             self._take()
             return
+        if self.parser.should_upgrade():
+            return
+        self._is_after = True
         parts, self._parts = self._parts, None
         if parts is not None:
             self._read_in_bulk(0)
@@ -190,7 +230,7 @@ class Connection(HttpToolsProtocol):
         """What is held is whole: it becomes an exchange."""
         assert self._held is not None
         (target, codec, headers), self._held = self._held, None
-        self._is_whole = True
+        self._is_whole = self._is_after = True
         room, self._body = self._body, None
         if room is None:
             body, arrived_ns = self._part, time.perf_counter_ns()
@@ -218,7 +258,7 @@ class Connection(HttpToolsProtocol):
         return (
             headers.get(b"accept", b"*/*") in JSON_ACCEPTED
             and b"host" in headers
-            and len(self.headers) <= self.most_headers
+            and len(headers) == len(self.headers) <= self.most_headers
             and (self._is_small or _size(self.url, self.headers) <= self.most_bytes)
             and _LONG_WAY.isdisjoint(headers)
             and self.parser.should_keep_alive()
@@ -270,7 +310,8 @@ class Connection(HttpToolsProtocol):
             self._take_the_long_way()
             return
         self._arrived_ns = time.perf_counter_ns()
-        self._body = memoryview(bytearray(length)) if codec.room is None else codec.room(length, headers)
+        # Not zeroed: memory is taken as the bytes come, not as they are announced.
+        self._body = np.empty(length, np.uint8).data if codec.room is None else codec.room(length, headers)
         self._filled = 0
         self.on_body(self._part)
         self._part = b""
@@ -291,9 +332,13 @@ class Connection(HttpToolsProtocol):
         if self._filled < len(self._body):
             self._read_in_bulk(len(self._body) - self._filled)
             return
-        self.parser = httptools.HttpRequestParser(self)  # the old one is in the middle of this body
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser = self._new_parser()  # the old one is in the middle of this body
         self._take()
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        return parser
 
     def _read_in_bulk(self, left: int) -> None:
         """Be woken when much of the body is there, or the rest: each waking interrupts a run that has this core."""
@@ -326,10 +371,18 @@ class Connection(HttpToolsProtocol):
             return
         if not exchange.keep_alive:
             self.transport.close()
-        elif self.pipeline:
+        elif self.pipeline or self._last_word is not None:
             self.on_response_complete()
         else:
             self._is_idle = True
+
+    def on_response_complete(self) -> None:
+        """uvicorn's: the request that came next may begin. Here also: what was to be said after the last one."""
+        if self._last_word is None or self.pipeline:
+            super().on_response_complete()
+        elif not self.transport.is_closing():
+            self.transport.write(self._last_word)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up_on_body(MalformedRequest("the caller left before the body was complete"))
@@ -342,54 +395,87 @@ class Connection(HttpToolsProtocol):
                 waiting.fail(Cancelled("the caller left before its answer"))
         super().connection_lost(exc)
 
-    def _check_head(self, data: bytes) -> None:
-        headers = self.headers or []
+    def _check_head(self) -> None:
+        """Raise HeadersTooLarge or MalformedRequest for a complete head that nobody is to answer."""
+        headers = self.headers
         if len(headers) > self.most_headers:
-            most = self.most_headers
-            self._refuse_head(f"the request has more than {most} headers, the limit", limit_headers=most)
-            return
-        complete = self.cycle is not None and self.cycle.scope is self.scope
-        if not complete:
-            size = len(data) + (self._head[1] if self._head[0] is self.scope else 0)
-            self._head = (self.scope, size)
-        else:
-            size = _size(self.url, headers)
-        if size > self.most_bytes:
-            most = self.most_bytes
-            self._refuse_head(f"the request line and headers have more than {most} bytes, the limit", limit_bytes=most)
-        elif complete and all(name != b"host" for name, _ in headers) and self.parser.get_http_version() == "1.1":
-            self.turn_away(MalformedRequest("the request has no Host header"))  # RFC 9112, section 3.2
-            self._let_go()
-        elif complete:
-            self._checked = self.scope
+            raise self._too_many()
+        if not self._is_small and _size(self.url, headers) > self.most_bytes:
+            raise self._too_large()
+        hosts = [name for name, _ in headers].count(b"host")  # RFC 9112, section 3.2
+        if hosts > 1:
+            raise MalformedRequest("the request has more than one Host header")
+        if not hosts and self.parser.get_http_version() == "1.1":
+            raise MalformedRequest("the request has no Host header")
 
-    def _refuse_head(self, message: str, **details: int) -> None:
-        self.turn_away(HeadersTooLarge(message, **details))
-        self._let_go()
+    def _check_size(self, more: int) -> None:
+        """Turn away who sends a head, or headers after a body, without end."""
+        size = more + (self._head[1] if self._head[0] is self.scope else 0)
+        self._head = (self.scope, size)
+        if len(self.headers or ()) > self.most_headers:
+            self.turn_away(self._too_many())
+            self._let_go()
+        elif size > self.most_bytes:
+            self.turn_away(self._too_large())
+            self._let_go()
+
+    def _too_many(self) -> HeadersTooLarge:
+        most = self.most_headers
+        return HeadersTooLarge(f"the request has more than {most} headers, the limit", limit_headers=most)
+
+    def _too_large(self) -> HeadersTooLarge:
+        most = self.most_bytes
+        return HeadersTooLarge(f"the request line and headers have more than {most} bytes, the limit", limit_bytes=most)
+
+    def _refuse(self, error: httptools.HttpParserError) -> None:
+        """Turn away what the parser, or one of our answers to it, did not take."""
+        inner = error.__context__
+        if isinstance(inner, ServingError):
+            self.turn_away(inner)
+            return
+        if inner is not None and not isinstance(inner, (httptools.HttpParserInvalidURLError, UnicodeDecodeError)):
+            logger.error("a request could not be read", exc_info=inner)
+        self.turn_away(MalformedRequest("this is not HTTP/1.1"))
 
     def turn_away(self, problem: ServingError) -> None:
-        """Send an error beside any app, and close."""
+        """Send an error beside any app, after the answers to the requests before, and close."""
         if self.transport.is_closing():
             return
         given = dict(self.headers or ()).get(b"x-request-id")
         identity = type(self).identify(given)
         status = http.HTTPStatus(problems.status_of(problem))
         body = orjson.dumps(problems.body_of(problem, identity.decode()))
-        self.transport.write(
+        answer = (
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"connection: close\r\n\r\n%b" % (status, status.phrase.encode(), len(body), identity, body)
         )
-        self.transport.close()
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or (cycle.scope is self.scope and not self.pipeline):
+            self.transport.write(answer)
+            self.transport.close()
+            return
+        if cycle.scope is self.scope:
+            self.pipeline.popleft()  # it waits for its turn itself
+        self._last_word, self.parser, self._is_whole = answer, cast(Any, _Deaf()), True
 
     def look(self, now_s: float) -> None:
         """Turn away a caller that has kept us waiting too long. Called about once a second."""
         what = self._awaited()
-        if what != self._waits[0] or self.scope is not self._waits[1]:
-            self._waits, self._since_s = (what, self.scope), now_s
+        unread = self.transport.get_write_buffer_size() if what == "answer" else 0
+        if what != self._waits[0] or self.scope is not self._waits[1] or unread != self._unread:
+            self._waits, self._unread, self._since_s = (what, self.scope), unread, now_s
             return
-        limits = {"head": self.limits.head_seconds, "body": self.limits.body_seconds, "idle": self.timeout_keep_alive}
+        limits = {
+            "head": self.limits.head_seconds,
+            "body": self.limits.body_seconds,
+            "idle": self.timeout_keep_alive,
+            "answer": self.limits.body_seconds,
+        }
         limit_s = limits.get(what)
         if limit_s is None or now_s - self._since_s < limit_s:
+            return
+        if what == "answer":
+            self.transport.abort()  # closing would wait for ever for what it does not read
             return
         scope = cast(Any, self.scope)  # None until the first byte
         if scope is None or self._is_answered():
@@ -412,9 +498,11 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
 
     def _awaited(self) -> str:
-        """What the caller owes: "head", "body", "idle" (the next request, if it likes) or nothing."""
+        """What the caller owes: "head", "body", "answer" (reading it), "idle" (another request, if any) or nothing."""
         cycle = self.cycle
-        if self.pipeline or self.transport.is_closing():
+        if self.flow.write_paused or self.transport.is_closing():
+            return "answer"
+        if self.pipeline or self._last_word is not None:
             return ""  # it waits for us
         if self._held is not None:
             return "body"
@@ -425,6 +513,13 @@ class Connection(HttpToolsProtocol):
         if cycle.response_complete:  # bytes after an answer stop uvicorn's own timer, and need not begin a request
             return "head" if self.timeout_keep_alive_task is None else ""
         return "body" if cycle.more_body and not cycle.response_started else ""
+
+
+class _Deaf:
+    """A parser for a connection that will be closed: whatever else comes is not read."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Pass over it."""
 
 
 class _Reader(asyncio.BufferedProtocol):

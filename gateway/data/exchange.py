@@ -94,6 +94,7 @@ class Exchange(Pending):
             return
         body, told = answer if isinstance(answer, Answer) else (answer, JSON_ONLY)
         if self._wants_compressed(body):
+            self._leave()  # the version may be let go of while the answer is compressed
             task = asyncio.get_running_loop().create_task(self._compress(body, told))
             self._line.tasks.add(task)
             task.add_done_callback(self._line.tasks.discard)
@@ -139,10 +140,15 @@ class Exchange(Pending):
 
     def _end(self) -> None:
         """Count the request out, once, and let the connection go on."""
-        predict = self._line.predict
-        if self.queued:
-            predict.leave(self)
-        predict.inflight -= 1
+        self._leave()
+        self._line.predict.inflight -= 1
         self.response_complete = True
-        self.feeds = ()  # an idle connection keeps its last exchange
+        self.feeds, self.again = (), None  # an idle connection keeps its last exchange
         self._line.free(self)
+
+    def _leave(self) -> None:
+        if self.queued:
+            self._line.predict.leave(self)
+            self.queued = False
+        elif self.timer is not None:
+            self.timer.cancel()  # it waits for a load

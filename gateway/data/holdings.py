@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -343,8 +343,7 @@ class Holdings:
     def _close(self, keys: list[Key]) -> asyncio.Future[None]:
         """Close what nothing uses, on the load thread: a large session takes milliseconds to free."""
         box = [self._leaving.pop(key) for key in keys]
-        for loaded in box:
-            del loaded.batcher  # they hold each other
+        self._loop.call_soon(_part, tuple(box))  # who was answered in this turn of the loop has not left yet
         for key in keys:
             self.on_gone(*key)
             if key not in self.states:  # else it was evicted, or is wanted again
@@ -359,3 +358,9 @@ class Holdings:
             loaded.servable.close()
         box.clear()
         self._memory.give_back()
+
+
+def _part(gone: Sequence[Loaded]) -> None:
+    """A version and its batcher hold each other."""
+    for loaded in gone:
+        del loaded.batcher

@@ -31,6 +31,7 @@ from gateway.data.doors import Target
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
+from gateway.data.load_waits import LoadWait
 from gateway.data.runs import Batch, Rows
 from gateway.data.servable import Tensor
 from gateway.data.shadow import Copy, Shadows
@@ -87,6 +88,7 @@ class Pending(Waiter):
         "hash",
         "identity",
         "key_row",
+        "load_wait",
         "protocol",
         "question",
         "queued",
@@ -106,6 +108,7 @@ class Pending(Waiter):
         self.arrived_ns = arrived_ns
         self.queued = False
         self.timer: asyncio.TimerHandle | None = None
+        self.load_wait: LoadWait | None = None  # cancelled by whoever leaves before it is queued
         self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask who stands in
 
     def left_s(self) -> float:
@@ -212,6 +215,7 @@ class Predict:
                 answer = await pending.future  # written out, as in `ask`: a coroutine more costs a microsecond
             finally:
                 self.leave(pending)
+                del scope[PENDING]  # an idle connection keeps its last request's scope
         except ServingError as error:
             await self._refuse(send, error, pending, model)
         except asyncio.CancelledError:
@@ -292,6 +296,8 @@ class Predict:
         else:
             if waits is None:
                 then(None)
+            else:
+                pending.load_wait = waits
 
     async def ask(
         self,

@@ -32,6 +32,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.005  # for more copies to join
+_MOST_BYTES = 1 << 28  # of tensors that wait, however few rows they are; one copy may always wait
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Shadows:
         self.priority = PRIORITY[Role.SHADOW]
         self.away = 0
         self._queue: deque[Copy] = deque()
-        self._waiting_rows = 0
+        self._waiting_rows = self._waiting_bytes = 0
         self._scheduled = False
         self._busy = False
         self._not_before_ns = 0
@@ -86,11 +87,14 @@ class Shadows:
         """Take a copy, or drop and count it. Never waits."""
         servable = copy.loaded.servable
         full = self._waiting_rows + copy.rows > self._settings.waiting_rows
+        if self._queue and not full:
+            full = self._waiting_bytes + _bytes(copy) > _MOST_BYTES
         if full or (self._busy and perf_counter_ns() < self._not_before_ns):
             self._accounts.shadow_dropped(servable.model, servable.version, copy.rows)
             return
         self._queue.append(copy)
         self._waiting_rows += copy.rows
+        self._waiting_bytes += _bytes(copy)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_later(_WAIT_S, self._turn)
@@ -112,22 +116,29 @@ class Shadows:
     def take(self) -> _Job:
         """The run of the next copies."""
         copies = self._next()
-        for _ in copies:
+        for copy in copies:
             self._queue.popleft()
-        copy = _joined(copies)
-        self._waiting_rows -= copy.rows
-        copy.loaded.servable.leases += 1
-        return _Job(copy, self._done)
+            self._waiting_rows -= copy.rows
+            self._waiting_bytes -= _bytes(copy)
+        copies[0].loaded.servable.leases += 1
+        return _Job(copies, self._done)
 
     def _next(self) -> list[Copy]:
         """The first copies in the queue that one run may have."""
         first, rows = self._queue[0], 0
+        shapes = _row_shapes(first)
         copies: list[Copy] = []
         servable = first.loaded.servable
         most = servable.max_rows if servable.joinable and servable.joining.are_rows and servable.fixed_row_shape else 0
         for copy in self._queue:
             rows += copy.rows
-            if copies and (copy.loaded is not first.loaded or copy.epoch != first.epoch or rows > most):
+            if copies and (
+                copy.loaded is not first.loaded
+                or copy.epoch != first.epoch
+                or rows > most
+                or shapes is None
+                or _row_shapes(copy) != shapes  # the champion may take what this version does not
+            ):
                 break
             copies.append(copy)
         return copies
@@ -138,10 +149,10 @@ class Shadows:
             times = self._times[loaded] = run_times(loaded.servable.curve)
         return times
 
-    def _done(self, copy: Copy, batches: list[Batch[Rows]]) -> None:
+    def _done(self, loaded: Loaded, copy: Copy | None, batches: list[Batch[Rows]]) -> None:
         self._scheduled = False
-        copy.loaded.servable.leases -= 1
-        if batches:
+        loaded.servable.leases -= 1
+        if copy is not None and batches:
             try:
                 self._record(copy, batches)
             except Exception:
@@ -185,28 +196,36 @@ def _joined(copies: Sequence[Copy]) -> Copy:
     )
 
 
-class _Job:
-    """The runs of one copy."""
+def _row_shapes(copy: Copy) -> list[tuple[int, ...]] | None:
+    """What copies must have in common to be joined; None: its tensors do not all hold its rows on axis 0."""
+    if any(not feed.ndim or len(feed) != copy.rows for feed in copy.feeds):
+        return None
+    return [feed.shape[1:] for feed in copy.feeds]
 
-    def __init__(self, copy: Copy, done: Callable[[Copy, list[Batch[Rows]]], None]) -> None:
-        self._copy = copy
+
+def _bytes(copy: Copy) -> int:
+    return sum(feed.nbytes for feed in copy.feeds)
+
+
+class _Job:
+    """The runs of some copies."""
+
+    def __init__(self, copies: Sequence[Copy], done: Callable[[Loaded, Copy | None, list[Batch[Rows]]], None]) -> None:
+        self._copies = copies
         self._done = done
+        self._copy: Copy | None = None
         self._batches: list[Batch[Rows]] = []
 
     def run(self) -> None:
-        self._batches = _run(self._copy)
+        """Where it fails, that is a bug of ours, which must not end all later copies."""
+        try:
+            self._copy = _joined(self._copies)
+            self._batches = _runs(self._copy)
+        except Exception:
+            logger.exception("a shadow run of %s failed", self._copies[0].loaded.servable.model)
 
     def finish(self) -> None:
-        self._done(self._copy, self._batches)
-
-
-def _run(copy: Copy) -> list[Batch[Rows]]:
-    """The copy's runs; none when they failed in a way that is a bug of ours, which must not end all later copies."""
-    try:
-        return _runs(copy)
-    except Exception:
-        logger.exception("a shadow run of %s failed", copy.loaded.servable.model)
-        return []
+        self._done(self._copies[0].loaded, self._copy, self._batches)
 
 
 def _runs(copy: Copy) -> list[Batch[Rows]]:

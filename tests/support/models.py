@@ -79,6 +79,13 @@ def linear(path: Path, features: int = 3, outputs: int = 2, seed: int = 0, rows:
     )
 
 
+def sums(path: Path, features: int | str) -> Path:
+    """x [N, features] FP32 → the sizes of each row added up, y [N, 1]; features may be a name: rows of any width."""
+    nodes = [helper.make_node("ReduceL1", ["x"], ["y"], axes=[1], keepdims=1)]
+    ends = [value("x", TensorProto.FLOAT, ["N", features])], [value("y", TensorProto.FLOAT, ["N", 1])]
+    return build(path, nodes, *ends)
+
+
 def centred(path: Path, features: int = 3) -> Path:
     """y = x - mean(x over the rows): every row's answer depends on its batch mates, so joining is never right."""
     nodes = [

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from time import perf_counter_ns
+from typing import Any, cast
 
 import pytest
 
+from gateway.data.exchange import Exchange
 from gateway.data.page import read_pages
+from gateway.data.predict import Predict
 from gateway.data.routes import RouteEntry
-from gateway.settings import GatewaySettings, LoadSettings, Settings
+from gateway.settings import GatewaySettings, LimitSettings, LoadSettings, Settings
 from registry.vocabulary import LoadState
 from tests.support import models
+from tests.support.server import v2_body
 from tests.support.serving import Bench, aspire, with_worker
 
 ROW = [[1.0, 2.0, 3.0]]
@@ -101,3 +105,52 @@ def test_a_model_that_cannot_be_loaded_says_why_and_then_is_not_ready(tmp_path: 
         assert (await bench.ask("/v2/models/a/ready", method="GET")).status == 503
 
     with_worker(tmp_path / "run", body, settings())
+
+
+def test_a_version_may_leave_right_after_its_last_run_and_before_its_caller_has_the_answer(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        fleet = bench.worker.fleet
+        publish(bench, tmp_path, "a")
+        assert (await bench.infer("a", ROW)).status == 200
+        real = fleet.on_batch
+
+        def then_gone(loaded: Any, batch: Any) -> None:
+            real(loaded, batch)
+            fleet.holdings.want({})
+            fleet.look()
+
+        fleet.on_batch = then_gone
+        fleet.holdings._attach(fleet.holdings._holdings["a", 1])
+        assert (await bench.infer("a", ROW)).status == 200
+        assert not fleet.is_loaded("a", 1)
+
+    with_worker(tmp_path / "run", body, settings())
+
+
+def test_a_request_without_a_task_whose_caller_leaves_waits_for_no_load(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        publish(bench, tmp_path, "a")
+        predict, waits = bench.worker.predict, bench.worker.fleet.holdings._waits
+        target = bench.worker.app._doors.named("/v2/models/a/infer")
+        assert target is not None
+        line = Line(predict)
+        exchange = Exchange(cast(Any, line), "v2", "a", b"id", perf_counter_ns(), {}, {})
+        predict.take(exchange, target.door.json, target, v2_body(ROW), {})
+        assert (waits.count, predict.inflight) == (1, 1)
+        exchange.abandon()
+        assert (waits.count, predict.inflight) == (0, 0)
+        assert line.freed == [exchange]
+
+    with_worker(tmp_path / "run", body, settings())
+
+
+class Line:
+    """A connection that only notes which exchanges are over."""
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+        self.limits = LimitSettings()
+        self.freed: list[Exchange] = []
+
+    def free(self, exchange: Exchange) -> None:
+        self.freed.append(exchange)

@@ -15,6 +15,7 @@ from gateway.data.page import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from monitor.lane import LaneReader
+from monitor.record import ERROR
 from monitor.settings import LaneSettings
 from registry import onnx
 from registry.manifest import ServingOptions
@@ -372,6 +373,40 @@ def test_copies_of_requests_that_came_one_after_another_are_run_together(
         shadow_rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*shadow*"))).read(1000)
         for name in ("hash0", "row", "rows"):
             assert champion[name].tolist() == shadow_rows[name].tolist()
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_copies_that_a_shadow_does_not_take_end_neither_it_nor_those_beside_them(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        aspired = {1: aspire(models.sums(tmp_path / "a.onnx", "W")), 2: aspire(models.sums(tmp_path / "b.onnx", 3))}
+        entry = RouteEntry(champion=1, candidate=2, shadow=True, rollout_id="r", aspired=aspired)
+        await bench.route("m", entry)
+        for _ in range(2):
+            answers = await asyncio.gather(*(bench.infer("m", [[1.0] * width]) for width in (3, 4, 3)))
+            assert [answer.status for answer in answers] == [200] * 3
+            await asyncio.sleep(0.05)
+        rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*shadow*"))).read(10)
+        assert sorted(rows["flags"].tolist()) == [0] * 4 + [ERROR] * 2
+        assert bench.worker.shadows.waiting_rows == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_copies_for_shadows_are_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.data import shadow
+
+    async def body(bench: Bench) -> None:
+        monkeypatch.setattr(shadow, "_WAIT_S", 0.1)
+        monkeypatch.setattr(shadow, "_MOST_BYTES", 3 * 12)
+        await bench.route("m", two(tmp_path, 0.0, shadow=True))
+        for _ in range(2):
+            for rows in (1, 1, 2, 1):
+                await bench.infer("m", [[1, 2, 3]] * rows)
+            assert bench.worker.shadows.waiting_rows == 3
+            await asyncio.sleep(0.2)
+            assert bench.worker.shadows.waiting_rows == 0
+        assert read_pages(tmp_path / "run")[0].totals["m", 2, "shadow"].shadow_dropped == 4
 
     with_worker(tmp_path / "run", body)
 
