@@ -28,7 +28,7 @@ class LimitSettings:
     head_bytes: int = 64 * 1024  # request line and headers together
     headers: int = 128  # of one request
     head_seconds: float = 20.0  # for the request line and headers to arrive; slower callers get 408
-    body_seconds: float = 60.0  # for a body to arrive, of any size; slower callers get 408
+    body_seconds: float = 60.0  # for a body to arrive, of any size, else 408; also for a caller to read on in an answer
     decompression_ratio: int = 200  # how much larger than what was sent a body may become, above 1 MiB
     compress_from_bytes: int = 4096  # answers from this size on are compressed for callers that accept it; 0: none is
     waiting_requests: int = 1024  # requests of one model inside at once, per worker; more are refused with 503

@@ -150,5 +150,5 @@ class Exchange(Pending):
         if self.queued:
             self._line.predict.leave(self)
             self.queued = False
-        elif self.timer is not None:
-            self.timer.cancel()  # it waits for a load
+        elif self.load_wait is not None:
+            self.load_wait.cancel()

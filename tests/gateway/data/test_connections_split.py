@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.gateway.data.test_connections import BODY, HEAD, LOOPS, WHOLE, Caller, House, Loop, binary, visited
 
-_PIPELINED, _ALONE = 5, 2  # streams cut, of requests that do not wait for each other's answers, and of those that do
+_PIPELINED, _ALONE = 4, 1  # streams cut, of requests that do not wait for each other's answers, and of those that do
 
 _rng = np.random.default_rng(11)
 _LONG, _SHORT = (binary(_rng.normal(size=(rows, 3)).astype(np.float32), padding=rows % 7) for rows in (5_600, 4))
