@@ -8,7 +8,8 @@ asked for are applied to them as to a run's, so one entry serves every caller. E
 bounded, the least recently asked leaves first. Of equal requests that wait at once, one runs; when it gets no answer
 (it failed, its caller left), the next takes its place, so nobody fails for another.
 
-A hit is an answer of the version like any other: routed, logged, counted and shadowed; only its run took no time.
+A hit is an answer of the version like any other: routed, logged and counted; only its run took no time, and no shadow
+sees a copy.
 A version whose answers to the same question differ (random numbers, state) must not be cached: nobody can know but who
 made it. One object for a loaded version; event loop only.
 """

@@ -106,7 +106,7 @@ class Batcher(Generic[W]):
         and the request is released on return.
         """
         if alone and not self._waiting and not self.away and self._expected_us([waiter]) <= self._inline_below_us:
-            self._finish(run_group(self.servable, [waiter]))
+            self._run_here([waiter])
             return
         self._waiting.append(waiter)
         self._waiting_rows += waiter.rows
@@ -147,7 +147,11 @@ class Batcher(Generic[W]):
         self._is_scheduled = False
         taken = self._waiting
         self._wait_on([])
-        groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
+        try:
+            groups = self._groups([waiter for waiter in taken if waiter.is_waiting()])
+        except Exception as error:  # a bug of ours: nobody waits for ever
+            fail(taken, InferenceFailed(f"the requests could not be joined: {error}"))
+            raise
         for position, group in enumerate(groups):
             if self._expected_us(group) > self._inline_below_us:
                 # Back to the front of the queue with what is left: it may be joined with what comes meanwhile.
@@ -155,7 +159,7 @@ class Batcher(Generic[W]):
                 self._wants_slot = True
                 self._scheduler.want(self)
                 return
-            self._finish(run_group(self.servable, group))
+            self._run_here(group)
 
     def take(self) -> _Run[W] | None:
         """The next run, now that there is a slot for it."""
@@ -189,7 +193,7 @@ class Batcher(Generic[W]):
 
     def _begin(self, group: list[W]) -> _Run[W]:
         self.servable.leases += 1
-        run = _Run(self, group)
+        run = _Run(self, group, self._bucket(group))
         self.runs.add(run)
         now_ns = perf_counter_ns()
         if self._is_behind and self._began_us > 0.0:
@@ -204,6 +208,7 @@ class Batcher(Generic[W]):
         self.servable.leases -= 1
         self._is_behind = bool(self._waiting)
         self._look_again()
+        self._learn(run.batches, run.bucket)
         self._finish(run.batches)
 
     def _wait_on(self, waiters: list[W]) -> None:
@@ -217,7 +222,10 @@ class Batcher(Generic[W]):
 
     def _expected_us(self, group: Sequence[W]) -> float:
         rows = group[0].rows if len(group) == 1 else sum(waiter.rows for waiter in group)
-        return self.times.expected_us(rows, self.servable.shape_bucket(group[0].feeds, group[0].rows))
+        return self.times.expected_us(rows, self._bucket(group))
+
+    def _bucket(self, group: Sequence[W]) -> int:
+        return self.servable.shape_bucket(group[0].feeds, group[0].rows)
 
     def _groups(self, waiters: list[W]) -> list[list[W]]:
         """Requests that may share a run, in the order in which the first of each came."""
@@ -241,13 +249,19 @@ class Batcher(Generic[W]):
                 open_groups[bucket] = groups[-1], own
         return groups
 
-    def _finish(self, batches: Sequence[Batch[W]]) -> None:
+    def _learn(self, batches: Sequence[Batch[W]], bucket: int) -> None:
         if batches and batches[0].error is None:
             first = batches[0]
             rows = sum(batch.rows for batch in batches) if batches[-1].started_ns == first.started_ns else first.rows
-            feeds = first.waiters[0].feeds
-            bucket = self.servable.shape_bucket(feeds, first.waiters[0].rows)
             self.times.learn(rows, (first.ended_ns - first.started_ns) / 1000.0, bucket)
+
+    def _run_here(self, group: Sequence[W]) -> None:
+        bucket = self._bucket(group)
+        batches = run_group(self.servable, group)
+        self._learn(batches, bucket)
+        self._finish(batches)
+
+    def _finish(self, batches: Sequence[Batch[W]]) -> None:
         for batch in batches:
             try:
                 self._answer(batch)
@@ -259,15 +273,31 @@ class Batcher(Generic[W]):
 class _Run(Generic[W]):
     """One run in a slot."""
 
-    def __init__(self, batcher: Batcher[W], group: Sequence[W]) -> None:
+    def __init__(self, batcher: Batcher[W], group: Sequence[W], bucket: int) -> None:
         self._batcher = batcher
         self._group = group
+        # What the thread sees: a caller that leaves takes its tensors with it.
+        self._rows = [Rows(waiter.feeds, waiter.rows) for waiter in group]
+        self.bucket = bucket  # of shapes
         # A fresh one each: onnxruntime fails every later run with options that were told to terminate.
         self._options = batcher.servable.run_options()
         self.batches: Sequence[Batch[W]] = ()
 
     def run(self) -> None:
-        self.batches = run_group(self._batcher.servable, self._group, self._options)
+        batches = run_group(self._batcher.servable, self._rows, self._options)
+        waiters = dict(zip(map(id, self._rows), self._group, strict=True))
+        self.batches = [
+            Batch(
+                [waiters[id(one)] for one in batch.waiters],
+                batch.feeds,
+                batch.outputs,
+                batch.rows,
+                batch.started_ns,
+                batch.ended_ns,
+                batch.error,
+            )
+            for batch in batches
+        ]
 
     def finish(self) -> None:
         self._batcher.back(self)

@@ -118,7 +118,11 @@ class Scheduler:
         while self._free and (source := self._next()) is not None:
             self._free -= 1  # before `take`, which may ask for the next slot
             source.away += 1
-            job = source.take()
+            try:
+                job = source.take()
+            except Exception:
+                logger.exception("no run could be made")
+                job = None
             if job is None:
                 self._free += 1
                 source.away -= 1
@@ -179,8 +183,8 @@ class _Threads:
         self._given += 1
         if self._given > len(self._threads) and len(self._threads) < self._most:
             thread = threading.Thread(target=self._work, name=f"run_{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         self._jobs.put((source, job))
 
     def _work(self) -> None:

@@ -271,6 +271,33 @@ def test_a_run_in_a_slot_is_ended_only_when_nobody_in_it_waits_any_more() -> Non
     asyncio.run(main())
 
 
+def test_a_caller_that_leaves_before_its_run_is_joined_takes_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        room = Room(Doubler())
+        for rows in (1, 2, 4):
+            room.batcher.times.learn(rows, INLINE_BELOW_US + 1)
+        join, may_join = Joining.join, threading.Event()
+
+        def wait_and_join(self: Joining, requests: Any) -> Any:
+            may_join.wait(5)
+            return join(self, requests)
+
+        monkeypatch.setattr(Joining, "join", wait_and_join)
+        asked = [room.ask(float(i)) for i in range(4)]
+        waiting = list(room.batcher._waiting)
+        await until(lambda: room.scheduler.running == 1)
+        asked[1].cancel()
+        waiting[1].feeds = ()  # as a connection does with what it no longer needs
+        may_join.set()
+        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+        assert [answers[i].tolist() for i in (0, 2, 3)] == [[[0.0]], [[4.0]], [[6.0]]]  # type: ignore[union-attr]
+        assert room.servable.runs == [4]
+
+    asyncio.run(main())
+
+
 def test_the_wait_that_is_predicted_is_that_of_the_runs_ahead() -> None:
     async def main() -> None:
         room = Room(Doubler(max_rows=4))

@@ -108,6 +108,24 @@ def test_a_run_that_breaks_gives_its_slot_back() -> None:
     asyncio.run(main())
 
 
+def test_a_source_that_breaks_holds_no_slot() -> None:
+    class Broken(Work):
+        def take(self) -> Work | None:
+            raise RuntimeError("a bug")
+
+    async def main() -> None:
+        log: list[str] = []
+        scheduler = Scheduler(asyncio.get_running_loop(), 1)
+        broken = Broken("broken", log, scheduler)
+        broken.ask(1)
+        Work("good", log, scheduler).ask(1)
+        await until(lambda: scheduler.running == 0)
+        assert (log, broken.away, scheduler.wanting) == (["good"], 0, 0)
+        scheduler.close()
+
+    asyncio.run(main())
+
+
 def test_turns_come_in_one_round_the_smallest_first_and_one_that_breaks_stops_nobody() -> None:
     class Turn:
         def __init__(self, waiting: int, log: list[int]) -> None:
