@@ -219,3 +219,30 @@ def test_a_request_of_very_many_rows_is_not_answered_by_a_constant(tmp_path: Pat
         assert "too many" in asked.error.message
 
     with_worker(tmp_path / "run", body)
+
+
+def test_callers_who_leave_or_are_late_while_others_fall_back_cost_nobody_an_answer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path, BOTH, models.looked_up(tmp_path / "a.onnx")))
+        for _ in range(6):
+            kinds = rng.integers(0, 4, 40)
+            asked = [
+                asyncio.ensure_future(
+                    bench.infer("m", GOOD if kind % 2 else BAD, headers={"x-deadline-ms": "5000"} if kind < 2 else None)
+                )
+                for kind in kinds
+            ]
+            for _ in range(int(rng.integers(0, 4))):
+                await asyncio.sleep(0)
+            left = {i for i in range(40) if rng.random() < 0.3 and asked[i].cancel()}
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            for i, answer in enumerate(answers):
+                if i not in left:
+                    assert isinstance(answer, Answer)
+                    assert said(answer)[2:] == ((None, GOOD[0]) if kinds[i] % 2 else ("constant", [-1.0] * 3))
+        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.predict.inflight == 0
+
+    with_worker(tmp_path / "run", body)

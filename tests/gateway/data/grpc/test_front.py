@@ -15,9 +15,10 @@ import pytest
 from gateway.data.grpc import messages, service
 from gateway.data.page import read_page
 from gateway.data.routes import RouteEntry
-from gateway.settings import GatewaySettings, LimitSettings, Settings
+from gateway.settings import BreakerSettings, GatewaySettings, LimitSettings, Settings
 from registry import onnx
 from registry.errors import DeadlineExceeded
+from registry.options import ServingOptions
 from tests.support import models
 from tests.support.grpc_front import SERVICE, Caller, array_of, request_of, with_front
 from tests.support.serving import Bench, aspire
@@ -99,6 +100,29 @@ def test_answers_tell_who_gave_them_and_echo_the_id(tmp_path: Path) -> None:
         assert len(told["x-request-id"]) == 36
 
     with_front(tmp_path / "run", body)
+
+
+def test_a_constant_and_an_open_breaker_are_told_as_over_rest(tmp_path: Path) -> None:
+    options = ServingOptions(fallback=("constant",), fallback_constant=(("y", (-1.0, -1.0, -1.0)),))
+    settings = Settings(gateway=GatewaySettings(breaker=BreakerSettings(failures=2)))
+
+    async def body(bench: Bench, caller: Caller) -> None:
+        path = models.looked_up(tmp_path / "m.onnx")
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(path, options=options)}))
+        call = caller.infer(request_of("m", [[1.0, 2.0, 99.0]]))
+        assert array_of(await call).tolist() == [[-1.0, -1.0, -1.0]]
+        told = dict(await call.trailing_metadata())
+        assert (told["x-driftgate-role"], told["x-driftgate-fallback"]) == ("fallback", "constant")
+        breaker = bench.worker.fleet._loaded["m"][1].breaker
+        assert breaker is not None
+        breaker.open(bench.worker.beat._clock.now_s())
+        error = await failure_of(caller.infer(request_of("m", ROW, model_version="1")))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert trailing(error)["driftgate-code"] == "breaker_open"
+        assert (await caller.ask("ModelReady", name="m")).ready  # the constant answers
+        assert not (await caller.ask("ModelReady", name="m", version="1")).ready
+
+    with_front(tmp_path / "run", body, settings)
 
 
 def test_a_routing_key_meets_the_version_that_it_meets_over_rest(tmp_path: Path) -> None:
