@@ -99,7 +99,7 @@ class Multivariate:
         if self.left_out:
             said.append(
                 "Not among the columns that were compared together, because their rows depend on each other for longer "
-                f"than the reference can show: {', '.join(self.left_out)}."
+                f"than a sample of the reference can show: {', '.join(self.left_out)}."
             )
         return said
 

@@ -29,7 +29,7 @@ ROWS = 10_000  # sampled of the current side, and twice of the reference: half o
 BLOCKS = 100  # on each side, that are exchanged
 LEAST_ROWS = 100
 _LEAST_RUNS = 12  # of rows that depend on each other
-_MOST_VALUES = 8_000_000  # sampled of a side
+_MOST_VALUES = 16_000_000  # sampled of the reference: twice as many as of the current side
 _SEED = 20_13
 
 STATISTICS: tuple[Literal["mmd", "reconstruction"], ...] = ("mmd", "reconstruction")
@@ -51,13 +51,13 @@ class Together:
     def __init__(self, depends: Sequence[Depends], rows: int) -> None:
         """depends: by column, found in so many reference rows in their order; 1 or None is no dependence."""
         depends = depends[:MOST_COLUMNS]
-        longest = rows // (2 * _LEAST_RUNS)
-        fits = [item.levelled and (item.block_rows or 1) <= max(longest, 1) for item in depends]
+        longest = max(min(rows, _MOST_VALUES // max(2 * len(depends), 1)) // (2 * _LEAST_RUNS), 1)
+        fits = [item.levelled and (item.block_rows or 1) <= longest for item in depends]
         self._at = [at for at, is_kept in enumerate(fits) if is_kept]
         self.left_out = tuple(at for at, is_kept in enumerate(fits) if not is_kept)
         self.run_rows = max((depends[at].block_rows or 1 for at in self._at), default=1)
         values = self.run_rows * max(len(self._at), 1)
-        most = max(min(ROWS if self.run_rows == 1 else BLOCKS, _MOST_VALUES // values // 2), 2 * _LEAST_RUNS)
+        most = min(ROWS if self.run_rows == 1 else BLOCKS, _MOST_VALUES // values // 2)
         seeds = np.random.SeedSequence(_SEED).spawn(3)
         self._reference = RunSample(self._at, self.run_rows, 2 * most, np.random.default_rng(seeds[0]))
         self._current = RunSample(self._at, self.run_rows, most, np.random.default_rng(seeds[1]))

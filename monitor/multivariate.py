@@ -80,7 +80,9 @@ def _table(column: ColumnProfile) -> tuple[Floats, list[int | None]]:
     chosen: list[int | None]
     if column.bins.kind == "number":
         normal = NormalDist()
-        middles = np.clip(np.cumsum(shares) - shares / 2.0, 0.5 / total, 1.0 - 0.5 / total)
+        middles = np.cumsum(shares) - shares / 2.0
+        held = middles[shares > 0.0]  # what lies beyond them is as far out as the outermost: a sample's ends are chance
+        middles = np.clip(middles, held.min(), held.max())
         raw = np.array([[normal.inv_cdf(float(middle))] for middle in middles])
         chosen = [None]
     else:

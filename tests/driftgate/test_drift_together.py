@@ -145,11 +145,12 @@ def test_columns_of_a_dependence_that_the_reference_cannot_show_are_left_out_and
 
 
 def test_what_is_sampled_of_wide_and_long_tables_is_bounded() -> None:
-    made = Together([Depends(4000, True)] * 600, 1_000_000)
-    assert made.run_rows == 4000
-    assert 512 * 4000 * made._reference._most <= 512 * 4000 * 48
-    free = Together([Depends(None, True)] * 600, 1_000_000)
-    assert free._reference._most * 512 <= 8_000_000
+    for run_rows in (None, 1, 40, 600):
+        made = Together([Depends(run_rows, True)] * 600, 1_000_000)
+        assert made.left_out == ()
+        assert (run_rows or 1) * 512 * made._reference._most <= 16_000_000
+        assert made._reference._most == 2 * made._current._most >= 24
+    assert len(Together([Depends(4000, True)] * 600, 1_000_000).left_out) == 512
 
 
 def test_every_way_of_reading_gives_the_same_answer(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,13 @@ def test_constants_and_empty_columns_have_no_coordinate_and_wide_rows_as_many_as
     assert Coordinates(profile.inputs, most=1).columns == (2,)
 
 
+def test_a_value_beyond_the_references_range_is_as_far_out_as_its_outermost() -> None:
+    x = np.random.default_rng(0).normal(size=(N, 1))
+    coordinates = Coordinates(profile_of(x).inputs)
+    ends = coordinates.points(np.array([[x.min()], [x.max()]]))
+    assert coordinates.points(np.array([[-1e9], [1e9]])).tolist() == ends.tolist()
+
+
 def test_missing_infinite_and_unseen_values_are_points_within_bounds() -> None:
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.normal(size=N), rng.choice(3, N).astype(float)])
