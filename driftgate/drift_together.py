@@ -1,7 +1,7 @@
 """How columns go together, compared on sampled rows of two tables: the drift that no column shows by itself.
 
 Invariants: which rows are sampled, and what is learned from them, is settled by the reference and a fixed seed before
-the current rows are seen; the rows that teach the basis are never among those that are compared; the test's share of
+the current rows are seen; the rows that teach components and kernel are never among those compared; the test's share of
 the run's false-alarm probability is set aside whether it can be made or not. Rows that depend on their neighbours are
 compared in runs as long as that dependence; columns whose dependence is longer than the reference can show are left
 out, and named. Called by `driftgate/drift.py`; the reading of files feeds the samples.
