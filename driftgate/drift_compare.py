@@ -20,7 +20,7 @@ from driftgate.drift_order import Order, order_of
 from driftgate.drift_table import Progress, Source, read
 from driftgate.drift_together import Depends, Together
 from monitor.counts import Counter, Counts
-from monitor.design_effect import Dependence, dependences
+from monitor.design_effect import Dependence, dependences, rows_looked_at
 from monitor.profile import Order as RowOrder
 from monitor.profile import ReferenceProfile, fit
 from monitor.record import Column as Logged
@@ -90,7 +90,7 @@ class Learned:
         if runs:
             names = ", ".join(name for _, name in runs[:3]) + (f" and {len(runs) - 3} more" if len(runs) > 3 else "")
             said.append(
-                f"Neighbouring rows of the reference resemble each other ({names}): up to {runs[0][0]:,.0f} rows say "
+                f"Neighbouring rows resemble each other ({names}): up to {runs[0][0]:,.0f} rows say "
                 "as much as one independent row, and limits are that much wider. If their order means nothing, say so "
                 "(--independent-rows)."
             )
@@ -116,7 +116,7 @@ def learn(
     sample, head, complete = _sample(reference, [*names, *([clock.name] if clock and timed else [])], progress)
     if sample.num_rows == 0:
         raise ArtifactRejected(f"{reference.label}: has no rows")
-    first = _head(current, names)
+    first = _head(current, [*names, *([clock.name] if clock else [])])
     columns: list[Column] = []
     not_compared: dict[str, str] = {}
     for at, name in enumerate(names):
@@ -147,23 +147,46 @@ def learn(
     kinds = {column.name: _FEATURE_TYPES[column.type] for column in columns}
     none = np.empty((block.shape[1], 0))
     profile = fit(_schema(columns), block.T, none, types=kinds, order=RowOrder(in_time, seconds))
+    if not complete and in_time is not False:
+        profile = _depending(profile, dependences(profile.input_bins(), _converted(head, columns)[0].T))
+    rows = None if independent and clock is None else _in_order(first, columns, clock)
+    if rows is not None:
+        profile = _weakened(profile, rows)
+    depends = [Depends(column.block_rows, column.levelled) for column in profile.inputs]
+    together = Together(depends, block.shape[1] if complete else head.num_rows)
     if complete:
-        together = Together([Depends(column.block_rows, column.levelled) for column in profile.inputs], block.shape[1])
         together.see_reference(block)
     else:
-        depends = None
-        if in_time is not False:
-            depends = dependences(profile.input_bins(), _converted(head, columns)[0].T)
-        known = depends if depends is not None else [Dependence.same(c.bins, 1.0, 1) for c in profile.inputs]
-        together = Together([Depends(found.block_rows, found.levelled) for found in known], head.num_rows)
         whole = count(reference, columns, profile, progress, "counting the reference", also=together.see_reference)
-        profile, unreadable = _of_all_rows(profile, whole.counts, depends), whole.unreadable
+        profile, unreadable = _of_all_rows(profile, whole.counts), whole.unreadable
     few = frozenset(
         column.name
         for at, column in enumerate(columns)
         if column.kind == "number" and _is_exact(profile.inputs[at].bins.edges, block[at])
     )
     return Learned(tuple(columns), profile, order, unreadable, not_compared, together, few, not complete)
+
+
+def _in_order(first: pa.Table | None, columns: Sequence[Column], clock: Column | None) -> Floats | None:
+    """As many of the first current rows (C, n), in order, as tell how they depend; None where somebody sorted them."""
+    if first is None:
+        return None
+    looked_at = rows_looked_at(first.num_rows, len(columns))
+    if clock is not None:
+        by_time = np.argsort(_converted(first, [clock])[0][0], kind="stable")[:looked_at]
+        return _converted(first.take(by_time), columns)[0]
+    rows, _ = _converted(first.slice(0, looked_at), columns)
+    return rows if order_of(columns, rows).sorted_by is None else None
+
+
+def _weakened(profile: ReferenceProfile, rows: Floats) -> ReferenceProfile:
+    """A profile whose rows depend on each other at least as much as current rows (C, n) in their order do.
+
+    A short reference, or one that was shuffled, cannot show by itself how long its rows depend.
+    """
+    from monitor.robust_dependence import at_least, robust_dependences  # it brings scipy
+
+    return replace(profile, inputs=at_least(profile.inputs, robust_dependences(profile.input_bins(), rows.T)))
 
 
 def _is_exact(edges: tuple[float, ...], values: Floats) -> bool:
@@ -294,8 +317,25 @@ def _schema(columns: Sequence[Column]) -> LogSchema:
     return LogSchema(by_rows=True, inputs=logged, outputs=(), input_dtype="f8", output_dtype="f8")
 
 
-def _of_all_rows(profile: ReferenceProfile, counts: Counts, depends: Sequence[Dependence] | None) -> ReferenceProfile:
-    """A profile whose edges a sample gave, with the counts of all rows, and the dependence of the first ones."""
+def _depending(profile: ReferenceProfile, depends: Sequence[Dependence]) -> ReferenceProfile:
+    """A profile of a sample, with the dependence of the first rows: a sample has no neighbours."""
+    columns = [
+        replace(
+            column,
+            deff=found.deff,
+            bin_deffs=found.bins,
+            edge_deffs=found.edges,
+            missing_deff=found.missing,
+            block_rows=found.block_rows,
+            levelled=found.levelled,
+        )
+        for column, found in zip(profile.inputs, depends, strict=True)
+    ]
+    return replace(profile, inputs=tuple(columns))
+
+
+def _of_all_rows(profile: ReferenceProfile, counts: Counts) -> ReferenceProfile:
+    """A profile whose edges a sample gave, with the counts of all rows."""
     columns = []
     for at, column in enumerate(profile.inputs):
         some = counts.finite[at] > 0
@@ -307,16 +347,5 @@ def _of_all_rows(profile: ReferenceProfile, counts: Counts, depends: Sequence[De
             mean=float(counts.mean[at]) if some else None,
             sd=float(counts.sd[at]) if some else None,
         )
-        if depends is not None:
-            found = depends[at]
-            column = replace(
-                column,
-                deff=found.deff,
-                bin_deffs=found.bins,
-                edge_deffs=found.edges,
-                missing_deff=found.missing,
-                block_rows=found.block_rows,
-                levelled=found.levelled,
-            )
         columns.append(column)
     return replace(profile, rows=counts.rows, inputs=tuple(columns))

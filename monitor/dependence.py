@@ -28,8 +28,8 @@ MOST_PAIRS = 32  # the last ones are remembered
 DOUBT = 4.0  # standard errors that an excess must have
 MARGIN = 1.3  # as in the profile's fit: the estimate itself is uncertain
 LEAST_EXPECTED = 5.0  # events (and their opposites) expected in a block; a rarer one says nothing of runs
-_MEAN_SIZE = float(np.sqrt(2.0 / np.pi))  # of a standard normal value: what independent rows come to
-_MEDIAN_NOISE = 0.79  # standard error of the median size of one pair
+MEAN_SIZE = float(np.sqrt(2.0 / np.pi))  # of a standard normal value: what independent rows come to
+MEDIAN_NOISE = 0.79  # standard error of the median size of one pair
 
 
 class LiveDependence:
@@ -87,9 +87,9 @@ class LiveDependence:
         # nan sorts last, so the middle of those that are there is at half their number
         ordered = np.sort(seen, axis=0)
         middle = np.take_along_axis(ordered, np.maximum(pairs - 1, 0)[None] // 2, axis=0)[0]
-        noise = _MEDIAN_NOISE / np.sqrt(np.maximum(pairs, 1))
-        sure = (pairs >= LEAST_PAIRS) & (np.nan_to_num(middle) > _MEAN_SIZE + DOUBT * noise)
-        self._deff[level] = np.where(sure, MARGIN * np.square(np.nan_to_num(middle) / _MEAN_SIZE), 1.0)
+        noise = MEDIAN_NOISE / np.sqrt(np.maximum(pairs, 1))
+        sure = (pairs >= LEAST_PAIRS) & (np.nan_to_num(middle) > MEAN_SIZE + DOUBT * noise)
+        self._deff[level] = np.where(sure, MARGIN * np.square(np.nan_to_num(middle) / MEAN_SIZE), 1.0)
         self._strength = np.repeat(1.0 / np.maximum(self._deff.max(axis=0), 1.0), self._sizes)
 
     def to_dict(self) -> dict[str, Any]:

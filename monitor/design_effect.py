@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from monitor.bins import BinSet, ColumnBins
 
-_BASE = 8  # rows of the shortest block
+BASE = 8  # rows of the shortest block
 _LEAST_BLOCKS = 12  # apart from each other, of the longest
 _DOUBT = 5.0  # standard errors, of the logarithm, that an excess must have
-_MARGIN = 1.3  # the estimate itself is uncertain: simulated false alarms were right with this
+MARGIN = 1.3  # the estimate itself is uncertain: simulated false alarms were right with this
 _LEVEL = 1.15  # variance that grows by no more than this (and noise) with the block's length has levelled off
 _FURTHER = 2  # doublings that must have been seen to add no more
 _LEAST_EVENTS = 10.0  # an event (or its opposite) seen less often says nothing of runs
@@ -54,8 +54,13 @@ class Dependence:
 
 def dependences(bins: BinSet, block: NDArray[np.floating]) -> list[Dependence]:
     """Per column of block (n, C), rows in the order in which they happened."""
-    rows = min(len(block), _MOST_ROWS, max(_MOST_VALUES // max(block.shape[1], 1), 4096))
+    rows = rows_looked_at(*block.shape)
     return [_dependence(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
+
+
+def rows_looked_at(rows: int, columns: int) -> int:
+    """How many of so many rows are looked at: as many as take a moment."""
+    return min(rows, _MOST_ROWS, max(_MOST_VALUES // max(columns, 1), 4096))
 
 
 def design_effects(bins: BinSet, block: NDArray[np.floating]) -> list[float]:
@@ -64,18 +69,18 @@ def design_effects(bins: BinSet, block: NDArray[np.floating]) -> list[float]:
 
 
 def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
-    blocks = len(values) // _BASE
+    blocks = len(values) // BASE
     if blocks < 2 * _LEAST_BLOCKS:
         return Dependence.same(column, 1.0, None)
-    sums = _event_counts(column, values[: blocks * _BASE])
-    share = sums[-1] / (blocks * _BASE)
-    seen = _is_seen(share, blocks * _BASE)
-    lengths = _lengths(blocks)
+    sums = event_counts(column, values[: blocks * BASE])
+    share = sums[-1] / (blocks * BASE)
+    seen = _is_seen(share, blocks * BASE)
+    lengths = block_lengths(blocks)
     ratios = np.ones((len(lengths), len(share)))
     sums, known = sums[:, seen], share[seen]
     for row, length in enumerate(lengths):
         ratios[row, seen] = _variance_ratio(sums, known, length, blocks)
-    return _judged(column, ratios, seen, lengths, blocks, _BASE)
+    return _judged(column, ratios, seen, lengths, blocks, BASE)
 
 
 def dependence_of_tiles(column: ColumnBins, counts: NDArray[np.int64], missing: NDArray[np.int64]) -> Dependence:
@@ -92,7 +97,7 @@ def dependence_of_tiles(column: ColumnBins, counts: NDArray[np.int64], missing: 
         return Dependence.same(column, 1.0, None)
     share = events.sum(axis=0) / rows.sum()
     seen = _is_seen(share, float(rows.sum()))
-    lengths = _lengths(len(rows))
+    lengths = block_lengths(len(rows))
     ratios = np.ones((len(lengths), len(share)))
     for at, length in enumerate(lengths):
         starts = np.arange(0, len(rows) // length * length, length)
@@ -107,7 +112,7 @@ def _is_seen(share: NDArray[np.float64], rows: float) -> NDArray[np.bool_]:
     return (share * rows >= _LEAST_EVENTS) & ((1.0 - share) * rows >= _LEAST_EVENTS)
 
 
-def _lengths(blocks: int) -> list[int]:
+def block_lengths(blocks: int) -> list[int]:
     """Blocks joined to one, doubling; the longest leaves _LEAST_BLOCKS."""
     return [1 << power for power in range(40) if blocks >= _LEAST_BLOCKS << power]
 
@@ -137,8 +142,8 @@ def _judged(
     events = ratios[longer].max(axis=0)
     typical = float(means[longer].max())
     events = np.where(seen, weight * events + (1.0 - weight) * typical, typical)
-    events = np.round(np.maximum(events * _MARGIN, 1.0), 3)
-    deff = round(max(1.0, _MARGIN * float(means[sure].max())), 3)
+    events = np.round(np.maximum(events * MARGIN, 1.0), 3)
+    deff = round(max(1.0, MARGIN * float(means[sure].max())), 3)
     b = column.bins
     return Dependence(
         deff,
@@ -160,11 +165,11 @@ def places(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.intp]
     return np.where(np.isnan(values), column.bins, place)
 
 
-def _event_counts(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(blocks + 1, events): how often each event was seen before each block of _BASE rows. Bins, missing, edges."""
+def event_counts(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(blocks + 1, events): how often each event was seen before each block of BASE rows. Bins, missing, edges."""
     width = column.bins + 1
-    blocks = len(values) // _BASE
-    at = np.repeat(np.arange(blocks) * width, _BASE) + places(column, values)
+    blocks = len(values) // BASE
+    at = np.repeat(np.arange(blocks) * width, BASE) + places(column, values)
     counts = np.bincount(at, minlength=blocks * width).reshape(blocks, width)
     if column.kind == "number":
         counts = np.concatenate([counts, np.cumsum(counts[:, : column.bins - 1], axis=1)], axis=1)
@@ -178,7 +183,7 @@ def _variance_ratio(
 ) -> NDArray[np.float64]:
     """Per event: the variance of its count in all overlapping blocks over that of independent rows."""
     step = max(1, length // 4)
-    rows = length * _BASE
+    rows = length * BASE
     rest = sums[length::step] - sums[: blocks + 1 - length : step] - rows * share
     # About the mean of these very rows a block varies less than about the true one, by its share of them.
     ratio: NDArray[np.float64] = np.einsum("ij,ij->j", rest, rest) / len(rest) / (1.0 - length / blocks)

@@ -4,7 +4,7 @@ Why: every morning is not drift; a profile of each hour of the week (168 cells) 
 anything else. A share's swing is fitted by 2 harmonics of the day, and 3 of the week where there are rows for it, to
 the shares of hours; each wave is shrunk by what its noise would make alone (positive-part James and Stein, 1961).
 Invariants: None unless a cell has LEAST_CELL_ROWS effective rows and some wave stands out; the shares of a moment are
-at least 0 and sum to 1; pure. Called by the profile's fit; read by detectors.
+at least 0 and sum to 1; pure. Called by the profile's fit, shown by `driftgate profile`; no detector reads it.
 """
 
 from __future__ import annotations

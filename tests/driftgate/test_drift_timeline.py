@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import signal
 
 from driftgate import drift, drift_timeline
 from registry.errors import MalformedRequest
@@ -110,3 +111,19 @@ def test_few_rows_and_none_are_followed_too() -> None:
     for rows in (3, 0):
         found = drift.compare(stream(0), stream(1, rows), by_time="when")
         assert (found.current.rows, found.alarms) == (rows, ())
+
+
+@pytest.mark.parametrize("by_time", [None, "when"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_short_or_shuffled_reference_of_slow_noise_raises_nothing(by_time: str | None, lost: bool) -> None:
+    """200 rows of AR(1) tell little of how long rows depend, shuffled ones nothing: the current rows do."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        table = stream(seed, 4000, x=signal.lfilter([np.sqrt(0.19)], [1.0, -0.9], rng.normal(size=4000)))
+        reference = table[:200].sample(frac=1.0, random_state=seed).drop(columns="when") if lost else table[:200]
+        assert (
+            drift.compare(
+                reference, table[200:] if by_time else table[200:].drop(columns="when"), by_time=by_time
+            ).alarms
+            == ()
+        )
