@@ -266,7 +266,8 @@ class Offered:
     def outcomes(self) -> Outcomes:
         """Wait for its end. Raises RuntimeError when it failed."""
         assert self._process.stdout is not None
-        said = self._process.stdout.read()
+        with self._process.stdout as pipe:
+            said = pipe.read()
         if self._process.wait(30):
             raise RuntimeError("the load failed; its error is above")
         rows, cpu_share = pickle.loads(said)
