@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.data import batcher
 from gateway.data.batcher import Batcher, Waiter
 from gateway.data.joining import Joining
 from gateway.data.run_times import RunTimes
@@ -278,19 +279,19 @@ def test_a_caller_that_leaves_before_its_run_is_joined_takes_nothing_from_the_ot
         room = Room(Doubler())
         for rows in (1, 2, 4):
             room.batcher.times.learn(rows, INLINE_BELOW_US + 1)
-        join, may_join = Joining.join, threading.Event()
+        may_run = threading.Event()
 
-        def wait_and_join(self: Joining, requests: Any) -> Any:
-            may_join.wait(5)
-            return join(self, requests)
+        def wait_and_run(*arguments: Any) -> Any:
+            may_run.wait(5)
+            return run_group(*arguments)
 
-        monkeypatch.setattr(Joining, "join", wait_and_join)
+        monkeypatch.setattr(batcher, "run_group", wait_and_run)
         asked = [room.ask(float(i)) for i in range(4)]
         waiting = list(room.batcher._waiting)
         await until(lambda: room.scheduler.running == 1)
         asked[1].cancel()
         waiting[1].feeds = ()  # as a connection does with what it no longer needs
-        may_join.set()
+        may_run.set()
         answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
         assert [answers[i].tolist() for i in (0, 2, 3)] == [[[0.0]], [[4.0]], [[6.0]]]  # type: ignore[union-attr]
         assert room.servable.runs == [4]

@@ -373,16 +373,20 @@ def test_long_bodies_that_follow_one_another_are_each_read_to_their_own_end(tmp_
     visited(tmp_path, visit, new_loop)
 
 
+async def amid_a_long_body(caller: Caller) -> None:
+    """The caller has said the head of its second request, and more than half of the body."""
+    head, body = binary()
+    caller.say(WHOLE)
+    await caller.hear()
+    caller.say(head + body[:400_000])
+    await heard_by_the_server()
+
+
 @LOOPS
 def test_a_caller_that_leaves_amid_a_long_body_is_booked(tmp_path: Path, new_loop: Loop) -> None:
-    head, body = binary()
-
     async def visit(house: House) -> None:
         async with house.caller() as caller:
-            caller.say(WHOLE)
-            await caller.hear()
-            caller.say(head + body[:400_000])
-            await heard_by_the_server()
+            await amid_a_long_body(caller)
             caller.writer.transport.abort()
             await heard_by_the_server()
         assert counted(tmp_path) == {("v2", "200"): 1, ("v2", "400"): 1}
@@ -394,14 +398,9 @@ def test_a_caller_that_leaves_amid_a_long_body_is_booked(tmp_path: Path, new_loo
 
 @LOOPS
 def test_a_long_body_that_does_not_arrive_in_time_is_refused(tmp_path: Path, new_loop: Loop) -> None:
-    head, body = binary()
-
     async def visit(house: House) -> None:
         async with house.caller() as caller:
-            caller.say(WHOLE)
-            await caller.hear()
-            caller.say(head + body[:400_000])
-            await heard_by_the_server()
+            await amid_a_long_body(caller)
             house.look(10.0)
             house.look(11.1)
             assert (await caller.hear())[0] == 408
