@@ -145,7 +145,7 @@ class Accounts:
         key_rows: a request's row in the key table, None without a key, negative for a key that is not counted.
         """
         state = arm.traffic.evidence
-        if arm.segment is None or state is None:
+        if arm.segment is None or state is None or state.is_over:
             return
         self._watch_failures(arm, state, errors, len(latencies_ns))
         if state.burn_in_left > 0:

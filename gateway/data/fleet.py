@@ -137,7 +137,7 @@ class Fleet:
         A full disk costs evidence, which the page then says is incomplete, and never an answer.
         """
         state = traffic.evidence
-        if state is None or state.keys_failed:
+        if state is None or state.keys_failed or state.is_over:
             return None
         if state.keys is None:
             try:
@@ -244,6 +244,7 @@ class Fleet:
         running = {model: entry for model, entry in snapshot.models.items() if entry.rollout_id}
         for model in [m for m, state in self._evidence.items() if self._ended(m, state, running)]:
             ended = self._evidence.pop(model)
+            ended.is_over = True
             if ended.keys is not None:
                 ended.keys.close()
         self.page.keep_segments({entry.rollout_id for entry in running.values()})

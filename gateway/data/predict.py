@@ -348,7 +348,6 @@ class Predict:
         pending.arm = arm
         pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
         pending.rows = servable.rows_of(pending.feeds)
-        pending.key_row = None if key is None else self._book_key(arm, key)
         pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
         pending.decoded_ns = perf_counter_ns()
         timeout_us = pending.call.timeout_us
@@ -356,6 +355,8 @@ class Predict:
             deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
         if deadline_ms is not None or traffic.waiting > _FEW:
             self._admit(pending, arm, deadline_ms)
+        # Not earlier: who is turned away has no outcome, and would make the arm look better than it is.
+        pending.key_row = None if key is None else self._book_key(arm, key)
         if arm.stand_in is not None:
             pending.again = codec, body, headers
         pending.queued = True

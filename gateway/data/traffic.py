@@ -186,6 +186,7 @@ class Evidence:
     keys_failed: bool = False  # the table could not be made
     vetoed: bool = False
     canary_failures_in_a_row: int = 0
+    is_over: bool = False  # the rollout has ended: its keys and segments are another's now
 
 
 @dataclass(slots=True)
