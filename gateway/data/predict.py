@@ -41,6 +41,7 @@ from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
     BreakerOpen,
+    CallerError,
     DeadlineExceeded,
     InferenceFailed,
     InternalError,
@@ -561,13 +562,22 @@ class Predict:
         loaded, started_ns, ended_ns = arm.loaded, batch.started_ns, batch.ended_ns
         counts = [pending.rows for pending in members]
         feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
-        whole = len(members) == len(batch.waiters)
+        whole, firsts, all_logged = len(members) == len(batch.waiters), starts, logged
         if not whole:
             kept = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
             feeds, outputs = [feed[kept] for feed in feeds], [output[kept] for output in outputs]
             logged = None if logged is None else logged[kept]
             rows = len(kept)
             starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
+        try:
+            bodies = self._encode(loaded, members, starts, outputs)
+        except Exception as error:
+            if len(members) == 1:
+                self._unwritten(members[0], error)
+            else:  # whose it is finds out alone
+                for pending, first in zip(members, firsts, strict=True):
+                    self._release(arm, [pending], [first], batch, all_logged, is_good=is_good)
+            return
         bad: NDArray[np.bool_] | None = None
         hashes = [pending.hash for pending in members]
         arrived = [pending.arrived_ns for pending in members]
@@ -582,7 +592,6 @@ class Predict:
                 bad_rows = loaded.bad_rows(logged)
                 if bad_rows is not None:
                     bad = np.logical_or.reduceat(bad_rows, starts) if len(bad_rows) > len(starts) else bad_rows
-        bodies = self._encode(loaded, members, starts, outputs)
         released_ns = perf_counter_ns()
         protocols = [pending.protocol for pending in members]
         latencies = self._accounts.answered(arm, protocols, arrived, decoded, started_ns, ended_ns, released_ns, rows)
@@ -642,6 +651,13 @@ class Predict:
             self._accounts.run_failed(pending.arm)
         if pending.again is None or not self._fall_back(pending, *pending.again):
             pending.fail(error)
+
+    def _unwritten(self, pending: Pending, error: Exception) -> None:
+        """The model has answered, and it cannot be told: a bug of ours, or an answer that this form cannot hold."""
+        if not isinstance(error, ServingError):
+            logger.exception("an answer of %s could not be written", pending.arm.loaded.servable.model)
+            error = InferenceFailed(f"the answer could not be written: {error}")
+        self._end_badly(pending, error)
 
     def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> bool:
         """Ask who stands in, within the caller's deadline → whether anybody does. The answer says that it is one."""
@@ -729,11 +745,23 @@ class Predict:
             )
         return found[0], None
 
-    def _lost(self, pending: Pending) -> None:
-        """Record and book a routed request that gets no answer of the model: an error event of its arm."""
+    def _end_badly(self, pending: Pending, error: ServingError) -> None:
+        """Give up on a request that has been run. It counts against its version unless it is the caller's fault."""
+        if isinstance(error, CallerError):
+            self._record_error(pending)
+        else:
+            self._lost(pending)
+        pending.fail(error)
+
+    def _record_error(self, pending: Pending) -> None:
         arm = pending.arm
         if self._tap is not None:
             self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
+
+    def _lost(self, pending: Pending) -> None:
+        """Record and book a routed request that gets no answer of the model: an error event of its arm."""
+        self._record_error(pending)
+        arm = pending.arm
         keyed = None if pending.key_row is None else [pending.key_row]
         self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
 
