@@ -35,6 +35,12 @@ def failure_families(totals: Mapping[TotalsKey, Totals]) -> Iterator[Metric]:
         totals,
         {key: total.constants for key, total in totals.items()},
     )
+    yield _per_version(
+        "driftgate_canary_overflow",
+        "Requests that a canary had no room or time for, and the champion took.",
+        totals,
+        {key: total.overflowed for key, total in totals.items()},
+    )
 
 
 def _per_version(

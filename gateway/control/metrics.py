@@ -293,6 +293,7 @@ def _sum(totals: Sequence[Totals]) -> Totals:
         failed=sum(total.failed for total in totals),
         breaker_opened=sum(total.breaker_opened for total in totals),
         constants=sum(total.constants for total in totals),
+        overflowed=sum(total.overflowed for total in totals),
     )
 
 

@@ -108,6 +108,10 @@ class Accounts:
         """One request whose run failed, whoever answers it now."""
         self._page.words[arm.totals + page.FAILED] += 1
 
+    def overflowed(self, canary: Arm) -> None:
+        """One request that a canary had no room or time for, and the champion took."""
+        self._page.words[canary.totals + page.OVERFLOWED] += 1
+
     def refused(self, model: str, protocol: str, status: int, shed: str | None = None) -> None:
         """One request that no version was chosen for; model is empty when there is no such model."""
         base = self._page.totals(model, 0, "")

@@ -69,6 +69,7 @@ KEPT_MISSES = 10
 FAILED = 11  # requests whose run failed, whoever answered them then
 BREAKER_OPENED = 12
 CONSTANTS = 13  # requests answered by a constant
+OVERFLOWED = 14  # requests that a canary had no room or time for, and the champion took
 SHED = 16
 CODE = 32
 BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
@@ -381,6 +382,7 @@ class Totals:
     failed: int  # requests whose run failed, whoever answered them then
     breaker_opened: int  # times
     constants: int  # requests answered by a constant
+    overflowed: int  # requests that a canary had no room or time for, and the champion took
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,4 +598,5 @@ def _read_totals(words: NDArray[np.int64]) -> Totals:
         failed=int(words[FAILED]),
         breaker_opened=int(words[BREAKER_OPENED]),
         constants=int(words[CONSTANTS]),
+        overflowed=int(words[OVERFLOWED]),
     )

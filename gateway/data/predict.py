@@ -71,7 +71,7 @@ _SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not
 _CAUTION = 1.1  # predictions are taken as so much too short: an answer that comes too late was run for nothing
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 # How full a model may be for whom: when it is short of time, the champion's callers are the last to be refused.
-_ROOM = {Role.CHAMPION: 1.0, Role.CANARY: 0.9, Role.DIRECT: 0.8}
+_ROOM = {Role.CHAMPION: 1.0, Role.CANARY: 0.9, Role.DIRECT: 0.8, Role.FALLBACK: 0.5}
 
 
 class Pending(Waiter):
@@ -341,21 +341,26 @@ class Predict:
         if arm.loaded.breaker is not None:
             arm, key = self._past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
         traffic = arm.traffic
-        if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
-            raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
-        if deadline_ms is not None and traffic.waiting:
-            self._refuse_if_late(pending, arm.loaded.batcher.wait_us(), deadline_ms)  # before it costs anything
-        servable = arm.loaded.servable
-        pending.arm = arm
-        pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
-        pending.rows = servable.rows_of(pending.feeds)
-        pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
-        pending.decoded_ns = perf_counter_ns()
-        timeout_us = pending.call.timeout_us
-        if timeout_us is not None:
-            deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
-        if deadline_ms is not None or traffic.waiting > _FEW:
-            self._admit(pending, arm, deadline_ms)
+        try:
+            if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
+                raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
+            if deadline_ms is not None and traffic.waiting:
+                self._refuse_if_late(pending, arm.loaded.batcher.wait_us(), deadline_ms)  # before it costs anything
+            servable = arm.loaded.servable
+            pending.arm = arm
+            pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
+            pending.rows = servable.rows_of(pending.feeds)
+            pending.hash = blake2b(pending.identity, digest_size=16).digest()  # as monitor.record.request_hash
+            pending.decoded_ns = perf_counter_ns()
+            timeout_us = pending.call.timeout_us
+            if timeout_us is not None:
+                deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
+            if deadline_ms is not None or traffic.waiting > _FEW:
+                self._admit(pending, arm, deadline_ms)
+        except Overloaded as refusal:
+            if not arm.is_canary:
+                raise
+            arm, key = self._past_canary(pending, arm, refusal, codec, body, headers, deadline_ms), None
         # Not earlier: who is turned away has no outcome, and would make the arm look better than it is.
         pending.key_row = None if key is None else self._book_key(arm, key)
         if arm.stand_in is not None:
@@ -757,6 +762,47 @@ class Predict:
         arm = pending.arm
         if self._tap is not None:
             self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
+
+    def _past_canary(
+        self,
+        pending: Pending,
+        canary: Arm,
+        refusal: Overloaded,
+        codec: Codec,
+        body: bytes,
+        headers: Headers,
+        deadline_ms: float | None,
+    ) -> Arm:
+        """Who takes a request that the canary has no room or time for: the champion, if it has. Raises the refusal.
+
+        Only where what waits is the canary's: a model that is full refuses, and canaries first. Counted for the canary,
+        and no evidence: how long a queue is depends on weight and priority as well as on the version.
+        """
+        one, now_s = canary.stand_in, self._clock.now_s()
+        if (
+            one is None
+            or not one.is_ready(now_s)
+            or canary.traffic.waiting >= self._limits.waiting_requests
+            or one.loaded.batcher.waiting >= self._limits.waiting_requests * _ROOM[one.role]
+        ):
+            raise refusal
+        servable = one.loaded.servable
+        try:
+            pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
+            pending.rows = servable.rows_of(pending.feeds)
+            timeout_us = pending.call.timeout_us
+            if timeout_us is not None:
+                deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
+            self._admit(pending, one, deadline_ms)
+        except ServingError:
+            raise refusal from None
+        if one.loaded.breaker is not None:
+            one.loaded.breaker.begin_trial(now_s)
+        pending.arm = one
+        pending.hash = blake2b(pending.identity, digest_size=16).digest()
+        pending.decoded_ns = perf_counter_ns()
+        self._accounts.overflowed(canary)
+        return one
 
     def _lost(self, pending: Pending) -> None:
         """Record and book a routed request that gets no answer of the model: an error event of its arm."""

@@ -29,19 +29,24 @@ def segments(tmp_path: Path) -> dict[tuple[str, str], Segment]:
     return {(s.rollout_id, s.role): s for s in read_pages(tmp_path / "run")[0].segments}
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.0000001])
+@pytest.mark.parametrize("weight", [1.0, 1e-9], ids=["canary", "champion"])
 def test_a_key_whose_request_was_refused_on_arrival_was_not_assigned(tmp_path: Path, weight: float) -> None:
     async def body(bench: Bench) -> None:
         await bench.route("m", rollout(tmp_path, weight))
-        for loaded in bench.worker.fleet._loaded["m"].values():
+        asked = []
+        for version, loaded in bench.worker.fleet._loaded["m"].items():
             loaded.batcher.times = RunTimes([(1, 3e6)])  # three seconds a row
             loaded.batcher._is_scheduled = True  # nothing runs
-        first = asyncio.ensure_future(bench.infer("m", GOOD))
+            tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": GOOD[0]}
+            asked.append(
+                asyncio.ensure_future(bench.ask(f"/v2/models/m/versions/{version}/infer", {"inputs": [tensor]}))
+            )
         await asyncio.sleep(0)
         late = await bench.infer("m", GOOD, headers={"x-deadline-ms": "4000", "x-routing-key": "u"})
         assert (late.status, late.json["code"]) == (503, "overloaded")
-        assert not read_keys(tmp_path / "run") or len(read_keys(tmp_path / "run")[0].rows) == 0
-        first.cancel()
+        assert not any(len(table.rows) for table in read_keys(tmp_path / "run"))
+        for one in asked:
+            one.cancel()
 
     with_worker(tmp_path / "run", body)
 

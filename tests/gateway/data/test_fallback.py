@@ -13,6 +13,7 @@ import pytest
 from gateway.data.page import Totals, read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.run_times import RunTimes
+from gateway.settings import GatewaySettings, LimitSettings, Settings
 from monitor.lane import LaneReader
 from monitor.record import ERROR
 from registry.options import ServingOptions
@@ -33,6 +34,15 @@ def route(tmp_path: Path, options: ServingOptions, before: Path | None = None, *
     if before is not None:
         aspired[1] = aspire(before)
     return RouteEntry(champion=2, previous=None if before is None else 1, aspired=aspired, **changes)
+
+
+def in_canary(tmp_path: Path, options: ServingOptions = ONLY_CONSTANT) -> RouteEntry:
+    """All requests go to version 3, a canary beside the champion 2."""
+    entry = route(tmp_path, options)
+    canary = aspire(models.looked_up(tmp_path / "canary.onnx"))
+    return replace(
+        entry, candidate=3, weight=1.0, salt="5a" * 16, rollout_id="r1", aspired={**entry.aspired, 3: canary}
+    )
 
 
 def said(answer: Answer) -> Any:
@@ -173,18 +183,106 @@ def test_a_deadline_that_passes_while_somebody_stands_in_is_a_504(tmp_path: Path
 
 def test_a_canary_falls_back_to_the_champion_and_then_to_the_champions_constant(tmp_path: Path) -> None:
     async def body(bench: Bench) -> None:
-        entry = route(tmp_path, ONLY_CONSTANT)
-        canary = aspire(models.looked_up(tmp_path / "canary.onnx"))
-        started = replace(
-            entry, candidate=3, weight=1.0, salt="5a" * 16, rollout_id="r1", aspired={**entry.aspired, 3: canary}
-        )
-        await bench.route("m", started)
+        await bench.route("m", in_canary(tmp_path))
         assert said(await bench.infer("m", BAD)) == ("2", "fallback", "constant", [-1.0] * 3)
         assert (totals(tmp_path, 3, "canary").failed, totals(tmp_path, 2, "fallback").failed) == (1, 1)
         (segment,) = [s for s in read_pages(tmp_path / "run")[0].segments if s.role == "canary"]
         assert (segment.requests, segment.errors) == (1, 1)
 
     with_worker(tmp_path / "run", body)
+
+
+def hold(bench: Bench, version: int, us_a_row: float) -> None:
+    """Nothing of this version runs, and its rows are expected to take so long."""
+    batcher = bench.worker.fleet._loaded["m"][version].batcher
+    batcher.times = RunTimes([(1, us_a_row)])
+    batcher._is_scheduled = True
+
+
+def evidence(tmp_path: Path) -> dict[str, tuple[int, int]]:
+    """Requests and errors by role."""
+    return {s.role: (s.requests, s.errors) for s in read_pages(tmp_path / "run")[0].segments}
+
+
+LIMITS = Settings(gateway=GatewaySettings(limits=LimitSettings(waiting_requests=20)))
+
+
+@pytest.mark.parametrize("in_body", [False, True], ids=["header", "body"])
+def test_what_a_canary_has_no_time_for_is_answered_by_the_champion_and_no_evidence(
+    tmp_path: Path, in_body: bool
+) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", in_canary(tmp_path))
+        hold(bench, 3, 3e6)
+        waits = asyncio.ensure_future(bench.infer("m", GOOD))
+        await asyncio.sleep(0)
+        if in_body:
+            answer = await bench.ask("/v2/models/m/infer", {"parameters": {"timeout": 500_000}, "inputs": [TENSOR]})
+        else:
+            answer = await bench.infer("m", BAD, headers={"x-deadline-ms": "500", "x-routing-key": "u"})
+        assert said(answer) == ("2", "fallback", "constant", [-1.0] * 3)  # the champion took it, and failed on it
+        good = await bench.infer("m", GOOD, headers={"x-deadline-ms": "500"})
+        assert said(good) == ("2", "fallback", None, GOOD[0])
+        assert (totals(tmp_path, 3, "canary").overflowed, totals(tmp_path, 3, "canary").failed) == (2, 0)
+        assert totals(tmp_path, 2, "fallback").codes == {("v2", "200"): 2}
+        assert evidence(tmp_path) == {"champion": (0, 0), "canary": (0, 0)}
+        assert not sum(read_pages(tmp_path / "run")[0].shed.values())
+        waits.cancel()
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_what_no_version_has_time_for_is_refused_once(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", in_canary(tmp_path))
+        hold(bench, 3, 3e6)
+        hold(bench, 2, 3e6)
+        path = "/v2/models/m/versions/2/infer"
+        waits = [asyncio.ensure_future(one) for one in (bench.infer("m", GOOD), bench.ask(path, {"inputs": [TENSOR]}))]
+        await asyncio.sleep(0)
+        answer = await bench.infer("m", GOOD, headers={"x-deadline-ms": "500"})
+        assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "overloaded", "3")
+        assert read_pages(tmp_path / "run")[0].shed["m", "deadline"] == 1
+        assert totals(tmp_path, 3, "canary").overflowed == 0
+        for one in waits:
+            one.cancel()
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_a_canary_that_fills_a_models_room_leaves_the_champion_to_its_callers_while_it_has_any(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", in_canary(tmp_path))
+        hold(bench, 3, 10.0)
+        waits = [asyncio.ensure_future(bench.infer("m", GOOD)) for _ in range(18)]
+        await asyncio.sleep(0)
+        assert said(await bench.infer("m", GOOD)) == ("2", "fallback", None, GOOD[0])
+        hold(bench, 2, 10.0)
+        waits += [asyncio.ensure_future(bench.infer("m", GOOD)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert (await bench.infer("m", GOOD)).status == 503  # 20 wait: nobody takes more
+        assert totals(tmp_path, 3, "canary").overflowed == 3
+        for one in waits:
+            one.cancel()
+
+    with_worker(tmp_path / "run", body, LIMITS)
+
+
+def test_a_model_that_its_champion_fills_refuses_its_canarys_requests(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", in_canary(tmp_path))
+        hold(bench, 2, 10.0)
+        hold(bench, 3, 10.0)
+        path = "/v2/models/m/versions/2/infer"
+        waits = [asyncio.ensure_future(bench.ask(path, {"inputs": [TENSOR]})) for _ in range(16)]
+        waits += [asyncio.ensure_future(bench.infer("m", GOOD)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert (await bench.infer("m", GOOD)).status == 503
+        assert totals(tmp_path, 3, "canary").overflowed == 0
+        for one in waits:
+            one.cancel()
+
+    with_worker(tmp_path / "run", body, LIMITS)
 
 
 def test_kept_answers_and_a_constant_go_together(tmp_path: Path) -> None:
