@@ -315,6 +315,14 @@ def input_specs(session: Session) -> tuple[TensorSpec, ...]:
     return tuple(_spec("input", node) for node in session.get_inputs())
 
 
+def axis_names(session: Session) -> dict[str, tuple[str | None, ...]]:
+    """What the model calls the free axes of each input; None for an axis of a fixed size, or without a name."""
+    return {
+        node.name: tuple(size if isinstance(size, str) and size else None for size in node.shape or ())
+        for node in session.get_inputs()
+    }
+
+
 def output_specs(session: Session, names: Sequence[str] | None = None) -> tuple[TensorSpec, ...]:
     """What the model says that it returns, for the outputs named (None: all). Declared shapes may lie.
 

@@ -526,8 +526,10 @@ class Predict:
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
             waiting = [pending for pending in batch.waiters if pending.is_waiting()]
-            if waiting and isinstance(batch.error, InferenceFailed):
-                self._breakers.failed(loaded)
+            if isinstance(batch.error, InferenceFailed):
+                waiting = [pending for pending in waiting if not self._is_callers_fault(loaded, pending)]
+                if waiting:
+                    self._breakers.failed(loaded)
             for pending in waiting:
                 self._fail(pending, batch.error)
             return
@@ -656,6 +658,19 @@ class Predict:
             self._accounts.run_failed(pending.arm)
         if pending.again is None or not self._fall_back(pending, *pending.again):
             pending.fail(error)
+
+    def _is_callers_fault(self, loaded: Loaded, pending: Pending) -> bool:
+        """Whether a run failed because the request's shapes disagree; then it is told so, and nobody is asked instead.
+
+        Where the champion would take them, it is the canary that cannot take what it should.
+        """
+        shapes = {name: feed.shape for name, feed in zip(loaded.servable.input_names, pending.feeds, strict=True)}
+        mismatch = loaded.servable.disagreement(shapes)
+        champion = pending.arm.stand_in if pending.arm.is_canary else None
+        if mismatch is None or (champion is not None and champion.loaded.servable.disagreement(shapes) is None):
+            return False
+        self._end_badly(pending, mismatch)
+        return True
 
     def _unwritten(self, pending: Pending, error: Exception) -> None:
         """The model has answered, and it cannot be told: a bug of ours, or an answer that this form cannot hold."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gateway.data.curve import Curve
 from gateway.data.joining import Joining
+from gateway.data.named_axes import disagreement
 from registry import onnx, providers
 from registry.errors import NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
 from registry.manifest import Manifest
@@ -87,6 +88,7 @@ class Servable:
         self._run = (
             _not_loaded if session is None else onnx.runner(session, manifest.outputs, manifest.options.io_binding)
         )
+        self.axis_names = {} if session is None else onnx.axis_names(session)
         # Why it runs where it was not meant to.
         is_plain = session is None or manifest.options.provider == "cpu"
         self.elsewhere = "" if is_plain else providers.told(manifest.options, session.get_providers())
@@ -141,6 +143,10 @@ class Servable:
         except TypeError:  # an input of no declared rank, and a request that sends it without axes
             raise TensorMismatch("the model takes rows: an input without axes holds none") from None
         return rows
+
+    def disagreement(self, shapes: Mapping[str, Sequence[int]]) -> TensorMismatch | None:
+        """Why a run of inputs of these shapes, by name, must have failed; None: for another reason."""
+        return disagreement(self.axis_names, shapes)
 
     def shape_bucket(self, feeds: Sequence[Tensor], rows: int) -> int:
         """The bucket of shapes in which a run's time is learned: 0 where all rows have one shape, else by elements.

@@ -86,6 +86,14 @@ def sums(path: Path, features: int | str) -> Path:
     return build(path, nodes, *ends)
 
 
+def added(path: Path, first: str = "T", second: str = "T") -> Path:
+    """a [N, T] and b [N, T] FP32 → y = a + b; `first` and `second` are what it calls their second axes."""
+    inputs = [value("a", TensorProto.FLOAT, ["N", first]), value("b", TensorProto.FLOAT, ["N", second])]
+    return build(
+        path, [helper.make_node("Add", ["a", "b"], ["y"])], inputs, [value("y", TensorProto.FLOAT, ["N", "M"])]
+    )
+
+
 def centred(path: Path, features: int = 3) -> Path:
     """y = x - mean(x over the rows): every row's answer depends on its batch mates, so joining is never right."""
     nodes = [

@@ -16,6 +16,7 @@ from gateway.data.routes import RouteEntry
 from monitor.lane import LaneReader
 from monitor.record import ERROR
 from registry.errors import UnsupportedMedia
+from registry.options import ServingOptions
 from tests.support import models
 from tests.support.serving import Bench, aspire, with_worker
 
@@ -80,5 +81,58 @@ def test_an_answer_that_cannot_be_written_fails_alone(
         assert sorted(logged["flags"] & ERROR) == [0] * 7 + [ERROR]
         assert bench.worker.fleet.traffic("m").waiting == 0
         assert bench.worker.predict.inflight == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def pair(a: list[list[float]], b: list[list[float]]) -> Any:
+    tensors = [("a", a), ("b", b)]
+    return {
+        "inputs": [
+            {"name": name, "shape": [len(rows), len(rows[0])], "datatype": "FP32", "data": rows}
+            for name, rows in tensors
+        ]
+    }
+
+
+WHOLE = pair([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])
+APART = pair([[1.0, 2.0, 3.0]], [[1.0, 2.0]])
+
+
+def test_shapes_that_disagree_are_the_callers_fault_and_count_for_nothing(tmp_path: Path) -> None:
+    options = ServingOptions(fallback=("constant",), fallback_constant=(("y", (-1.0,)),))
+
+    async def body(bench: Bench) -> None:
+        path = models.added(tmp_path / "a.onnx")
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(path, options=options)}))
+        for _ in range(25):
+            answers = await asyncio.gather(*(bench.ask("/v2/models/m/infer", each) for each in (APART, WHOLE)))
+            assert [answer.status for answer in answers] == [400, 200]
+        told = 'input "b" has 2 on axis 1, input "a" has 3 on axis 1: both are "T"'
+        assert (answers[0].json["code"], answers[0].json["error"]) == ("tensor_mismatch", told)
+        assert bench.worker.fleet._loaded["m"][1].breaker is None
+        seen = read_pages(tmp_path / "run")[0].totals["m", 1, "champion"]
+        assert (seen.failed, seen.codes) == (0, {("v2", "400"): 25, ("v2", "200"): 25})
+        broadcast = await bench.ask("/v2/models/m/infer", pair([[1.0, 2.0, 3.0]], [[1.0]]))
+        assert broadcast.json["outputs"][0]["data"] == [2.0, 3.0, 4.0]  # what the model takes, it takes
+
+    with_worker(tmp_path / "run", body)
+
+
+@pytest.mark.parametrize(
+    ("champions", "error", "evidence"), [("T", "tensor_mismatch", (0, 0)), ("U", "inference_failed", (1, 1))]
+)
+def test_a_canary_answers_for_shapes_that_only_it_forbids(
+    tmp_path: Path, champions: str, error: str, evidence: tuple[int, int]
+) -> None:
+    async def body(bench: Bench) -> None:
+        champion, canary = models.added(tmp_path / "a.onnx", second=champions), models.added(tmp_path / "b.onnx")
+        aspired = {1: aspire(champion), 2: aspire(canary)}
+        entry = RouteEntry(champion=1, candidate=2, weight=1.0, salt="5a" * 16, rollout_id="r1", aspired=aspired)
+        await bench.route("m", entry)
+        answer = await bench.ask("/v2/models/m/infer", APART)
+        assert answer.json["code"] == error
+        (segment,) = [s for s in read_pages(tmp_path / "run")[0].segments if s.role == "canary"]
+        assert (segment.requests, segment.errors) == evidence
 
     with_worker(tmp_path / "run", body)
