@@ -113,8 +113,8 @@ class JoinMemory:
             self._other_version[at] = 0
             self._label_at[at] = -1
             self._ambiguous[at] = False
-        self._index.add(keys)
         self._head += n
+        self._index.add(keys, self._oldest)
 
     def add_shadow(
         self,
@@ -346,9 +346,14 @@ class JoinMemory:
 
     # -- the ring and its index ------------------------------------------------------------------------------------
 
+    @property
+    def _oldest(self) -> int:
+        """The number of the first answer in memory."""
+        return max(0, self._head - self._size)
+
     def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The ring's slots of these keys, -1 where there is none. An id that repeats in memory is marked."""
-        newest, eldest = self._index.find(keys, max(0, self._head - self._size))
+        newest, eldest = self._index.find(keys, self._oldest)
         repeated = newest != eldest
         if repeated.any():  # nothing that carries it is joined
             self._ambiguous[newest[repeated] % self._size] = self._ambiguous[eldest[repeated] % self._size] = True

@@ -10,36 +10,22 @@ store. Called by the monitor's step; read by drift and by the store.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
 
-from monitor.counts import BinSet, Counts
-from registry.errors import StateDamaged
-from registry.formats import check_stamp, stamped
+from monitor.counts import Counts
+from monitor.tile import PackedTile, Place, Tile, TileKey, VersionBins
+
+__all__ = ["Place", "Tile", "TileKey", "VersionBins", "Window", "Windows", "levels"]
 
 MEMORY_BYTES = 64 * 1024 * 1024  # of tiles of one model, version and role; at least MIN_TILES stay whatever their size
 MIN_TILES = 2
 REACH_S = 9 * 86_400  # no window reaches back further; older tiles are in the store alone
 
-TileKey = tuple[str, int, str]  # model, version, role
 Span = tuple[int, int]  # start_s, width_s
 Slot = tuple[str, int, int]  # role, start_s, width_s
-
-
-class Place(NamedTuple):
-    """Which tile in the store."""
-
-    model: str
-    version: int
-    role: str
-    start_s: int
-    width_s: int
-    edges: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,88 +48,6 @@ def levels(width_s: int) -> tuple[Level, ...]:
     narrow = max(divisor for divisor in range(1, 61) if 60 % divisor == 0 and divisor <= max(width_s, 1))
     wider = (Level(60, 900), Level(300, 7200), Level(3600, 86_400), Level(86_400, REACH_S))
     return (Level(narrow, 360), *wider) if narrow < 60 else wider
-
-
-@dataclass(frozen=True)
-class VersionBins:
-    """The bins of a version's rows: from its reference profile, or one bin a column without one."""
-
-    inputs: BinSet
-    outputs: BinSet
-    has_profile: bool = True
-
-    @property
-    def edges(self) -> str:
-        """One digest of both sides, under which tiles are stored."""
-        return hashlib.sha256((self.inputs.digest + self.outputs.digest).encode()).hexdigest()
-
-
-@dataclass
-class Tile:
-    """Counts of one slice of time. `rows` counts errored requests too; bins hold the answered rows alone."""
-
-    model: str
-    version: int
-    role: str
-    start_s: int
-    width_s: int
-    edges: str
-    errors: int
-    inputs: Counts
-    outputs: Counts
-
-    @classmethod
-    def empty(cls, key: TileKey, start_s: int, width_s: int, bins: VersionBins, edges: str) -> Tile:
-        return cls(*key, start_s, width_s, edges, 0, Counts.empty(bins.inputs), Counts.empty(bins.outputs))
-
-    @property
-    def rows(self) -> int:
-        return self.inputs.rows + self.errors
-
-    @property
-    def end_s(self) -> int:
-        return self.start_s + self.width_s
-
-    @property
-    def nbytes(self) -> int:
-        return self.inputs.counts.nbytes + self.outputs.counts.nbytes + 4096
-
-    def merge(self, other: Tile) -> Tile:
-        """Add the other's counts. Raises ValueError under other bins."""
-        self.inputs.merge(other.inputs)
-        self.outputs.merge(other.outputs)
-        self.errors += other.errors
-        return self
-
-    def to_bytes(self) -> bytes:
-        body = {
-            **{name: getattr(self, name) for name in ("model", "version", "role", "start_s", "width_s", "edges")},
-            "rows": self.rows,
-            "errors": self.errors,
-            "inputs": self.inputs.to_dict(),
-            "outputs": self.outputs.to_dict(),
-        }
-        return json.dumps(stamped("tile", body), separators=(",", ":")).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes, bins: VersionBins) -> Tile:
-        """Raises StateDamaged (also for other bins) or FormatTooNew."""
-        try:
-            document: Mapping[str, Any] = json.loads(data)
-            check_stamp("tile", document)
-            return cls(
-                str(document["model"]),
-                int(document["version"]),
-                str(document["role"]),
-                int(document["start_s"]),
-                int(document["width_s"]),
-                str(document["edges"]),
-                int(document["errors"]),
-                Counts.from_dict(document["inputs"], bins.inputs),
-                Counts.from_dict(document["outputs"], bins.outputs),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StateDamaged(f"a tile cannot be read: {error!r}") from None
 
 
 @dataclass
@@ -176,7 +80,8 @@ class Windows:
         self.levels = levels(width_s)
         self.width_s = self.levels[0].width_s
         self._load = load
-        self._tiles: dict[TileKey, dict[Span, Tile]] = {}
+        self._tiles: dict[TileKey, dict[Span, Tile | PackedTile]] = {}
+        self._open: dict[tuple[TileKey, Span], Tile] = {}  # those that are not packed
         # By version: every tile that ends after this is in memory; earlier ones may be in the store alone.
         self._complete_from_s: dict[tuple[str, int], int] = {}
         self._shelved: dict[TileKey, set[Span]] = defaultdict(set)  # what left memory and may yet be rolled up
@@ -197,20 +102,33 @@ class Windows:
         row that comes after its time was rolled up begins a small tile anew, which is rolled up in its turn.
         """
         start_s = self.start_of(wall_s)
-        edges = self._known(key[:2], bins, start_s)
+        bins, edges = self._known(key[:2], bins, start_s)
         tiles = self._tiles.setdefault(key, {})
         span = (start_s, self.width_s)
         self._dirty.add((key, span))  # before anything is evicted
-        tile = tiles.get(span)
-        if tile is None:
-            if start_s < self._complete_from_s[key[:2]]:
-                stored = self._stored(key[:2], bins, start_s, start_s + self.width_s)
-                tile = next((t for t in stored if t.role == key[2] and (t.start_s, t.width_s) == span), None)
-            tile = tile or Tile.empty(key, start_s, self.width_s, bins, edges)
-            tiles[span] = tile
-            self._shelved[key].discard(span)
-            self._evict(key)
+        known = tiles.get(span)
+        if isinstance(known, Tile):
+            return known
+        if known is not None:
+            return self._put(key, known.open(key, bins, edges))
+        tile = None
+        if start_s < self._complete_from_s[key[:2]]:
+            stored = self._stored(key[:2], bins, start_s, start_s + self.width_s)
+            tile = next((t for t in stored if t.role == key[2] and (t.start_s, t.width_s) == span), None)
+        made = self._put(key, tile or Tile.empty(key, start_s, self.width_s, bins, edges))
+        self._shelved[key].discard(span)
+        self._evict(key)
+        return made
+
+    def _put(self, key: TileKey, tile: Tile) -> Tile:
+        span = (tile.start_s, tile.width_s)
+        self._tiles[key][span] = tile
+        self._open[key, span] = tile
         return tile
+
+    def _opened(self, key: TileKey, tile: Tile | PackedTile) -> Tile:
+        """A tile to read."""
+        return tile if isinstance(tile, Tile) else tile.open(key, *self._edges[key[:2]])
 
     def roll_up(self, wall_s: int, most: int = 1) -> int:
         """Merge tiles that are old enough into wider ones, at most so many wide ones; how many were made.
@@ -239,22 +157,27 @@ class Windows:
         if start_s < self._complete_from_s[key[:2]]:  # some of them left memory
             for tile in self._stored(key[:2], bins, start_s, start_s + width_s):
                 if tile.role == key[2]:
-                    tiles[tile.start_s, tile.width_s] = tile
+                    self._put(key, tile)
         span = (start_s, width_s)
-        into = tiles.get(span) or Tile.empty(key, start_s, width_s, bins, edges)
+        known = tiles.get(span)
+        into = self._opened(key, known) if known is not None else Tile.empty(key, start_s, width_s, bins, edges)
         self._shelved[key] -= tiles.keys()
         for child in sorted(s for s in tiles if start_s <= s[0] < start_s + width_s and s[1] < width_s):
-            into.merge(tiles.pop(child))
+            into.merge(self._opened(key, self._take(key, child)))
             self._dirty.discard((key, child))
             self._removed[*key, *child] = edges
-        tiles[span] = into
+        self._put(key, into)
         self._dirty.add((key, span))
+
+    def _take(self, key: TileKey, span: Span) -> Tile | PackedTile:
+        self._open.pop((key, span), None)
+        return self._tiles[key].pop(span)
 
     # -- what the store needs --------------------------------------------------------------------------------------
 
     def dirty(self) -> list[Tile]:
         """Tiles that changed since `stored`."""
-        return self._outdated + [self._tiles[key][span] for key, span in self._dirty]
+        return self._outdated + [self._opened(key, self._tiles[key][span]) for key, span in self._dirty]
 
     def removed(self) -> list[Place]:
         """Tiles that were rolled up since `stored`: the store deletes them before it writes the dirty ones."""
@@ -262,11 +185,23 @@ class Windows:
 
     def stored(self) -> None:
         """What `dirty` and `removed` gave is in the database now."""
-        self._dirty.clear()
+        changed = self._dirty
+        self._dirty = set()
         self._outdated.clear()
         self._removed.clear()
-        for key in self._tiles:
+        self._pack(changed)
+        for key in {key for key, _ in changed}:
             self._evict(key)
+
+    def _pack(self, changed: Container[tuple[TileKey, Span]]) -> None:
+        """Pack every tile but those that will go on growing: the newest of its version and role, if it just changed."""
+        newest: dict[TileKey, Span] = {}
+        for key, span in self._open:
+            newest[key] = max(newest.get(key, span), span)
+        for (key, span), tile in list(self._open.items()):
+            if span != newest[key] or (key, span) not in changed:
+                self._tiles[key][span] = tile.packed()
+                del self._open[key, span]
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -291,12 +226,12 @@ class Windows:
         """The sum of the tiles that touch [since_s, until_s), of these roles or all. Loads what has left memory."""
         wanted = None if roles is None else set(roles)
         result = Window(since_s, until_s, 0, Counts.empty(bins.inputs), Counts.empty(bins.outputs))
-        self._known((model, version), bins, until_s)
+        bins, _ = self._known((model, version), bins, until_s)
         for key, tiles in self._tiles.items():
             if key[:2] == (model, version) and (wanted is None or key[2] in wanted):
                 for tile in tiles.values():
                     if tile.start_s < until_s and tile.end_s > since_s:
-                        self._sum(result, tile)
+                        self._sum(result, self._opened(key, tile))
         if since_s < self._complete_from_s[model, version]:
             for tile in self._stored((model, version), bins, since_s, until_s):
                 if wanted is None or tile.role in wanted:
@@ -312,26 +247,29 @@ class Windows:
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
-    def _known(self, version: tuple[str, int], bins: VersionBins, wall_s: int) -> str:
-        """The digest of these bins, with the version's recent tiles under them in memory."""
+    def _known(self, version: tuple[str, int], bins: VersionBins, wall_s: int) -> tuple[VersionBins, str]:
+        """These bins and their digest, with the version's recent tiles under them in memory.
+
+        Of bins that are equal the first are used, so that the tiles of a version that comes and goes share one object.
+        """
         known = self._edges.get(version)
         if known is not None and known[0] is bins:
-            return known[1]
+            return known
         edges = bins.edges
-        if known is not None and known[1] != edges:  # another profile: tiles under the old bins are in the store
+        if known is not None and known[1] == edges:
+            return known
+        if known is not None:  # another profile: tiles under the old bins are in the store
             for other in [key for key in self._tiles if key[:2] == version]:
                 self._forget(other)
-            del self._complete_from_s[version]
         self._edges[version] = (bins, edges)
-        if version not in self._complete_from_s:
-            self._complete_from_s[version] = 2**62  # nothing is in memory yet
-            since_s = wall_s - REACH_S
-            for tile in self._stored(version, bins, since_s, 2**62):
-                self._tiles.setdefault((*version, tile.role), {})[tile.start_s, tile.width_s] = tile
-            self._complete_from_s[version] = since_s
-            for key in [key for key in self._tiles if key[:2] == version]:
-                self._evict(key)
-        return edges
+        self._complete_from_s[version] = 2**62  # nothing is in memory yet
+        since_s = wall_s - REACH_S
+        for tile in self._stored(version, bins, since_s, 2**62):
+            self._tiles.setdefault((*version, tile.role), {})[tile.start_s, tile.width_s] = tile.packed()
+        self._complete_from_s[version] = since_s
+        for key in [key for key in self._tiles if key[:2] == version]:
+            self._evict(key)
+        return bins, edges
 
     def _stored(self, version: tuple[str, int], bins: VersionBins, since_s: int, until_s: int) -> Iterable[Tile]:
         """Tiles that touch this time and are in the store alone."""
@@ -340,10 +278,11 @@ class Windows:
         return self._load(*version, bins, since_s, until_s, skip)
 
     def _forget(self, key: TileKey) -> None:
-        gone = self._tiles.pop(key)
+        self._outdated += [self._opened(key, self._tiles[key][span]) for changed, span in self._dirty if changed == key]
+        del self._tiles[key]
         self._shelved.pop(key, None)
-        self._outdated += [gone[span] for changed, span in self._dirty if changed == key]
         self._dirty = {item for item in self._dirty if item[0] != key}
+        self._open = {at: tile for at, tile in self._open.items() if at[0] != key}
 
     def _evict(self, key: TileKey) -> None:
         """Let go of the oldest tiles that are stored, as far as they are older than any window or too large."""
@@ -355,7 +294,7 @@ class Windows:
             if len(tiles) <= MIN_TILES or (size <= MEMORY_BYTES and tile.end_s >= newest_s - REACH_S):
                 return
             if (key, span) not in self._dirty:
-                size -= tiles.pop(span).nbytes
+                size -= self._take(key, span).nbytes
                 if tile.width_s < self.levels[-1].width_s:
                     self._shelved[key].add(span)
                 self._complete_from_s[key[:2]] = max(self._complete_from_s[key[:2]], tile.end_s)

@@ -9,6 +9,17 @@ from hypothesis import strategies as st
 from monitor.key_index import RUN, KeyIndex
 
 
+@given(st.lists(st.integers(0, RUN + 5), max_size=12), st.integers(1, 2 * RUN))
+def test_what_is_never_looked_for_is_forgotten_all_the_same(steps: list[int], limit: int) -> None:
+    index, added = KeyIndex(), 0
+    for n in steps:
+        added += n
+        index.add(np.arange(added - n, added, dtype=np.uint64), max(0, added - limit))
+        assert len(index) <= limit + RUN
+    kept = np.arange(max(0, added - limit), added)
+    assert index.find(kept.astype(np.uint64), max(0, added - limit))[0].tolist() == kept.tolist()
+
+
 @given(
     steps=st.lists(st.lists(st.integers(0, 40), max_size=30), max_size=8),
     wanted=st.lists(st.integers(0, 45), max_size=60),

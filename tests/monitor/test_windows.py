@@ -250,6 +250,32 @@ def test_the_widths_of_tiles_divide_each_other() -> None:
         assert found[0] <= width
 
 
+def test_tiles_that_wait_are_packed_and_counted_into_all_the_same(shelf: Shelf) -> None:
+    windows = Windows(10, shelf.load)
+    for wall_s in range(0, 100, 10):
+        put(windows, wall_s, 1)
+    grown = windows.nbytes
+    shelf.checkpoint(windows)
+    assert windows.nbytes < grown / 3
+    put(windows, 15, 5)
+    put(windows, 95, 7)
+    assert windows.window("m", 1, BINS, 0, 100).rows == 22
+    for _ in range(2):  # in the second one nothing has changed: the newest tile is packed too
+        shelf.checkpoint(windows)
+        assert shelf.rows() == windows.window("m", 1, BINS, 0, 100).rows == 22
+    assert not windows.dirty()
+
+
+def test_a_version_that_comes_again_with_equal_bins_goes_on_with_the_first(shelf: Shelf) -> None:
+    windows = Windows(10, shelf.load)
+    put(windows, 100, 1)
+    for wall_s in (105, 110, 120):
+        again = VersionBins(BinSet(BINS.inputs.columns), BinSet(BINS.outputs.columns))
+        put(windows, wall_s, 1, bins=again)
+        assert windows.tile(KEY, again, wall_s).inputs.bins is BINS.inputs
+    assert windows.window("m", 1, BINS, 100, 130).rows == 4
+
+
 def test_only_tiles_of_equal_bins_are_summed_and_none_is_lost(shelf: Shelf) -> None:
     windows = Windows(10, shelf.load)
     put(windows, 100, 1)
