@@ -162,7 +162,7 @@ def _unpack(text: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype.newbyteorder("<")).astype(dtype)
 
 
-_CHUNK_ROWS = 8192
+CHUNK_ROWS = 8192  # counted at once
 _TURN_ROWS, _TURN_BYTES = 512, 1 << 20  # a matrix is turned in strips, while its rows' cache lines are near
 _HOT_BYTES = 1 << 19  # columns that stay in a core's own cache from the sort to the sums
 
@@ -193,8 +193,8 @@ class Counter:
     def add(self, into: Counts, block: NDArray[Any]) -> None:
         """Count a block of rows (n, C) into these counts."""
         with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, and sums that float64 cannot hold
-            for start in range(0, len(block), _CHUNK_ROWS):
-                into.merge(self._chunk(block[start : start + _CHUNK_ROWS]))
+            for start in range(0, len(block), CHUNK_ROWS):
+                into.merge(self._chunk(block[start : start + CHUNK_ROWS]))
 
     def count(self, block: NDArray[Any]) -> Counts:
         """The counts of a block of rows (n, C)."""

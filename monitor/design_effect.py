@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.bins import BinSet, ColumnBins
+from monitor.threads import in_threads
 
 BASE = 8  # rows of the shortest block
 _LEAST_BLOCKS = 12  # apart from each other, of the longest
@@ -26,6 +27,7 @@ _FURTHER = 2  # doublings that must have been seen to add no more
 _LEAST_EVENTS = 10.0  # an event (or its opposite) seen less often says nothing of runs
 _MOST_VALUES = 5_000_000  # values looked at, over all columns
 _MOST_ROWS = 200_000
+_EIGHT = np.dtype(np.uint64)  # BASE truth values next to each other, one byte each: counting its bits counts them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Dependence:
 def dependences(bins: BinSet, block: NDArray[np.floating]) -> list[Dependence]:
     """Per column of block (n, C), rows in the order in which they happened."""
     rows = rows_looked_at(*block.shape)
-    return [_dependence(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
+    return list(in_threads(lambda at: _dependence(bins.columns[at], block[:rows, at]), range(len(bins.columns))))
 
 
 def rows_looked_at(rows: int, columns: int) -> int:
@@ -73,11 +75,13 @@ def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
     if blocks < 2 * _LEAST_BLOCKS:
         return Dependence.same(column, 1.0, None)
     sums = event_counts(column, values[: blocks * BASE])
-    share = sums[-1] / (blocks * BASE)
+    share = sums[:, -1] / (blocks * BASE)
     seen = _is_seen(share, blocks * BASE)
     lengths = block_lengths(blocks)
     ratios = np.ones((len(lengths), len(share)))
-    sums, known = sums[:, seen], share[seen]
+    if not seen.all():
+        sums = sums[seen]
+    known = share[seen]
     for row, length in enumerate(lengths):
         ratios[row, seen] = _variance_ratio(sums, known, length, blocks)
     return _judged(column, ratios, seen, lengths, blocks, BASE)
@@ -166,15 +170,29 @@ def places(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.intp]
 
 
 def event_counts(column: ColumnBins, values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(blocks + 1, events): how often each event was seen before each block of BASE rows. Bins, missing, edges."""
-    width = column.bins + 1
+    """(events, blocks + 1): how often each event was seen before each block of BASE rows. Bins, missing, edges."""
     blocks = len(values) // BASE
-    at = np.repeat(np.arange(blocks) * width, BASE) + places(column, values)
-    counts = np.bincount(at, minlength=blocks * width).reshape(blocks, width)
-    if column.kind == "number":
-        counts = np.concatenate([counts, np.cumsum(counts[:, : column.bins - 1], axis=1)], axis=1)
-    sums = np.zeros((blocks + 1, counts.shape[1]))
-    np.cumsum(counts, axis=0, out=sums[1:])
+    values = np.ascontiguousarray(values[: blocks * BASE], np.float64)
+    b = column.bins
+    sums = np.zeros((b + 1 + (b - 1 if column.kind == "number" else 0), blocks + 1))
+
+    def tell(at: int, happened: NDArray[np.bool_]) -> None:
+        np.cumsum(np.bitwise_count(happened.view(_EIGHT)), out=sums[at, 1:])
+
+    tell(b, np.isnan(values))
+    rest = np.arange(blocks + 1) * float(BASE) - sums[b]  # in the last bin is what is in no other
+    if column.kind == "category":
+        for at, value in enumerate(column.values):
+            tell(at, values == value)
+            rest -= sums[at]
+        sums[b - 1] = rest
+        return sums
+    below = sums[b + 1 :]
+    for at, edge in enumerate(column.edges):
+        tell(b + 1 + at, values < edge)
+    sums[: b - 1] = below
+    sums[b - 1] = rest
+    sums[1:b] -= below
     return sums
 
 
@@ -184,9 +202,10 @@ def _variance_ratio(
     """Per event: the variance of its count in all overlapping blocks over that of independent rows."""
     step = max(1, length // 4)
     rows = length * BASE
-    rest = sums[length::step] - sums[: blocks + 1 - length : step] - rows * share
+    rest = sums[:, length::step] - sums[:, : blocks + 1 - length : step]
+    rest -= (rows * share)[:, None]
     # About the mean of these very rows a block varies less than about the true one, by its share of them.
-    ratio: NDArray[np.float64] = np.einsum("ij,ij->j", rest, rest) / len(rest) / (1.0 - length / blocks)
+    ratio: NDArray[np.float64] = np.einsum("ij,ij->i", rest, rest) / rest.shape[1] / (1.0 - length / blocks)
     return ratio / (rows * share * (1.0 - share))
 
 

@@ -26,6 +26,7 @@ _POINTS = 8  # values that stand out of a continuous column and get bins of thei
 _POINT_SHARE = 0.002
 _POINT_TIMES = 20  # as frequent as the median value
 _SEED = 20_13
+_PROBED = 1000  # values tell at once of most columns that they are no whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,17 @@ def feature_bins(
     column: Column, values: NDArray[np.floating], wanted: FeatureType | None, is_input: bool
 ) -> FeatureBins:
     """The bins of one column (n,). `wanted` is the type that its owner says; else it is inferred."""
-    finite = values[np.isfinite(values)]
+    is_finite = np.isfinite(values)
+    finite = values if is_finite.all() else values[is_finite]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
     looked_at = finite
     if len(finite) > _LOOKED_AT:
         looked_at = finite[_chosen(len(finite))]
-    different, counts = np.unique(looked_at, return_counts=True)
+    different, counts = _different(looked_at)
     kind = wanted if wanted is not None and not column.hashed else _inferred(column, finite, different, is_input)
     if kind in ("categorical", "boolean"):
         if len(finite) > len(looked_at):
-            different, counts = np.unique(finite, return_counts=True)  # a rare category is seen, too
+            different, counts = _different(finite)  # a rare category is seen, too
         complete = len(different) <= MOST_CATEGORIES
         kept = np.sort(different[np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]])
         marks = tuple(map(float, kept)) if kind == "categorical" or len(kept) > 2 else (0.0, 1.0)
@@ -60,6 +62,18 @@ def feature_bins(
     edges = _edges(different, counts, finite.min(), finite.max()) if len(finite) else ()
     whole = is_input and kind == "integer"
     return FeatureBins(kind, ColumnBins(column.name, "number", edges=edges, whole=whole), low, high, False)
+
+
+def _different(values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """The values without repetition, rising, and how often each is there: np.unique, fast where none comes twice."""
+    ordered = np.sort(values)
+    begins = np.empty(len(ordered), bool)
+    begins[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    if begins.all():
+        return ordered, np.ones(len(ordered), np.int64)
+    places = np.flatnonzero(begins)
+    return ordered[places], np.diff(places, append=len(ordered))
 
 
 @lru_cache(maxsize=2)  # columns of a table have as many values mostly
@@ -77,9 +91,14 @@ def _inferred(
         return "tensor_summary"
     if column.kind == "length":
         return "text_length"
-    if is_input and different.tolist() == [0.0, 1.0] and bool(((finite == 0) | (finite == 1)).all()):
+    is_flag = is_input and len(different) == 2 and different.tolist() == [0.0, 1.0]
+    if is_flag and bool(((finite == 0) | (finite == 1)).all()):
         return "boolean"
-    return "integer" if len(finite) and bool((finite == np.floor(finite)).all()) else "numeric"
+    return "integer" if len(finite) and _are_whole(different) and _are_whole(finite) else "numeric"
+
+
+def _are_whole(values: NDArray[np.floating]) -> bool:
+    return bool((values[:_PROBED] == np.floor(values[:_PROBED])).all() and (values == np.floor(values)).all())
 
 
 def _edges(
@@ -110,9 +129,11 @@ def _edges(
         below = np.cumsum(counts)
         rows = int(below[-1])
         often = counts * BINS >= rows
-        points = (counts >= _POINT_SHARE * rows) & (counts >= _POINT_TIMES * np.median(counts)) & ~often
-        most = np.argsort(-np.where(points, counts, 0), kind="stable")[:_POINTS]
-        heavy = np.concatenate([different[often], different[most[points[most]]]])
+        points = np.flatnonzero((counts >= _POINT_SHARE * rows) & ~often)
+        if len(points):
+            points = points[counts[points] >= _POINT_TIMES * np.median(counts)]
+        most = points[np.argsort(-counts[points], kind="stable")[:_POINTS]]
+        heavy = np.concatenate([different[often], different[most]])
         places = np.ceil(np.linspace(0.0, 1.0, BINS + 1)[1:-1] * (rows - 1))
         marks = [heavy, above(heavy), different[np.searchsorted(below, places, side="right")]]  # the higher quantiles
     marks.append(np.array([low, above(high)], dtype))

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from monitor.bins import BinSet, ColumnBins
 from monitor.column_profile import ColumnProfile
-from monitor.counts import Counter, Counts
+from monitor.counts import CHUNK_ROWS, Counter, Counts
 from monitor.design_effect import Dependence, dependences, places
 from monitor.feature_bins import feature_bins
 from monitor.record import Column, LogSchema
 from monitor.reference_order import Order
 from monitor.season import Season, fit_season
+from monitor.threads import in_threads
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
 from registry.vocabulary import FeatureType
@@ -190,14 +191,15 @@ def _fit_side(
     is_input: bool,
 ) -> tuple[ColumnProfile, ...]:
     block = np.asarray(block, dtype)
-    found = [
-        feature_bins(column, values, types.get(column.name), is_input)
-        for column, values in zip(columns, _by_column(block), strict=True)
-    ]
+    pairs = zip(columns, _by_column(block), strict=True)
+    found = list(in_threads(lambda pair: feature_bins(*pair, types.get(pair[0].name), is_input), pairs))
     bins = BinSet(tuple(feature.bins for feature in found))
     depends = _dependences(bins, block, order)
     counts = Counts.empty(bins)
-    Counter(bins, dtype).add(counts, block)
+    counter = Counter(bins, dtype)
+    chunks = (block[row : row + CHUNK_ROWS] for row in range(0, len(block), CHUNK_ROWS))
+    for part in in_threads(counter.count, chunks):
+        counts.merge(part)
     profiles = []
     for at, (column, feature, dependence) in enumerate(zip(columns, found, depends, strict=True)):
         some = feature.low is not None
@@ -229,6 +231,9 @@ def _fit_side(
 def _by_column(block: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Each column of a block (n, C), its values next to each other: a few are turned at a time, in strips of rows."""
     rows, width = block.shape
+    if block.flags.f_contiguous:
+        yield from block.T
+        return
     for first in range(0, width, _TURNED):
         columns = np.empty((min(_TURNED, width - first), rows), block.dtype)
         for row in range(0, rows, _STRIP_ROWS):

@@ -21,10 +21,11 @@ from monitor.bins import BinSet, ColumnBins
 from monitor.column_profile import ColumnProfile
 from monitor.dependence import LEAST_EXPECTED, MEAN_SIZE, MEDIAN_NOISE
 from monitor.design_effect import BASE, MARGIN, block_lengths, event_counts, rows_looked_at
+from monitor.threads import in_threads
 
 Floats = NDArray[np.float64]
 _DOUBT = 3.0  # standard errors that an excess must have: what is taken for dependence by mistake costs little
-_MOST_PAIRS = 128  # of neighbours looked at, of each length
+_LEAST_PAIRS, _MOST_PAIRS = 6, 128  # of neighbours looked at, of each length
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class RobustDependence:
 def robust_dependences(bins: BinSet, block: NDArray[np.floating]) -> list[RobustDependence]:
     """Per column of block (n, C), rows in the order in which they happened, drifted or not."""
     rows = rows_looked_at(*block.shape)
-    return [_found(column, block[:rows, at]) for at, column in enumerate(bins.columns)]
+    return list(in_threads(lambda at: _found(bins.columns[at], block[:rows, at]), range(len(bins.columns))))
 
 
 def at_least(columns: Sequence[ColumnProfile], found: Sequence[RobustDependence]) -> tuple[ColumnProfile, ...]:
@@ -71,15 +72,16 @@ def _found(column: ColumnBins, values: NDArray[np.floating]) -> RobustDependence
     if len(lengths) < 2:
         return RobustDependence()
     sums = event_counts(column, values[: blocks * BASE])
-    is_missing = np.arange(sums.shape[1]) == column.bins
     every = np.arange(blocks + 1, dtype=np.float64) * BASE
-    present: Floats = every - sums[:, column.bins]
-    values_sums, missing_sums = sums[:, ~is_missing], sums[:, is_missing]
+    missing_sums = sums[column.bins]
+    pairs = _Pairs.of(lengths, blocks)
     kept = np.array([blocks // length for length in lengths], np.float64)
-    value = [_median_size(values_sums, present, length) for length in lengths]
-    missing = [_median_size(missing_sums, every, length) for length in lengths]
-    ratios, sure = _judged(np.array(value), kept)
-    missing_ratios, missing_sure = _judged(np.array(missing), kept)
+    value_events = np.delete(np.arange(len(sums)), column.bins)
+    ratios, sure = _judged(_median_sizes(sums, value_events, every - missing_sums, pairs), kept)
+    missing_ratios, missing_sure = np.ones(len(lengths)), np.zeros(len(lengths), bool)
+    if 0.0 < missing_sums[-1] < every[-1]:
+        only = np.array([column.bins])
+        missing_ratios, missing_sure = _judged(_median_sizes(sums, only, every, pairs), kept)
     if not sure.any():
         return RobustDependence(1.0, _largest(missing_ratios, missing_sure), 1)
     at = int(np.argmax(np.where(sure, ratios, 0.0)))  # medians are noisy: the first level place would be too early
@@ -88,24 +90,48 @@ def _found(column: ColumnBins, values: NDArray[np.floating]) -> RobustDependence
     )
 
 
-def _median_size(sums: Floats, rows: Floats, length: int) -> float:
-    """Of the differences between neighbouring blocks: their mean over the events that are told; nan for none."""
-    step = max(1, (len(sums) - 2 * length) // _MOST_PAIRS)
-    first = np.arange(0, len(sums) - 2 * length, step)
-    k1, k2 = sums[first + length] - sums[first], sums[first + 2 * length] - sums[first + length]
-    n1, n2 = rows[first + length] - rows[first], rows[first + 2 * length] - rows[first + length]
-    both = np.minimum(n1, n2)[:, None]
-    pooled = (k1 + k2) / np.maximum(n1 + n2, 1.0)[:, None]
-    told = both * np.minimum(pooled, 1.0 - pooled) >= LEAST_EXPECTED
-    spread = (
-        np.where(told, pooled * (1.0 - pooled), 1.0) * (1.0 / np.maximum(n1, 1.0) + 1.0 / np.maximum(n2, 1.0))[:, None]
-    )
-    size = np.abs(k1 / np.maximum(n1, 1.0)[:, None] - k2 / np.maximum(n2, 1.0)[:, None]) / np.sqrt(spread)
-    count = told.sum(axis=1)
-    some = count > 0
-    if some.sum() < 6:
-        return float("nan")
-    return float(np.median((size * told).sum(axis=1)[some] / count[some]))
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Pairs of neighbouring blocks of every length: where each begins (P,), its blocks' length, each length's pairs."""
+
+    first: NDArray[np.intp]
+    length: NDArray[np.intp]
+    of_length: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], blocks: int) -> _Pairs:
+        firsts = []
+        for length in lengths:
+            last = blocks + 1 - 2 * length
+            firsts.append(np.arange(0, last, max(1, last // _MOST_PAIRS)))
+        ends = np.cumsum([len(first) for first in firsts])
+        parts = tuple(slice(end - len(first), end) for end, first in zip(ends, firsts, strict=True))
+        return cls(np.concatenate(firsts), np.repeat(lengths, [len(first) for first in firsts]), parts)
+
+
+def _median_sizes(sums: Floats, events: NDArray[np.intp], rows: Floats, pairs: _Pairs) -> Floats:
+    """(lengths,): of the differences between neighbouring blocks, their mean over the events told; nan for none.
+
+    Of these events' rows of `sums`; `rows` (blocks + 1,) came before each block.
+    """
+    starts = pairs.first, pairs.first + pairs.length, pairs.first + 2 * pairs.length
+    s0, s1, s2 = (sums[events[:, None], start] for start in starts)
+    r0, r1, r2 = (rows[start] for start in starts)
+    n1, n2 = r1 - r0, r2 - r1
+    k1, k2 = s1 - s0, s2 - s1
+    per1, per2 = 1.0 / np.maximum(n1, 1.0), 1.0 / np.maximum(n2, 1.0)
+    pooled = (k1 + k2) / np.maximum(n1 + n2, 1.0)
+    told = np.minimum(n1, n2) * np.minimum(pooled, 1.0 - pooled) >= LEAST_EXPECTED
+    variance = np.where(told, pooled * (1.0 - pooled), 1.0) * (per1 + per2)
+    size = np.where(told, np.abs(k1 * per1 - k2 * per2) / np.sqrt(variance), 0.0)
+    count = told.sum(axis=0)
+    mean = size.sum(axis=0) / np.maximum(count, 1)
+    found = np.full(len(pairs.of_length), np.nan)
+    for at, part in enumerate(pairs.of_length):
+        some = mean[part][count[part] > 0]
+        if len(some) >= _LEAST_PAIRS:
+            found[at] = np.median(some)
+    return found
 
 
 def _judged(sizes: Floats, kept: Floats) -> tuple[Floats, NDArray[np.bool_]]:

@@ -94,7 +94,7 @@ def test_counts_of_any_block_are_those_of_searchsorted(
 ) -> None:
     block, bins, lane = made
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("monitor.counts._CHUNK_ROWS", chunk)
+        patch.setattr("monitor.counts.CHUNK_ROWS", chunk)
         patch.setattr("monitor.counts._HOT_BYTES", hot)
         counts = Counter(bins, lane).count(block)
     values = block.astype(np.float64)
