@@ -1,9 +1,12 @@
 """Threads whose work can wait a moment let the event loops go first.
 
-A lower priority alone is not enough: Linux lets a thread finish its slice, some 3 ms, before one that has woken gets
-the core, so an answer that takes 0.1 ms waits 3 ms for a model's run or a step of the monitor. A thread that asks for
-a long slice gives way at once to those with the usual one (since Linux 6.12; sched_setattr(2), `sched_runtime`);
-before, the priority is all there is. Called by the threads themselves: a worker's pool, the controller's loop.
+Two things make an answer of 0.1 ms wait for a model's run or a step of the monitor. Linux lets a thread finish its
+slice, some 3 ms, before one that has woken gets the core; a thread that asks for a long slice gives way at once to
+those with the usual one (since Linux 6.12; sched_setattr(2), `sched_runtime`; before, the priority is all there is).
+And a thread that wakes gets the core at once only while it is owed time: a loop that has just run for t beside a thread
+of weight w is not for the next t·w/1024, and one that is asked again within that waits for a tick of the clock, up to
+4 ms. So the weight is small, which leaves these threads a seventh of a core that the loop would fill by itself.
+Called by the threads themselves: a worker's pool, the controller's loop.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import struct
 import sys
 import threading
 
-_NICE = 5  # a quarter to a third of a full core
+_NICE = 8  # weight 172
 _SLICE_NS = 20_000_000
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the C library has no function for it
 _OTHER = 0  # the usual policy
