@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gateway.batch.latency_target_ms": (0.01, 1e7),
     "gateway.batch.warm_up_s": (0.0, 600.0),
     "gateway.limits.body_bytes": (1024, 2**40),
+    "gateway.limits.incoming_bytes": (1024, 2**40),
     "gateway.limits.tensor_elements": (1, 2**40),
     "gateway.limits.json_depth": (4, 512),
     "gateway.limits.waiting_requests": (1, 2**20),

@@ -29,7 +29,7 @@ from gateway.data.codecs.v2_binary import HEADER
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
 from gateway.data.identity import RequestIds
-from gateway.data.predict import JSON_ACCEPTED, PENDING, SLOW, Pending, Predict
+from gateway.data.predict import JSON_ACCEPTED, PENDING, REFUSED, Pending, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
 
@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
         "_arrived_ns",
         "_body",
         "_body_came",
+        "_counted",
         "_filled",
         "_head",
         "_held",
@@ -99,6 +100,7 @@ class Connection(HttpToolsProtocol):
         self._reader: _Reader | None = None  # from the first long body on, the transport's protocol
         self._parts: list[bytes] | None = None  # of a body that goes the long way, and whose length was told
         self._left = 0  # bytes of it that have not come
+        self._counted = 0  # bytes of a body that count among all that are coming in
         self._lowat = 1  # the socket's: how many bytes must be there before it is read
         self._body_came = False  # in these bytes, for a request whose length was not told
         self._last_word: bytes | None = None  # to be said when all requests before have their answers
@@ -156,15 +158,18 @@ class Connection(HttpToolsProtocol):
             self._wait_for_body()
         if self._body is not None:
             self._read_in_bulk(len(self._body) - self._filled)
-        elif self._parts is not None:
+            self._count(size)
+            return
+        if self._parts is not None:
+            self._is_after = False
             self._read_in_bulk(self._left)
-        if self._held is not None:
+            self._count(size)
             return
         cycle = self.cycle
         if cycle is None or cycle.scope is not self.scope:
             # Bytes before it are not its own: where there may be some, what the parser has told of it counts.
             self._check_size(_size(self.url, self.headers) if self._is_after else size)
-        elif cycle.more_body and self._parts is None:  # in chunks, after which as many headers may come as before them
+        elif cycle.more_body:  # in chunks, after which as many headers may come as before them
             if self._body_came or was_fresh:
                 self._body_came, self._head = False, (self.scope, 0)
             else:
@@ -222,6 +227,7 @@ class Connection(HttpToolsProtocol):
         parts, self._parts = self._parts, None
         if parts is not None:
             self._read_in_bulk(0)
+            self._uncount()
             if not self.cycle.response_complete:
                 self.cycle.body = cast(Any, b"".join(parts))
         super().on_message_complete()
@@ -236,6 +242,7 @@ class Connection(HttpToolsProtocol):
             body, arrived_ns = self._part, time.perf_counter_ns()
         else:
             self._read_in_bulk(0)
+            self._uncount()
             body = bytes(room) if codec.room is None else cast(bytes, room.toreadonly())
             arrived_ns = self._arrived_ns
         self._part = b""
@@ -331,6 +338,7 @@ class Connection(HttpToolsProtocol):
         self._filled += count
         if self._filled < len(self._body):
             self._read_in_bulk(len(self._body) - self._filled)
+            self._count(count)
             return
         self.parser = self._new_parser()  # the old one is in the middle of this body
         self._take()
@@ -350,8 +358,31 @@ class Connection(HttpToolsProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             self._lowat = least
 
+    def _count(self, size: int) -> None:
+        """So many bytes have come, of a body that goes on; turn away who sends more than there is room for."""
+        if self._parts is not None and self.cycle.response_complete:
+            self._parts.clear()  # nobody will read it
+            self._uncount()
+        elif self.predict.bodies.take(size):
+            self._counted += size
+        else:
+            problem = self.predict.bodies.refusal()
+            rest = self._left if self._body is None else len(self._body) - self._filled
+            self._parts = None
+            self._read_in_bulk(0)
+            self._give_up_on_body(problem)
+            self.turn_away(problem, rest)
+            cast(Any, self.scope)[REFUSED] = problem
+            self._let_go()
+
+    def _uncount(self) -> None:
+        """Nothing of a body is coming in any more."""
+        self.predict.bodies.give_back(self._counted)
+        self._counted = 0
+
     def _give_up_on_body(self, error: ServingError) -> None:
         """Book a request whose body will not be whole."""
+        self._uncount()
         if self._held is not None:
             (target, codec, headers), self._held = self._held, None
             self._body = None
@@ -437,22 +468,31 @@ class Connection(HttpToolsProtocol):
             logger.error("a request could not be read", exc_info=inner)
         self.turn_away(MalformedRequest("this is not HTTP/1.1"))
 
-    def turn_away(self, problem: ServingError) -> None:
-        """Send an error beside any app, after the answers to the requests before, and close."""
+    def turn_away(self, problem: ServingError, rest: int = 0) -> None:
+        """Send an error beside any app, after the answers to the requests before, and close.
+
+        rest: bytes that the caller is still sending. They are read and forgotten first: who is cut off while it sends
+        may never see the answer.
+        """
         if self.transport.is_closing():
             return
         given = dict(self.headers or ()).get(b"x-request-id")
         identity = type(self).identify(given)
         status = http.HTTPStatus(problems.status_of(problem))
         body = orjson.dumps(problems.body_of(problem, identity.decode()))
+        retry_after_s = problems.retry_after_s(problem)
+        when = b"" if retry_after_s is None else b"retry-after: %d\r\n" % retry_after_s
         answer = (
-            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-            b"connection: close\r\n\r\n%b" % (status, status.phrase.encode(), len(body), identity, body)
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b"
+            b"connection: close\r\n\r\n%b" % (status, status.phrase.encode(), len(body), identity, when, body)
         )
         cycle = self.cycle
         if cycle is None or cycle.response_complete or (cycle.scope is self.scope and not self.pipeline):
             self.transport.write(answer)
-            self.transport.close()
+            if rest:
+                self.parser, self._is_whole = cast(Any, _Deaf(self.transport, rest)), True
+            else:
+                self.transport.close()
             return
         if cycle.scope is self.scope:
             self.pipeline.popleft()  # it waits for its turn itself
@@ -470,11 +510,12 @@ class Connection(HttpToolsProtocol):
             "body": self.limits.body_seconds,
             "idle": self.timeout_keep_alive,
             "answer": self.limits.body_seconds,
+            "rest": self.limits.body_seconds,
         }
         limit_s = limits.get(what)
         if limit_s is None or now_s - self._since_s < limit_s:
             return
-        if what == "answer":
+        if what in ("answer", "rest"):
             self.transport.abort()  # closing would wait for ever for what it does not read
             return
         scope = cast(Any, self.scope)  # None until the first byte
@@ -484,7 +525,7 @@ class Connection(HttpToolsProtocol):
         problem = SlowRequest(f"the {what} of the request did not arrive within {limit_s:g} s", limit_s=limit_s)
         self.turn_away(problem)
         self._give_up_on_body(problem)
-        scope[SLOW] = limit_s
+        scope[REFUSED] = problem
         self._let_go()
 
     def _let_go(self) -> None:
@@ -498,12 +539,16 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
 
     def _awaited(self) -> str:
-        """What the caller owes: "head", "body", "answer" (reading it), "idle" (another request, if any) or nothing."""
+        """What the caller owes: "head", "body", "rest" (of a refused body), "answer" (reading it), "idle" (another
+        request, if any) or nothing.
+        """
         cycle = self.cycle
         if self.flow.write_paused or self.transport.is_closing():
             return "answer"
         if self.pipeline or self._last_word is not None:
             return ""  # it waits for us
+        if isinstance(self.parser, _Deaf):
+            return "rest"
         if self._held is not None:
             return "body"
         if cycle is None or cycle.scope is not self.scope:
@@ -516,10 +561,20 @@ class Connection(HttpToolsProtocol):
 
 
 class _Deaf:
-    """A parser for a connection that will be closed: whatever else comes is not read."""
+    """A parser for a connection that will be closed: whatever else comes is not read.
+
+    transport: closed when so many bytes more have come; None: somebody else closes it.
+    """
+
+    def __init__(self, transport: asyncio.Transport | None = None, rest: int = 0) -> None:
+        self._transport = transport
+        self._rest = rest
 
     def feed_data(self, data: bytes) -> None:
         """Pass over it."""
+        self._rest -= len(data)
+        if self._transport is not None and self._rest <= 0:
+            self._transport.close()
 
 
 class _Reader(asyncio.BufferedProtocol):

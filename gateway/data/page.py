@@ -36,7 +36,7 @@ STAGES = ("decode", "queue", "infer", "encode")
 PROTOCOLS = ("v2", "v1", "mlflow", "sagemaker", "vertex", "azureml", "grpc", "other")
 _STATUSES = (200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 499, 500, 501, 503, 504)
 CODES = tuple(str(status) for status in _STATUSES)
-SHED_REASONS = ("overloaded", "deadline", "draining", "not_ready", "quota", "breaker")
+SHED_REASONS = ("overloaded", "deadline", "draining", "not_ready", "quota", "breaker", "bodies")
 BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 # Contract: metric buckets, in milliseconds.

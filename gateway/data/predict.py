@@ -24,6 +24,7 @@ from gateway import problems
 from gateway.data.accounts import Accounts
 from gateway.data.answer_cache import AnswerCache, Turn
 from gateway.data.batcher import Waiter
+from gateway.data.bodies import Bodies
 from gateway.data.breakers import Breakers
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
@@ -50,7 +51,6 @@ from registry.errors import (
     Overloaded,
     PayloadTooLarge,
     ServingError,
-    SlowRequest,
 )
 from registry.vocabulary import Role
 
@@ -63,7 +63,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON = (b"content-type", b"application/json")
 JSON_ONLY = (_JSON,)
 JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
-SLOW = "driftgate.slow"  # in the scope of a request whose body did not arrive in time
+REFUSED = "driftgate.refused"  # in the scope of a request whose body was given up by its connection: why
 PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told by the connection that its caller left
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
@@ -174,6 +174,7 @@ class Predict:
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.inflight = 0
+        self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
         # The server's requests of this turn, and its connections; set by whoever owns it.
         self.running: Collection[object] = _UNKNOWN
         self.callers: Collection[object] = _UNKNOWN
@@ -464,20 +465,27 @@ class Predict:
         length = int(headers.get(b"content-length", b"0"))
         if length > limit:
             raise PayloadTooLarge(f"the body has {length} bytes, the limit is {limit}", limit_bytes=limit)
-        parts, size = [], 0
-        while True:
-            if message["type"] == "http.disconnect":
-                if SLOW in scope:
-                    raise SlowRequest(f"the body did not arrive within {scope[SLOW]:g} s")
-                raise MalformedRequest("the caller left before the body was complete")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise PayloadTooLarge(f"the body has more than {limit} bytes, which is the limit", limit_bytes=limit)
-            parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
-            message = await receive()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    if REFUSED in scope:
+                        raise scope[REFUSED]
+                    raise MalformedRequest("the caller left before the body was complete")
+                part = message.get("body", b"")
+                if size + len(part) > limit:
+                    told = f"the body has more than {limit} bytes, which is the limit"
+                    raise PayloadTooLarge(told, limit_bytes=limit)
+                if not self.bodies.take(len(part)):
+                    raise self.bodies.refusal()
+                size += len(part)
+                parts.append(part)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                message = await receive()
+        finally:
+            self.bodies.give_back(size)
 
     def _route(self, model: str, version: str | None, headers: Headers) -> tuple[Arm, bytes | None]:
         fleet = self._fleet
