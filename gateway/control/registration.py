@@ -22,7 +22,7 @@ from gateway.orphan import die_with_parent
 from gateway.settings import Settings
 from gateway.settings_load import from_json, to_json
 from registry import errors
-from registry.errors import InternalError, Overloaded, ServingError
+from registry.errors import Draining, InternalError, Overloaded, ServingError
 from registry.home import Home
 
 logger = logging.getLogger("driftgate.registration")
@@ -44,11 +44,11 @@ class Registrar:
         self._closed = False
 
     def register(self, model: str, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
-        """Register what a body asks for; the registered version. Raises what registration raises, and Overloaded."""
+        """Register what a body asks for; the registered version. Raises also Overloaded, and Draining after `close`."""
         return self._run({"model": model, "body": dict(body), "actor": actor})
 
     def profile(self, model: str, version: int, body: Mapping[str, Any], actor: str) -> dict[str, Any]:
-        """Make the profile that a body asks for; the profile. Raises what profiling raises, and Overloaded."""
+        """Make the profile that a body asks for; the profile. Raises also Overloaded, and Draining after `close`."""
         return self._run({"model": model, "version": version, "body": dict(body), "actor": actor})
 
     def _run(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +92,8 @@ class Registrar:
                         stream.close()
             with self._lock:
                 self._children.discard(child)
+        if self._closed and not said:  # `close` stopped it
+            raise Draining(f"the server is stopping, and what was asked of {wanted['model']!r} with it; ask again")
         return _read(said[:_READ_BYTES], child.returncode)
 
     def close(self) -> None:

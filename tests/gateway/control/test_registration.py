@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from gateway.control.registration import MOST_AT_ONCE, Registrar
 from gateway.settings import Settings
 from registry.catalog import Catalog
-from registry.errors import ArtifactRejected, MalformedRequest, Overloaded
+from registry.errors import ArtifactRejected, Draining, MalformedRequest, Overloaded
 from registry.home import Home
 from tests.support import models
 
@@ -53,6 +55,17 @@ def test_too_many_at_once_are_told_to_come_back(registrar: Registrar) -> None:
     with pytest.raises(Overloaded) as refused:
         registrar.register("m", {"path": "/x"}, "ana")
     assert refused.value.retry_after_s
+
+
+def test_a_server_that_stops_says_so_and_not_how_the_child_died(registrar: Registrar, tmp_path: Path) -> None:
+    pipe = tmp_path / "never-written.csv"
+    os.mkfifo(pipe)
+    threading.Timer(0.05, registrar.close).start()
+    with pytest.raises(Draining, match="the server is stopping") as refused:
+        registrar.profile("m", 1, {"reference": str(pipe)}, "ana")
+    assert refused.value.code == "draining"
+    with pytest.raises(Draining):
+        registrar.register("m", {"path": str(pipe)}, "ana")
 
 
 def test_a_profile_is_made_by_a_child_too(home: Home, registrar: Registrar, tmp_path: Path) -> None:
