@@ -77,6 +77,8 @@ class VersionLive:
     looks: dict[str, list[Measurement]] = field(default_factory=dict)  # window → the last look's measurements
     quality: list[QualityRatio] = field(default_factory=list)
     yesterday_s: int = 0  # the midnight for which `yesterday` was made
+    rows: int = 0  # that came since it is followed
+    rows_looked: dict[str, int] = field(default_factory=dict)  # window → how many of them had come at its last look
     look: Look | None = None  # the one that goes on
 
     def worst(self, features: int) -> list[Measurement]:
@@ -160,14 +162,18 @@ class Live:
             Limits(budget.log_threshold("inputs", evaluations(0, "shape")), quality),
             Limits(budget.log_threshold("outputs", evaluations(1, "shape")), quality),
         )
+        tests = sum(count_of_tests(known.profile) for known in self.versions.values())
+        self.level = budget.level("level", LOOKS_PER_MONTH * tests)
+        self._set_audit_limits()
+
+    def _set_audit_limits(self) -> None:
+        self._is_new_audit = False
         self._audit_limits = {
             "split": _hour_limits([known.split for known in self.versions.values() if known.split is not None]),
             "yesterday": _hour_limits(
                 [known.yesterday for known in self.versions.values() if known.yesterday is not None]
             ),
         }
-        tests = sum(count_of_tests(known.profile) for known in self.versions.values())
-        self.level = budget.level("level", LOOKS_PER_MONTH * tests)
 
     @property
     def features_shown(self) -> int:
@@ -181,13 +187,14 @@ class Live:
         known = self.versions.get((header.model, header.version))
         if known is None or header.role not in ROLES or inputs.bins.digest != known.profile.input_bins().digest:
             return
+        known.rows += len(rows)
         known.stream.add(inputs, outputs)
         known.scores.add(header.role, header.schema, rows["outputs"], rows["wall_ns"])
         if known.sample is None:
             known.sample = rows[:SAMPLE_ROWS]
         if known.split is None:
             known.split = SplitAudit(known.profile, header.schema.input_dtype)
-            self._set_limits()
+            self._is_new_audit = True  # of many versions that are asked for the first time the limits are found once
         known.split.add(rows, inputs, header.slot)
         for drill in known.drills:
             drill.add(rows)
@@ -200,6 +207,8 @@ class Live:
 
     def judge(self, now_s: float) -> bool:
         """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left."""
+        if self._is_new_audit:
+            self._set_audit_limits()
         told, pace, more = len(self._events), self._pace(JUDGE_S), False
         due = [(key, known) for key, known in self.versions.items() if known.stream.is_due(now_s)]
         for key, known in sorted(due, key=lambda each: each[1].stream.evaluated_s):
@@ -267,7 +276,7 @@ class Live:
             day = self._day_of(*key, midnight_s - DAY_S, midnight_s)
             is_enough = day is not None and day.rows >= LEAST_ROWS
             known.yesterday = YesterdayAudit(known.profile, day) if day is not None and is_enough else None
-            self._set_limits()
+            self._set_audit_limits()
         for name, audit in (("split", known.split), ("yesterday", known.yesterday)):
             if isinstance(audit, SplitAudit):
                 found = audit.evaluate(wall_s, self._audit_limits["split"])
@@ -289,7 +298,8 @@ class Live:
     def _next(self) -> tuple[Key, VersionLive] | None:
         """The look that goes on, or else a new one.
 
-        Windows are looked at when wall time enters another slot of their pace, so a restart makes no look twice.
+        Windows are looked at when wall time enters another slot of their pace, so a restart makes no look twice; and if
+        rows came since the last look: what grows old tells nothing new, and a thousand idle versions cost nothing.
         """
         for key, known in self.versions.items():
             if known.look is not None:
@@ -304,6 +314,9 @@ class Live:
         for _, seconds, key, name, slot in sorted(waiting):
             known = self.versions[key]
             known.alarms.looked[name] = slot
+            if known.rows_looked.get(name) == known.rows:
+                continue
+            known.rows_looked[name] = known.rows
             window = self._window_of(*key, reach_s(known.profile, seconds, wall_s), ROLES)
             if window is not None and window.rows:
                 known.look = Look(known.slices, window, name, self.level)

@@ -27,6 +27,7 @@ from gateway.control.measure import MEASURED_STATES, Measurer, measured_event
 from gateway.control.table import RouteTable
 from gateway.control.watch import Watch, Watched
 from gateway.data.keys import KeySnapshot, read_keys
+from gateway.data.memory import Memory
 from gateway.data.page import LATENCY_EDGES_US, PageSnapshot, read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_path
 from gateway.settings import Settings
@@ -47,6 +48,7 @@ RENEW_EVERY_S = 0.5
 LOOK_EVERY_S = 1.0  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
 WATCH_EVERY_S = 1.0
+GIVE_BACK_EVERY_S = 60.0  # memory that blocks of rows, bodies and profiles left free between what stays: some ms
 SETTLED_TURNS = 10  # of models for which there is nothing to do, one in so many is looked at in a tick
 SAVE_EVERY_S = 5.0  # a running rollout's counts, for those who read the database; evidence is kept elsewhere
 SAVE_SOAK_EVERY_S = 10.0
@@ -78,6 +80,7 @@ class Controller:
         clock: Clock,
         boot_id: str,
         measurer: Measurer | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.run_folder = run
         self.settings = settings
@@ -93,6 +96,7 @@ class Controller:
         self.poke = threading.Event()  # set: tick now
         self._preparer = preparer
         self._measurer = measurer
+        self._memory = memory
         self._leaving = Leaving()
         self._rows: dict[tuple[str, int], VersionRow] = {}
         self._prepared: dict[tuple[str, int], Prepared] = {}
@@ -117,6 +121,7 @@ class Controller:
         """
         pause_s = self.settings.monitor.tick_ms / 1000.0
         watch_at_s, judge_at_s, is_poked = -math.inf, -math.inf, False
+        give_back_at_s = self.clock.now_s() + GIVE_BACK_EVERY_S
         while not stop.is_set():
             now_s = self.clock.now_s()
             judging = is_poked or now_s >= judge_at_s
@@ -126,6 +131,9 @@ class Controller:
                 judge_at_s = now_s + WATCH_EVERY_S
             if watching:
                 watch_at_s = now_s + min(WATCH_EVERY_S, self.watch.pause_s)
+            if self._memory is not None and now_s >= give_back_at_s:
+                give_back_at_s = now_s + GIVE_BACK_EVERY_S
+                self._memory.give_back()
             is_poked = self.poke.wait(max(0.0, min(pause_s, watch_at_s - self.clock.now_s())))
             self.poke.clear()
 
@@ -394,6 +402,8 @@ class Controller:
             state.window = LatencyWindow(state.routed)
         counts = gather.answered(pages, state.name, state.routed, Role.CHAMPION)
         if counts is None:
+            if state.window.is_empty:
+                return  # and still nobody was
             counts = np.zeros(len(LATENCY_EDGES_US) + 1, dtype=np.int64)
         state.window.observe(counts, now_s, self.settings.monitor.latency_window_s)
 
@@ -427,7 +437,7 @@ class Controller:
             record,
             pages,
             seen=self.watch.watched(record) if state.watching == record.id else Watched(),
-            has_profile=all(found is not None and found.profile is not None for found in profiled),
+            has_profile=all(found is not None and found.profile_sha256 is not None for found in profiled),
             measuring=self._is_measuring(state, record),
             now_s=now_s,
         )

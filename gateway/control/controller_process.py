@@ -30,6 +30,7 @@ from gateway.control.measure import Measurer
 from gateway.control.registration import Registrar
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watch
+from gateway.data.memory import ProcessMemory
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
@@ -91,7 +92,8 @@ def make_measurer(home: Home, settings: Settings) -> Measurer | None:
 
 async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[str, str]) -> int:
     """Build the controller, serve until told to stop, and return the exit code."""
-    clock = SystemClock()
+    clock, memory = SystemClock(), ProcessMemory()
+    memory.share_heap()  # before there is a thread
     ended, stop = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
@@ -109,6 +111,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
         clock=clock,
         boot_id=boot_id,
         measurer=make_measurer(home, settings),
+        memory=memory,
     )
     registrar = Registrar(home, settings)
     app = api.build(controller, registrar.register, registrar.profile, version=release(), is_stopping=ended.is_set)

@@ -57,15 +57,15 @@ class ModelState:
             self.refused_wish_ns,
             self.record,
             len(self.unstored),
+            not self.pending,
             self.aliases,
             self.profiles,
-            self.pending,
         )
 
     def settle(self) -> None:
         """There is nothing left to do until one of these facts is another."""
-        plain = self.facts()[:-3]  # the last three may be changed in place
-        self.settled_as = (*plain, dict(self.aliases), dict(self.profiles), Counter(self.pending))
+        plain = self.facts()[:-2]  # the last two may be changed in place
+        self.settled_as = (*plain, dict(self.aliases), dict(self.profiles))
 
     @property
     def is_settled(self) -> bool:

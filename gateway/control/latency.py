@@ -25,6 +25,11 @@ class LatencyWindow:
     _start_s: float | None = None
     _start_counts: NDArray[np.int64] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has begun before anybody was answered."""
+        return self._start_counts is not None and not self._start_counts.any()
+
     def observe(self, counts: NDArray[np.int64], now_s: float, length_s: float) -> None:
         """Look at the cumulative latency counters, (len(LATENCY_EDGES_US) + 1,); close the window when it is over."""
         if self._start_s is None or self._start_counts is None or counts.sum() < self._start_counts.sum():

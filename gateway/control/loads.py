@@ -38,7 +38,6 @@ class Prepared:
     """A version whose files lie ready on this machine."""
 
     aspired: AspiredVersion
-    profile: ReferenceProfile | None
     profile_sha256: str | None
 
 
@@ -90,7 +89,7 @@ class Preparer:
         aspired = AspiredVersion(
             str(model_path), str(manifest_path), limits, sample, file_bytes=file_bytes, golden_path=golden
         )
-        return Prepared(aspired, profile, profile_sha256)
+        return Prepared(aspired, profile_sha256)
 
     def _local(self, digest: str | None) -> str | None:
         """Where given rows lie; None when there are none, or none that can be read."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from prometheus_client.core import Metric
 
@@ -59,6 +60,7 @@ class Monitoring:
         self._artifacts = artifacts
         self._clock = clock
         self._known: dict[Key, _Known] = {}
+        self._read: WeakValueDictionary[str, ReferenceProfile] = WeakValueDictionary()  # sha256 → one that is in use
         self._served: dict[Key, str | None] = {}  # followed now → sha256 of the profile in use
         store = MonitorStore(catalog)
         self._live = Live(
@@ -82,10 +84,17 @@ class Monitoring:
             else:  # rows that waited in a lane while nobody followed
                 listed = self._catalog.profiles(model, version)
                 sha256 = listed[-1].sha256 if listed else None
-            profile = None if sha256 is None else ReferenceProfile.from_bytes(self._artifacts.read(sha256))
+            profile = None if sha256 is None else self._profile_of(sha256)
             bins = None if profile is None else VersionBins(profile.input_bins(), profile.output_bins())
             known = self._known[model, version] = _Known(sha256, profile, bins)
         return known
+
+    def _profile_of(self, sha256: str) -> ReferenceProfile:
+        """A profile, read once for all versions that use it."""
+        profile = self._read.get(sha256)
+        if profile is None:
+            profile = self._read[sha256] = ReferenceProfile.from_bytes(self._artifacts.read(sha256))
+        return profile
 
     def _bins_of(self, model: str, version: int) -> VersionBins | None:
         return self._profile(model, version).bins

@@ -30,9 +30,11 @@ from gateway.data import connections, curve_files
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
 from gateway.data.breakers import Breakers
+from gateway.data.crowd import Crowd
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
+from gateway.data.memory import ProcessMemory
 from gateway.data.page import WorkerPage, page_path
 from gateway.data.predict import Predict
 from gateway.data.repository import Repository
@@ -256,6 +258,7 @@ class Heartbeat:
         self._page = page
         self._clock = clock
         self._busy_above = busy_above
+        self._crowd, self._memory = Crowd(), ProcessMemory()
         self._beat_s = clock.now_s()
         self._cpu_s = time.thread_time()
         self.draining = False
@@ -280,6 +283,8 @@ class Heartbeat:
         self._fleet.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
         self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
+        if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):
+            self._memory.give_back()
 
     async def run(self) -> None:
         """Beat until cancelled. A beat that fails is logged and counted, and the next one comes."""

@@ -31,6 +31,14 @@ def test_a_window_gives_its_p99_when_it_closes_and_not_before() -> None:
     assert window.threshold_us == LATENCY_EDGES_US[30]
 
 
+def test_a_window_is_empty_when_it_has_begun_without_answers() -> None:
+    window, seen = LatencyWindow(1), []
+    for moment_s, answers in ((0.0, 0), (60.0, 200), (120.0, 400)):
+        seen.append(window.is_empty)
+        window.observe(counts(b10=answers), moment_s, 60.0)
+    assert [*seen, window.is_empty] == [False, True, False, False]
+
+
 def test_a_window_with_few_requests_goes_on_until_it_has_enough() -> None:
     window = LatencyWindow(1)
     window.observe(counts(), 0.0, 60.0)

@@ -246,6 +246,25 @@ def test_a_drift_is_told_when_it_begins_and_when_it_is_over(lanes: Lanes) -> Non
     assert {key[3] for key in lanes.monitoring._live.versions["m", 1].alarms.active} <= {"1h", "1d", "7d"}
 
 
+def test_windows_are_looked_at_again_only_when_rows_came(lanes: Lanes) -> None:
+    feed(lanes, 5)
+    for _ in range(2):
+        lanes.tick(15.0)
+    looks = lanes.monitoring._live.versions["m", 1].looks
+    found = looks["5m"]
+    assert found
+    for _ in range(4):
+        lanes.tick(15.0)
+    assert looks["5m"] is found
+    feed(lanes, 2, seconds=15.0)
+    assert looks["5m"] is not found
+
+
+def test_versions_with_one_profile_share_it(lanes: Lanes) -> None:
+    first, second = (lanes.monitoring._live.versions["m", version].profile for version in (1, 2))
+    assert first is second
+
+
 @pytest.mark.parametrize(("moved", "suspect"), [("release", "release"), ("world", "world"), ("nothing", "nothing")])
 def test_a_rollouts_drift_says_whom_to_ask_first(lanes: Lanes, moved: str, suspect: str) -> None:
     lanes.monitoring.begin(a_rollout())
