@@ -28,6 +28,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 _LEARNING = 0.1  # weight of the newest run in the pace
+_TRUSTED = 10.0  # a prediction is acted on for so many times its own length, from the last run on
 _SLOWEST, _FASTEST = 50.0, 0.02  # bounds of a single measurement of it
 
 
@@ -166,7 +167,7 @@ class Batcher(Generic[W]):
         self._wants_slot = False
         waiting = [waiter for waiter in self._waiting if waiter.is_waiting()]
         groups = self._groups(waiting)
-        late = self._drop_late(groups)
+        late = self._drop_late(groups) if groups and self._is_trusted(groups[0]) else []
         self._wait_on([waiter for group in groups[1:] for waiter in group])
         run = self._begin(groups[0]) if groups else None
         self._look_again()
@@ -175,6 +176,14 @@ class Batcher(Generic[W]):
             now_ns = perf_counter_ns()
             self._finish([Batch(late, late[0].feeds, (), sum(w.rows for w in late), now_ns, now_ns, error)])
         return run
+
+    def _is_trusted(self, group: Sequence[W]) -> bool:
+        """Whether the predicted time of a run may cost somebody an answer: not when none has been measured for long.
+
+        Else a time that was measured badly once, at a busy start for instance, would have all callers with deadlines
+        refused for ever, as nothing runs that could correct it.
+        """
+        return perf_counter_ns() - self._began_ns < _TRUSTED * 1000.0 * self._expected_us(group)
 
     def _drop_late(self, groups: list[list[W]]) -> list[W]:
         """Take out of the next group whoever's time ends before its run would, and groups of which nobody is left."""

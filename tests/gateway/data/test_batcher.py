@@ -343,6 +343,21 @@ def test_a_request_whose_turn_comes_too_late_is_told_so_and_not_run() -> None:
     asyncio.run(main())
 
 
+def test_a_time_that_was_measured_badly_does_not_refuse_callers_with_deadlines_for_ever() -> None:
+    async def main() -> None:
+        room = Room(Doubler())
+        room.batcher.times.learn(1, 50e6)  # 50 s
+        assert (await room.ask(1.0, left=1.0)).tolist() == [[2.0]]  # no run has shown it yet
+        with pytest.raises(DeadlineExceeded):
+            await room.ask(1.0, left=1.0)
+        for _ in range(2):
+            room.batcher._began_ns -= int(501e9)  # as if nothing had run for ten times as long
+            assert (await room.ask(1.0, left=1.0)).tolist() == [[2.0]]
+        assert (await room.ask(1.0, left=1.0)).tolist() == [[2.0]]  # now it is known
+
+    asyncio.run(main())
+
+
 class Sure(RunTimes):
     """Whatever runs take, the next is expected to take 2 ms."""
 
