@@ -3,7 +3,7 @@
 One caller is bounded by `body_bytes` and `body_seconds`; thousands that each send a long body slowly are bounded here.
 Bytes count when they have come, so to announce a length takes nothing from anybody. Invariant: whoever takes gives the
 same back, however its body ends. Bodies that come with their head are never counted: they have their answer in the
-same turn. Event loop only; used by `connections.py` and, for bodies of no told length, by `predict.py`.
+same turn. Event loop only; used by `long_bodies.py` and, for bodies of no told length, by `predict.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Headers
-from gateway.data.predict import JSON_ONLY, Pending, Predict
+from gateway.data.pending import Pending
+from gateway.data.predict import JSON_ONLY, Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, ServingError
 
@@ -103,7 +104,7 @@ class Exchange(Pending):
 
     def fail(self, error: ServingError) -> None:
         self._is_released = True
-        status, headers, body = self._line.predict.refusal(error, self, self._model)
+        status, headers, body = self._line.predict.failures.refusal(error, self, self._model)
         self._send(status, headers, body)
 
     def abandon(self) -> None:
@@ -111,7 +112,7 @@ class Exchange(Pending):
         self.disconnected = True
         if not self._is_released:
             self._is_released = True
-            self._line.predict.refused(Cancelled("the caller left before its answer"), self, self._model)
+            self._line.predict.failures.refused(Cancelled("the caller left before its answer"), self, self._model)
             self._end()
 
     def _wants_compressed(self, body: bytes) -> bool:

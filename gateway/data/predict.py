@@ -10,39 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from hashlib import blake2b
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from gateway import problems
 from gateway.data.accounts import Accounts
 from gateway.data.answer_cache import AnswerCache, Turn
-from gateway.data.batcher import Waiter
 from gateway.data.bodies import Bodies
 from gateway.data.breakers import Breakers
 from gateway.data.codecs import compression
-from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers
+from gateway.data.codecs.call import Answer, Codec, Door, Headers
 from gateway.data.doors import Target
+from gateway.data.failures import JSON, Failures
 from gateway.data.fleet import Fleet
 from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
-from gateway.data.load_waits import LoadWait
-from gateway.data.runs import Batch, Rows
+from gateway.data.pending import Awaited, Pending, time_left_s
+from gateway.data.runs import Batch
 from gateway.data.servable import Tensor
 from gateway.data.shadow import Copy, Shadows
+from gateway.data.stand_ins import CAUTION, ROOM, StandIns
 from gateway.data.tap import Tap
 from gateway.data.traffic import Arm, Loaded
 from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
-    BreakerOpen,
-    CallerError,
     DeadlineExceeded,
     InferenceFailed,
     InternalError,
@@ -52,7 +48,6 @@ from registry.errors import (
     PayloadTooLarge,
     ServingError,
 )
-from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
@@ -60,92 +55,19 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_JSON = (b"content-type", b"application/json")
-JSON_ONLY = (_JSON,)
+JSON_ONLY = (JSON,)
 JSON_ACCEPTED = frozenset((b"*/*", b"application/json"))  # any other `accept` is read by the door
 REFUSED = "driftgate.refused"  # in the scope of a request whose body was given up by its connection: why
 PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told by the connection that its caller left
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
-_SHED: dict[type[ServingError], str] = {Overloaded: "overloaded", NotReady: "not_ready", BreakerOpen: "breaker"}
-_CAUTION = 1.1  # predictions are taken as so much too short: an answer that comes too late was run for nothing
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
-# How full a model may be for whom: when it is short of time, the champion's callers are the last to be refused.
-_ROOM = {Role.CHAMPION: 1.0, Role.CANARY: 0.9, Role.DIRECT: 0.8, Role.FALLBACK: 0.5}
-
-
-class Pending(Waiter):
-    """A request on its way. `arm` is set when it is routed, `queued` when it waits for a run.
-
-    `Awaited` is one that a coroutine waits for; `gateway.data.exchange.Exchange` is answered where it came in.
-    """
-
-    __slots__ = (
-        "again",
-        "arm",
-        "arrived_ns",
-        "call",
-        "decoded_ns",
-        "hash",
-        "identity",
-        "key_row",
-        "load_wait",
-        "protocol",
-        "question",
-        "queued",
-        "timer",
-    )
-
-    arm: Arm
-    call: Call
-    hash: bytes
-    key_row: int | None
-    decoded_ns: int
-    question: bytes | None  # while it runs for an answer that will be kept; set only where answers are
-
-    def __init__(self, protocol: str, identity: bytes, arrived_ns: int) -> None:
-        self.protocol = protocol
-        self.identity = identity
-        self.arrived_ns = arrived_ns
-        self.queued = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.load_wait: LoadWait | None = None  # cancelled by whoever leaves before it is queued
-        self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask who stands in
-
-    def left_s(self) -> float:
-        return math.inf if self.timer is None else self.timer.when() - asyncio.get_running_loop().time()
-
-
-class Awaited(Pending):
-    """A request that a coroutine waits for."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, protocol: str, identity: bytes, arrived_ns: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(protocol, identity, arrived_ns)
-        self.future: asyncio.Future[bytes | Answer] = loop.create_future()
-
-    def is_waiting(self) -> bool:
-        return not self.future.done()
-
-    def succeed(self, answer: bytes | Answer) -> None:
-        self.future.set_result(answer)
-
-    def fail(self, error: ServingError) -> None:
-        self.future.set_exception(error)
 
 
 def _deadline_ms(text: bytes) -> int:
     if not text.isdigit() or len(text) > 8 or not 0 < int(text) <= 86_400_000:
         raise MalformedRequest("x-deadline-ms must be a whole number of milliseconds, from 1 to a day")
     return int(text)
-
-
-def _left_s(pending: Pending, deadline_ms: float | None) -> float | None:
-    """What is left of the caller's time."""
-    if deadline_ms is None:
-        return None
-    return max(0.0, deadline_ms / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9)
 
 
 class Predict:
@@ -173,6 +95,8 @@ class Predict:
         self._random_bits = random_bits
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
+        self.failures = Failures(fleet, accounts, tap)
+        self._stand_ins = StandIns(limits, accounts, clock, self._admit)
         self.inflight = 0
         self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
         # The server's requests of this turn, and its connections; set by whoever owns it.
@@ -210,7 +134,7 @@ class Predict:
             try:
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except NotReady as error:
-                await self._fleet.until_loaded(model, version, _left_s(pending, deadline_ms), error)
+                await self._fleet.until_loaded(model, version, time_left_s(pending, deadline_ms), error)
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             scope[PENDING] = pending
             try:
@@ -292,7 +216,7 @@ class Predict:
                 pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
 
         try:
-            waits = self._fleet.when_loaded(model, version, _left_s(pending, deadline_ms), otherwise, then)
+            waits = self._fleet.when_loaded(model, version, time_left_s(pending, deadline_ms), otherwise, then)
         except ServingError as error:
             pending.fail(error)
         else:
@@ -320,7 +244,7 @@ class Predict:
         try:
             self._enter(pending, codec, body, headers, model, version, deadline_ms)
         except NotReady as error:
-            await self._fleet.until_loaded(model, version, _left_s(pending, deadline_ms), error)
+            await self._fleet.until_loaded(model, version, time_left_s(pending, deadline_ms), error)
             self._enter(pending, codec, body, headers, model, version, deadline_ms)
         try:
             return await pending.future
@@ -340,10 +264,10 @@ class Predict:
         """Route, decode and queue; who enters must leave. Raises before it has entered, as `ask` says."""
         arm, key = self._route(model, version, headers)
         if arm.loaded.breaker is not None:
-            arm, key = self._past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
+            arm, key = self._stand_ins.past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
         traffic = arm.traffic
         try:
-            if traffic.waiting >= self._limits.waiting_requests * _ROOM.get(arm.role, 1.0):
+            if traffic.waiting >= self._limits.waiting_requests * ROOM.get(arm.role, 1.0):
                 raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
             if deadline_ms is not None and traffic.waiting:
                 self._refuse_if_late(pending, arm.loaded.batcher.wait_us(), deadline_ms)  # before it costs anything
@@ -361,7 +285,7 @@ class Predict:
         except Overloaded as refusal:
             if not arm.is_canary:
                 raise
-            arm, key = self._past_canary(pending, arm, refusal, codec, body, headers, deadline_ms), None
+            arm, key = self._stand_ins.past_canary(pending, arm, refusal, codec, body, headers, deadline_ms), None
         # Not earlier: who is turned away has no outcome, and would make the arm look better than it is.
         pending.key_row = None if key is None else self._book_key(arm, key)
         if arm.stand_in is not None:
@@ -385,7 +309,7 @@ class Predict:
             if wait_us:
                 self._refuse_if_late(pending, wait_us + batcher.run_us(pending), deadline_ms)
             pending.timer = self._expire_after(pending, deadline_ms)
-        if wait_us > self._limits.waiting_seconds * 1e6 * _ROOM.get(arm.role, 1.0):
+        if wait_us > self._limits.waiting_seconds * 1e6 * ROOM.get(arm.role, 1.0):
             if pending.timer is not None:
                 pending.timer.cancel()
             raise Overloaded(
@@ -396,7 +320,7 @@ class Predict:
     @staticmethod
     def _refuse_if_late(pending: Pending, takes_us: float, deadline_ms: float) -> None:
         left_us = deadline_ms * 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1000.0
-        if takes_us * _CAUTION > left_us:
+        if takes_us * CAUTION > left_us:
             raise Overloaded(
                 f"about {takes_us / 1000:.0f} ms of work is waiting, and the caller gives {deadline_ms:g} ms",
                 retry_after_s=takes_us / 1e6,
@@ -515,7 +439,7 @@ class Predict:
 
     def _expire(self, pending: Pending, deadline_ms: float) -> None:
         if pending.is_waiting():
-            self._lost(pending)
+            self.failures.lost(pending)
             pending.fail(DeadlineExceeded(f"not answered within {deadline_ms:g} ms", deadline_ms=deadline_ms))
 
     # ---- one run of the model, for everybody in it
@@ -528,14 +452,14 @@ class Predict:
             logger.exception("an answer of %s could not be made", loaded.servable.model)
             for pending in batch.waiters:
                 if pending.is_waiting():
-                    self._lost(pending)
+                    self.failures.lost(pending)
                     pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
 
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
             waiting = [pending for pending in batch.waiters if pending.is_waiting()]
             if isinstance(batch.error, InferenceFailed):
-                waiting = [pending for pending in waiting if not self._is_callers_fault(loaded, pending)]
+                waiting = [pending for pending in waiting if not self.failures.is_callers_fault(loaded, pending)]
                 if waiting:
                     self._breakers.failed(loaded)
             for pending in waiting:
@@ -588,7 +512,7 @@ class Predict:
             bodies = self._encode(loaded, members, starts, outputs)
         except Exception as error:
             if len(members) == 1:
-                self._unwritten(members[0], error)
+                self.failures.unwritten(members[0], error)
             else:  # whose it is finds out alone
                 for pending, first in zip(members, firsts, strict=True):
                     self._release(arm, [pending], [first], batch, all_logged, is_good=is_good)
@@ -661,37 +585,17 @@ class Predict:
 
     def _fail(self, pending: Pending, error: ServingError) -> None:
         """Book a failed run, and let somebody answer in this version's place if there is anybody."""
-        self._lost(pending)
+        self.failures.lost(pending)
         if isinstance(error, InferenceFailed):  # else it was not run, for its turn came too late
             self._accounts.run_failed(pending.arm)
         if pending.again is None or not self._fall_back(pending, *pending.again):
             pending.fail(error)
 
-    def _is_callers_fault(self, loaded: Loaded, pending: Pending) -> bool:
-        """Whether a run failed because the request's shapes disagree; then it is told so, and nobody is asked instead.
-
-        Where the champion would take them, it is the canary that cannot take what it should.
-        """
-        shapes = {name: feed.shape for name, feed in zip(loaded.servable.input_names, pending.feeds, strict=True)}
-        mismatch = loaded.servable.disagreement(shapes)
-        champion = pending.arm.stand_in if pending.arm.is_canary else None
-        if mismatch is None or (champion is not None and champion.loaded.servable.disagreement(shapes) is None):
-            return False
-        self._end_badly(pending, mismatch)
-        return True
-
-    def _unwritten(self, pending: Pending, error: Exception) -> None:
-        """The model has answered, and it cannot be told: a bug of ours, or an answer that this form cannot hold."""
-        if not isinstance(error, ServingError):
-            logger.exception("an answer of %s could not be written", pending.arm.loaded.servable.model)
-            error = InferenceFailed(f"the answer could not be written: {error}")
-        self._end_badly(pending, error)
-
     def _fall_back(self, pending: Pending, codec: Codec, body: bytes, headers: Headers) -> bool:
         """Ask who stands in, within the caller's deadline → whether anybody does. The answer says that it is one."""
         pending.again = None
         self._give_up(pending)
-        found = self._stand_in(pending.arm, codec, body, headers, pending.left_s())
+        found = self._stand_ins.find(pending.arm, codec, body, headers, pending.left_s())
         if found is None:
             return False  # this version's own error says more than why nobody else answers
         pending.arm, asked, pending.call = found
@@ -705,164 +609,7 @@ class Predict:
             self._ask_kept(pending.arm.loaded.answers, pending)
         return True
 
-    def _stand_in(
-        self, arm: Arm, codec: Codec, body: bytes, headers: Headers, left_s: float
-    ) -> tuple[Arm, Rows, Call] | None:
-        """Who can answer this request in the arm's place, and the request as that version reads it.
-
-        Passed over: who is not loaded, whose breaker refuses, who takes other inputs, and who would be late while there
-        is another.
-        """
-        now_s, one = self._clock.now_s(), arm.stand_in
-        while one is not None:
-            loaded = one.loaded
-            if one.is_ready(now_s):
-                try:
-                    feeds, call = codec.read(body, headers, loaded.servable, self._limits)
-                    asked = Rows(feeds, loaded.servable.rows_of(feeds))
-                except ServingError:
-                    pass
-                except Exception:
-                    logger.exception("a request could not be read for %s", loaded.servable.model)
-                else:
-                    takes_us = loaded.batcher.wait_us() + loaded.batcher.run_us(asked)
-                    if call.timeout_us is not None:
-                        left_s = min(left_s, call.timeout_us / 1e6)
-                    if one.stand_in is None or takes_us * _CAUTION < left_s * 1e6:
-                        if loaded.breaker is not None:
-                            loaded.breaker.begin_trial(now_s)
-                        return one, asked, call
-            one = one.stand_in
-        return None
-
-    def _past_breaker(
-        self,
-        pending: Pending,
-        arm: Arm,
-        key: bytes | None,
-        codec: Codec,
-        body: bytes,
-        headers: Headers,
-        deadline_ms: float | None,
-    ) -> tuple[Arm, bytes | None]:
-        """Who takes a request to a version whose last runs failed: itself, or who stands in. Raises BreakerOpen.
-
-        A canary is always asked: its failures are evidence, and enough of them in a row are a veto.
-        """
-        loaded, now_s = arm.loaded, self._clock.now_s()
-        breaker = loaded.breaker
-        if breaker is None or not breaker.is_open or arm.is_canary:
-            return arm, key
-        left_s = breaker.left_s(now_s)
-        if left_s <= 0:
-            codec.read(body, headers, loaded.servable, self._limits)  # what cannot be run must not be the trial
-            breaker.begin_trial(now_s)
-            return arm, key
-        evidence = arm.traffic.evidence
-        if evidence is not None and arm.role is Role.CHAMPION:
-            evidence.canary_failures_in_a_row = 0  # the champion fails too: whatever it is, it is not the canary
-        time_s = _left_s(pending, deadline_ms)
-        found = self._stand_in(arm, codec, body, headers, math.inf if time_s is None else time_s)
-        if found is None:
-            servable = loaded.servable
-            raise BreakerOpen(
-                f"the last runs of version {servable.version} of {servable.model!r} failed: it is tried again in "
-                f"{left_s:.1f} s",
-                retry_after_s=math.ceil(left_s),
-                version=str(servable.version),
-            )
-        return found[0], None
-
-    def _end_badly(self, pending: Pending, error: ServingError) -> None:
-        """Give up on a request that has been run. It counts against its version unless it is the caller's fault."""
-        if isinstance(error, CallerError):
-            self._record_error(pending)
-        else:
-            self._lost(pending)
-        pending.fail(error)
-
-    def _record_error(self, pending: Pending) -> None:
-        arm = pending.arm
-        if self._tap is not None:
-            self._tap.record_error(arm.loaded, arm.role, arm.epoch, pending.hash)
-
-    def _past_canary(
-        self,
-        pending: Pending,
-        canary: Arm,
-        refusal: Overloaded,
-        codec: Codec,
-        body: bytes,
-        headers: Headers,
-        deadline_ms: float | None,
-    ) -> Arm:
-        """Who takes a request that the canary has no room or time for: the champion, if it has. Raises the refusal.
-
-        Only where what waits is the canary's: a model that is full refuses, and canaries first. Counted for the canary,
-        and no evidence: how long a queue is depends on weight and priority as well as on the version.
-        """
-        one, now_s = canary.stand_in, self._clock.now_s()
-        if (
-            one is None
-            or not one.is_ready(now_s)
-            or canary.traffic.waiting >= self._limits.waiting_requests
-            or one.loaded.batcher.waiting >= self._limits.waiting_requests * _ROOM[one.role]
-        ):
-            raise refusal
-        servable = one.loaded.servable
-        try:
-            pending.feeds, pending.call = codec.read(body, headers, servable, self._limits)
-            pending.rows = servable.rows_of(pending.feeds)
-            timeout_us = pending.call.timeout_us
-            if timeout_us is not None:
-                deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
-            self._admit(pending, one, deadline_ms)
-        except ServingError:
-            raise refusal from None
-        if one.loaded.breaker is not None:
-            one.loaded.breaker.begin_trial(now_s)
-        pending.arm = one
-        pending.hash = blake2b(pending.identity, digest_size=16).digest()
-        pending.decoded_ns = perf_counter_ns()
-        self._accounts.overflowed(canary)
-        return one
-
-    def _lost(self, pending: Pending) -> None:
-        """Record and book a routed request that gets no answer of the model: an error event of its arm."""
-        self._record_error(pending)
-        arm = pending.arm
-        keyed = None if pending.key_row is None else [pending.key_row]
-        self._accounts.evidence(arm, [perf_counter_ns() - pending.arrived_ns], errors=1, key_rows=keyed)
-
-    def refused(self, error: ServingError, pending: Pending, model: str) -> int:
-        """Book a request that got an error instead of an answer → its HTTP status."""
-        status = problems.status_of(error)
-        if pending.queued:
-            self._accounts.failed(pending.arm, pending.protocol, status, perf_counter_ns() - pending.arrived_ns)
-        else:
-            known = model if self._fleet.knows(model) else ""
-            shed = _SHED.get(type(error))
-            self._accounts.refused(known, pending.protocol, status, shed and error.details.get("reason", shed))
-        return status
-
     async def _refuse(self, send: Send, error: ServingError, pending: Pending, model: str) -> None:
-        status, headers, body = self.refusal(error, pending, model)
+        status, headers, body = self.failures.refusal(error, pending, model)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-    def refusal(
-        self, error: ServingError, pending: Pending, model: str
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Book an error → the status, headers and body that tell it over HTTP."""
-        status = self.refused(error, pending, model)
-        headers = [_JSON, (b"x-request-id", pending.identity)]
-        if pending.queued:
-            headers += pending.arm.headers
-        retry_after_s = problems.retry_after_s(error)
-        if retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % retry_after_s))
-        if "accept_encoding" in error.details:
-            headers.append((b"accept-encoding", error.details["accept_encoding"].encode()))
-        body = orjson.dumps(problems.body_of(error, pending.identity.decode()))
-        headers.append((b"content-length", b"%d" % len(body)))
-        return status, headers, body

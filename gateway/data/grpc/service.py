@@ -21,7 +21,8 @@ from gateway.data.grpc import wire
 from gateway.data.grpc.codec import PROTOCOL, Request
 from gateway.data.grpc.messages import ModelInferResponse, ModelStreamInferResponse
 from gateway.data.identity import RequestIds
-from gateway.data.predict import Awaited, Predict
+from gateway.data.pending import Awaited
+from gateway.data.predict import Predict
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, DeadlineExceeded, Draining, InternalError, MalformedRequest, ServingError
 
@@ -89,7 +90,7 @@ class Inference:
         try:
             request = Request(body)
         except ServingError as error:
-            self._predict.refused(error, pending, "")
+            self._predict.failures.refused(error, pending, "")
             answer: bytes | ServingError = error
         else:
             answer = await self._answer(request, pending, headers, context)
@@ -111,7 +112,7 @@ class Inference:
             answer = await predict.ask(pending, request.codec, b"", headers, model, request.version, allowed_ms)
             return answer if isinstance(answer, bytes) else answer.body
         except ServingError as error:
-            predict.refused(error, pending, model)
+            predict.failures.refused(error, pending, model)
             return error
         except asyncio.CancelledError:
             self._left(pending, model, context)
@@ -119,7 +120,7 @@ class Inference:
         except Exception as error:
             logger.exception("a request of %s could not be answered", model)
             problem = InternalError(f"{type(error).__name__} while answering; the log has the trace")
-            predict.refused(problem, pending, model)
+            predict.failures.refused(problem, pending, model)
             return problem
         finally:
             predict.inflight -= 1
@@ -134,7 +135,7 @@ class Inference:
         else:
             error = Cancelled("the caller cancelled the call")
         if isinstance(error, ServingError):
-            self._predict.refused(error, pending, model)
+            self._predict.failures.refused(error, pending, model)
 
     async def stream(self, _: Any, context: Context) -> None:
         """A stream of requests, each answered in its turn."""
@@ -182,7 +183,7 @@ class Inference:
         try:
             request = Request(body)
         except ServingError as error:
-            self._predict.refused(error, pending, "")
+            self._predict.failures.refused(error, pending, "")
             answer: bytes | ServingError = error
         else:
             request_id = request.id

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data import connections
+from gateway.data import long_bodies
 from gateway.data.page import read_pages
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from tests.gateway.data.test_connections import (
@@ -42,7 +42,7 @@ WAYS = pytest.mark.parametrize("way", HEADS)
 @pytest.fixture(autouse=True)
 def read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come is read, rather than left with the kernel until there is more of it."""
-    monkeypatch.setattr(connections, "_BULK", 1)
+    monkeypatch.setattr(long_bodies, "_BULK", 1)
 
 
 def coming(house: House) -> int:
