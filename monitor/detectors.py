@@ -62,10 +62,17 @@ class FastReport:
 class FastDetector:
     """Watches one side (inputs or outputs) of a version's rows. One thread at a time."""
 
-    def __init__(self, columns: Sequence[ColumnProfile], side: Side, settings: FastSettings | None = None) -> None:
+    def __init__(
+        self,
+        columns: Sequence[ColumnProfile],
+        side: Side,
+        settings: FastSettings | None = None,
+        bins: BinSet | None = None,
+    ) -> None:
+        """bins: the columns', where there is such an object already: counts in it need no comparison."""
         self.side = side
         self.settings = settings or FastSettings()
-        self.bins = BinSet(tuple(column.bins for column in columns))
+        self.bins = bins or BinSet(tuple(column.bins for column in columns))
         self.rows = 0
         self.evaluations = 0
         self._watches = {family: _watch(columns, side, family, self.settings) for family in FAMILIES}

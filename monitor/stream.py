@@ -37,7 +37,12 @@ class Stream:
     def __init__(self, profile: ReferenceProfile, executor: Executor) -> None:
         self.profile = profile
         self.digest = profile.digest  # of a wide one it takes a while: here, and not in the first evaluation
-        self.detectors = (FastDetector(profile.inputs, "input"), FastDetector(profile.outputs, "output"))
+        bins = profile.input_bins(), profile.output_bins()
+        _ = [each.digest for each in bins]  # the same
+        self.detectors = (
+            FastDetector(profile.inputs, "input", bins=bins[0]),
+            FastDetector(profile.outputs, "output", bins=bins[1]),
+        )
         self.evaluations, self.evaluated_s = 0, -math.inf
         self._executor = executor
         self._waiting = self._nothing()

@@ -472,6 +472,29 @@ def test_what_a_step_has_no_time_to_evaluate_is_evaluated_soon_and_delays_no_che
     assert world.monitor.pause_s == math.inf
 
 
+def test_a_step_that_has_read_much_evaluates_and_stores_in_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, lane = listening(world), world.lane()
+    count = Monitor._count
+
+    def dear(self: Monitor, reader: LaneReader, rows: Rows, now_s: float) -> None:
+        count(self, reader, rows, now_s)
+        world.clock.advance(0.015)
+
+    monkeypatch.setattr(Monitor, "_count", dear)
+    world.offer(lane, ids(10))
+    world.step(1.0)
+    assert (world.monitor.records, len(listener.judged_s), lane.statistics().waiting) == (10, 0, 10)
+    assert world.monitor.pause_s == 0.0
+    world.offer(lane, ids(10, "more"))
+    world.step()
+    assert (world.monitor.records, len(listener.judged_s)) == (10, 1)  # read no further
+    assert (lane.statistics().waiting, lane.statistics().consumed) == (10, 10)
+    world.step(0.05)
+    assert (world.monitor.records, len(listener.judged_s)) == (20, 1)
+
+
 def test_windows_are_looked_at_soon_where_steps_that_store_have_no_time_for_it(world: World) -> None:
     listener = listening(world)
     world.step(1.0)
