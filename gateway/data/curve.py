@@ -70,8 +70,8 @@ def sizes(most_rows: int) -> Iterator[int]:
     yield most_rows
 
 
-def run_times(curve: Curve | None) -> RunTimes:
-    """Run times that know what warm-up measured."""
+def run_times(curve: Curve | None, unknown_us: float = 0.0) -> RunTimes:
+    """Run times that know what warm-up measured; where it could not, a run is expected to take unknown_us."""
     if curve is None:
-        return RunTimes()
+        return RunTimes(unknown_us=unknown_us)
     return RunTimes(((point.rows, point.us) for point in curve.points), curve.shape)

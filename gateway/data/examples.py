@@ -24,13 +24,15 @@ MOST_ELEMENTS = 1024  # of one example; an image of floats would make a document
 _SHARED_BY = 5  # rows that must hold a text before it is shown
 
 
-def example(servable: Servable, sample: Path | None, may_run: Callable[[], bool]) -> list[Tensor] | None:
-    """Tensors in the order of the servable's slots; None when they are too long to show or nothing is accepted.
+def example(
+    servable: Servable, sample: Path | None, may_run: Callable[[], bool], most_elements: int = MOST_ELEMENTS
+) -> list[Tensor] | None:
+    """Tensors in the order of the servable's slots; None when they are too long or nothing is accepted.
 
     sample: what `registry/sample.py` wrote. may_run: asked before each run of the model; when it says no, the first
     candidate is given untried.
     """
-    if sum(math.prod(_shape(slot)) for slot in servable.slots) > MOST_ELEMENTS:
+    if sum(math.prod(_shape(slot)) for slot in servable.slots) > most_elements:
         return None
     for feeds in _candidates(servable, sample):
         if not may_run() or _accepts(servable, feeds):

@@ -297,7 +297,8 @@ class Fleet:
             holding.used_s = holdings.now_s
             on_batch(loaded, batch)
 
-        scheduler, times = self._scheduler, run_times(loaded.servable.curve)
+        # Nobody knows how long the first run takes of what could not be warmed up: not on the event loop.
+        scheduler, times = self._scheduler, run_times(loaded.servable.curve, 2.0 * self._inline_below_us)
         loaded.batcher = Batcher(loaded.servable, answer, scheduler, self._inline_below_us, times)
         loaded.constant = constant.standing_in(loaded, self.page, on_batch)
 

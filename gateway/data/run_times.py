@@ -133,11 +133,15 @@ class RunTimes:
     (110.0, 420.0)
     """
 
-    __slots__ = ("_buckets",)
+    __slots__ = ("_buckets", "_unknown_us")
 
-    def __init__(self, points: Iterable[tuple[int, float]] = (), shape: int = 0) -> None:
-        """points: (rows, us) as warm-up measured them, of runs in this bucket of shapes."""
+    def __init__(self, points: Iterable[tuple[int, float]] = (), shape: int = 0, unknown_us: float = 0.0) -> None:
+        """points: (rows, us) as warm-up measured them, of runs in this bucket of shapes.
+
+        unknown_us: what a run is expected to take while nothing is known.
+        """
         self._buckets: dict[int, _Bucket] = {}
+        self._unknown_us = unknown_us
         for rows, us in points:
             self.learn(rows, us, shape)
 
@@ -151,12 +155,12 @@ class RunTimes:
         bucket.learn(rows, took_us)
 
     def expected_us(self, rows: int, shape: int = 0) -> float:
-        """What a run of this many rows is expected to take; 0 while nothing is known."""
+        """What a run of this many rows is expected to take."""
         bucket = self._buckets.get(shape)
         if bucket is not None:
             return bucket.expected_us(rows)
         if not self._buckets:
-            return 0.0
+            return self._unknown_us
         smaller = [known for known in self._buckets if known < shape]
         nearest = max(smaller) if smaller else min(self._buckets)
         return self._buckets[nearest].expected_us(rows) * 2.0 ** max(0, shape - nearest)

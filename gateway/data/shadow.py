@@ -146,7 +146,7 @@ class Shadows:
     def _times_of(self, loaded: Loaded) -> RunTimes:
         times = self._times.get(loaded)
         if times is None:
-            times = self._times[loaded] = run_times(loaded.servable.curve)
+            times = self._times[loaded] = run_times(loaded.servable.curve, 2.0 * self._inline_below_us)
         return times
 
     def _done(self, loaded: Loaded, copy: Copy | None, batches: list[Batch[Rows]]) -> None:

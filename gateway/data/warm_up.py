@@ -34,6 +34,7 @@ _UNPAID = 2  # sizes in a row that do not pay end the measurement
 _MOST_ROWS = 64  # given rows that are used
 _TRIES = 4  # given rows of which one must be answered
 _GOLDEN_BYTES = 64 << 20
+_MOST_MADE_UP = 1 << 24  # elements of a made-up request: an image of any usual size
 
 Timer = Callable[[], int]
 
@@ -133,7 +134,8 @@ def _given(servable: Servable, sample: Path | None, golden: Path | None) -> tupl
             continue
         if requests:
             return source, [_in_order(servable, feeds) for feeds in requests]
-    made_up = example(servable, None, lambda: True) if servable.manifest.probe.run == "proven" else None
+    is_proven = servable.manifest.probe.run == "proven"
+    made_up = example(servable, None, lambda: True, _MOST_MADE_UP) if is_proven else None
     return "made-up", [] if made_up is None else [made_up]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gateway.data.curve import Point, choose, run_times
+from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, load
 from gateway.data.warm_up import warm_up
 from registry.batching import Axes
@@ -22,7 +24,7 @@ from registry.tensors import save_tensors
 from registry.vocabulary import TensorSpec
 from tests.support import models
 from tests.support.models import manifest_of
-from tests.support.serving import aspire
+from tests.support.serving import Bench, aspire, with_worker
 
 Cost = Callable[[int], float]  # rows → us
 
@@ -198,6 +200,34 @@ def test_a_real_session_is_warmed_up_and_joins_no_more_than_was_chosen(tmp_path:
     assert (servable.max_rows, servable.joinable) == (8, True)
     servable.tune(1)
     assert (servable.max_rows, servable.joinable) == (1, False)
+
+
+def test_a_version_of_long_rows_is_warmed_up_too(tmp_path: Path) -> None:
+    spec = aspire(models.linear(tmp_path / "long.onnx", features=3000))
+    servable = load("m", 1, Path(spec.model_path), Path(spec.manifest_path), 1, 8)
+    curve = warm_up(servable, None, None, latency_target_ms=1000.0, budget_s=0.5)
+    assert curve is not None
+    assert (curve.source, curve.points[0].rows) == ("made-up", 1)
+
+
+def test_what_could_not_be_warmed_up_does_not_run_first_on_the_event_loop(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        path = models.index_of_made_up(tmp_path / "i.onnx")  # no made-up row is answered
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(path)}))
+        servable, threads = bench.worker.fleet._loaded["m"][1].servable, list[threading.Thread]()
+        assert servable.curve is None
+        run = servable.run
+
+        def watched(feeds: Sequence[NDArray[Any]], options: Any = None) -> list[NDArray[Any]]:
+            threads.append(threading.current_thread())
+            return run(feeds, options)
+
+        servable.run = watched  # type: ignore[method-assign]
+        tensor = {"name": "i", "shape": [1], "datatype": "INT64", "data": [-100]}
+        assert (await bench.ask("/v2/models/m/infer", {"inputs": [tensor]})).status == 200
+        assert threads[0] is not threading.main_thread()
+
+    with_worker(tmp_path / "run", body)
 
 
 def test_a_version_that_was_never_seen_to_run_is_not_run_on_made_up_rows(tmp_path: Path) -> None:
