@@ -8,7 +8,7 @@ row without a request. Asked by the worker at each heartbeat.
 
 from __future__ import annotations
 
-CROWD = 64  # connections fewer than there were
+CROWD = 256  # connections fewer than there were; a pool of some dozens that comes again finds its memory as it was
 CALM_LOOKS = 5  # half a second
 
 
@@ -16,7 +16,7 @@ class Crowd:
     """Of one worker's callers.
 
     >>> crowd = Crowd()
-    >>> [crowd.has_left(callers, inflight) for callers, inflight in ((100, 9), (3, 1), *[(3, 0)] * CALM_LOOKS, (3, 0))]
+    >>> [crowd.has_left(callers, inflight) for callers, inflight in ((300, 9), (3, 1), *[(3, 0)] * CALM_LOOKS, (3, 0))]
     [False, False, False, False, False, False, True, False]
     """
 
