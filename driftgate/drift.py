@@ -47,6 +47,7 @@ def compare(
     current: Any,
     *,
     by_time: str | None = None,
+    date_format: str | None = None,
     false_alarm_probability: float = FALSE_ALARM_PROBABILITY,
     types: Mapping[str, str] | None = None,
     skip: Collection[str] = (),
@@ -61,16 +62,20 @@ def compare(
     to columns. `types` overrides what was inferred, by column: number, integer, boolean, category, date or text (whose
     length is watched). `skip` leaves columns out; `outputs` names what a model said. `missing_codes` are values that
     mean "missing", besides the usual ones. `independent_rows` says that the order of the reference's rows means
-    nothing; otherwise neighbouring rows that resemble each other count for less. `progress(what, share done)`.
+    nothing; otherwise neighbouring rows that resemble each other count for less. `by_time` names the column that tells
+    the rows' time; `date_format` says how texts write dates where that can be read in two ways: year-first, day-first,
+    month-first, or a format of `strptime`. `progress(what, share done)`.
 
     Raises ArtifactRejected (a ServingError) for a table that cannot be read, MalformedRequest for an argument that can
     mean nothing.
     """
+    from driftgate.drift_clock import clocks_of
     from driftgate.drift_columns import missing_codes as codes_of
-    from driftgate.drift_compare import count, learn
+    from driftgate.drift_compare import count, head_rows, learn
+    from driftgate.drift_dates import check_format
     from driftgate.drift_judge import judge
-    from driftgate.drift_table import nearest, open_table
-    from driftgate.drift_timeline import Moment, clock_of, watch
+    from driftgate.drift_table import Rows, nearest, open_table
+    from driftgate.drift_timeline import Moment, watch
     from monitor.budget import Budget
     from registry.errors import MalformedRequest
 
@@ -88,9 +93,19 @@ def compare(
     if not both:
         raise MalformedRequest("the tables have no column in common")
     types, codes = types or {}, codes_of(missing_codes)
-    clock = None if by_time is None else clock_of(by_time, old, new, types.get(by_time), codes)
+    written = None if date_format is None else check_format(date_format)
+    clocks = None if by_time is None else clocks_of(by_time, old, new, types.get(by_time), codes, written)
+    rows = Rows(new, [*both, *([by_time] if by_time else [])], head_rows(len(both)))
     learned = learn(
-        old, new, both, types=types, codes=codes, independent=independent_rows, clock=clock, progress=report
+        old,
+        rows,
+        both,
+        types=types,
+        codes=codes,
+        date_format=written,
+        independent=independent_rows,
+        clocks=clocks,
+        progress=report,
     )
     together = learned.together
     # Columns together have their fixed share; columns one by one have the rest, in the order of time or at once.
@@ -99,12 +114,15 @@ def compare(
         apart -= Budget(false_alarm_probability).of("multivariate")
     probability = apart
     moments: dict[str, Moment] = {}
-    if clock is None:
-        what = "counting the current rows"
-        counted = count(new, learned.columns, learned.profile, report, what, together.see_current)
+    if clocks is None:
+        names = [column.name for column in learned.columns]
+        batches = rows.all(names, "counting the current rows", report)
+        counted = count(batches, learned.columns, learned.profile, together.see_current)
     else:
         budget = Budget(apart).among(["inputs", "quality", "level"])
-        counted, moments = watch(new, learned.columns, learned.profile, clock, budget, report, together.see_current)
+        counted, moments = watch(
+            new, rows, learned.columns, learned.profile, clocks.current, budget, report, together.see_current
+        )
         probability = budget.of("level")
     features = judge(learned, counted, frozenset(outputs), probability, moments)
     multivariate = None

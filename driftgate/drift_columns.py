@@ -1,22 +1,25 @@
 """What a column is, and its values as numbers that can be counted.
 
 Why: two files of the same table rarely agree on types (a number column with `?` in it is text, a flag is `true` here
-and 1 there), and a comparison that crashes or takes the wrong one is worthless. Invariants: a type is a function of all
-the reference rows that were looked at, never of the first ones; a value that its column's type cannot hold is counted
-as unreadable and as missing, never dropped; both sides are converted by the same rules. Called by
+and 1 there), and a comparison that crashes or takes the wrong one is worthless. Invariants: a type, a decimal mark and
+the reading of dates are a function of all the rows that were looked at, never of the first ones, and hold for both
+sides; a value that its column's type cannot hold is counted as unreadable and as missing, never dropped. Called by
 `driftgate/drift_compare.py`. Imports pyarrow when a column is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from driftgate.drift_arrow import Texts, canonical, floats, plain, seconds, storage_of, strings, taken, texts_of, truths
+from driftgate.drift_dates import Dates, look_for_dates, seconds_of
+from driftgate.drift_numbers import MISSING_CODES, TRUTHS, Mark, codes_as_numbers, numbers_of
 from monitor.feature_types import is_free_text
 from monitor.record import category_code
 from registry.errors import MalformedRequest
@@ -26,15 +29,15 @@ if TYPE_CHECKING:
 
 ColumnType = Literal["number", "integer", "boolean", "category", "date", "text"]
 TYPES: tuple[str, ...] = get_args(ColumnType)
+AMBIGUOUS = (
+    "its dates can be read with the day or with the month first: say which with --date-format day-first or month-first"
+)
 
-MISSING_CODES = (
-    "", "?", "-", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NaT", "null", "NULL", "None", "none", "<NA>",
-)  # fmt: skip
-_TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}
-_DATE_FORMATS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y/%m/%d", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%Y%m%d")
 _STRAY = 0.01  # of the values may be unreadable in a column of numbers or dates
+_WORDS, _LEAST_NUMBERS, _LEAST_SHARE = 5, 30, 0.8  # a few words among many numbers stand for missing ones, too
 _LABELS = 20_000  # remembered for one column: callers' data choose them, so the memory is bounded
 _LABEL = 60  # characters of a category that are remembered
+_PROBED = 200  # different texts that tell at once what most columns are not
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Floats = NDArray[np.float64]
@@ -50,11 +53,16 @@ class Values:
 
 @dataclass(slots=True)
 class Column:
-    """A column with its type. Mutable in one thing: it remembers the texts behind its category codes."""
+    """A column with its type. Mutable in one thing: it remembers the texts behind its category codes.
+
+    mark, dates: how its texts write numbers and dates.
+    """
 
     name: str
     type: ColumnType
     missing_codes: frozenset[str]
+    mark: Mark = "."
+    dates: str = "year-first"
     labels: dict[float, str] = field(default_factory=dict)
 
     @property
@@ -63,19 +71,19 @@ class Column:
 
     def convert(self, array: pa.Array) -> Values:
         """A batch of this column, from whatever Arrow type its file has."""
-        array = _plain(array)
+        array = plain(array)
         present = len(array) - array.null_count
         storage = storage_of(array.type)
         if storage == "text":
             return self._of_text(array)
         if self.type == "category":
-            return self._codes(_canonical(array))
+            return self._codes(texts_of(canonical(array)))
         if self.type == "text":
-            return self._of_text(_canonical(array))
+            return self._of_text(canonical(array))
         if (self.type == "date") != (storage == "date") or storage in ("other", "null"):
             return Values(np.full(len(array), np.nan), present if storage != "null" else 0)
-        values = _seconds(array) if storage == "date" else _floats(array)
-        if self.missing_codes and self.type != "date":
+        values = seconds(array) if storage == "date" else floats(array)
+        if self.type != "date":
             values = self._without_codes(values)
         if self.type == "boolean":
             return _checked(values, (values == 0.0) | (values == 1.0))
@@ -94,53 +102,65 @@ class Column:
         return shown(value)
 
     def _of_text(self, array: pa.Array) -> Values:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
+        if self.type in ("number", "integer") and self.mark == "." and not pa.types.is_dictionary(array.type):
+            try:  # numbers that are numbers everywhere need not be told apart
+                return Values(self._without_codes(floats(pc.cast(array, pa.float64()))), 0)
+            except pa.ArrowInvalid:
+                pass
+        texts = texts_of(array)
         if self.type == "category":
-            return self._codes(array)
-        present = len(array) - _without(array, self.missing_codes).null_count
+            return self._codes(texts)
+        is_missing = _are_missing(texts.distinct, self.missing_codes)
         if self.type == "text":
-            lengths = pc.utf8_length(_without(array, self.missing_codes))
-            return Values(_floats(lengths), 0)
-        if self.type == "date":
-            values = dates_of(array, self.missing_codes)
+            values = floats(pc.utf8_length(texts.distinct))
+        elif self.type == "date":
+            values = seconds_of(texts.distinct, self.dates)
         else:
-            values = numbers_of(array, self.missing_codes)
+            values = numbers_of(texts.distinct, self.mark)
             if self.type == "boolean":
                 values = np.where((values == 0.0) | (values == 1.0), values, np.nan)
-        return Values(values, max(present - int((~np.isnan(values)).sum()), 0))
+        values[is_missing] = np.nan
+        unreadable = int(texts.rows()[np.isnan(values) & ~is_missing].sum())
+        if self.type in ("number", "integer"):
+            values = self._without_codes(values)
+        return Values(texts.spread(values), unreadable)
 
-    def _codes(self, array: pa.Array) -> Values:
-        encoded = array.dictionary_encode()
-        codes = np.full(len(encoded.dictionary) + 1, np.nan)  # the last one for nulls
-        for at, text in enumerate(encoded.dictionary.to_pylist()):
-            label = text.strip()
-            if label in self.missing_codes:
+    def _codes(self, texts: Texts) -> Values:
+        codes = np.full(len(texts.distinct), np.nan)
+        for at, label in enumerate(texts.distinct.to_pylist()):
+            if label is None or label in self.missing_codes:
                 continue
             codes[at] = code = category_code(label)
             if len(self.labels) < _LABELS:
                 self.labels.setdefault(code, label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…")
-        places = encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)
-        return Values(codes[places], 0)
+        return Values(texts.spread(codes), 0)
 
     def _without_codes(self, values: Floats) -> Floats:
-        codes = [number for number in map(_number, self.missing_codes) if number == number]
-        return np.where(np.isin(values, codes), np.nan, values) if codes else values
+        codes = codes_as_numbers(self.missing_codes)
+        return np.where(np.isin(values, codes), np.nan, values) if len(codes) else values
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one side's rows say a column is: a type, or why it is none; None for a column without any value."""
+    """What one side's rows say a column is: a type, or why it is none; None for a column without any value.
+
+    mark: how its texts write numbers. dates: what its texts are as dates. words: texts among its numbers, with their
+    share of the rows that have a value.
+    """
 
     type: ColumnType | None
     why_not: str = ""
+    mark: Mark = "."
+    dates: Dates | None = None
+    words: tuple[tuple[str, float], ...] = ()
 
 
-def look(array: pa.Array, missing_codes: frozenset[str]) -> Seen:
-    """The type of a column, from all rows given."""
-    import pyarrow.compute as pc
-
-    array = _plain(array)
+def look(array: pa.Array, missing_codes: frozenset[str], date_format: str | None = None) -> Seen:
+    """The type of a column, from all rows given; how it writes dates, where its owner says so."""
+    array = plain(array)
     storage = storage_of(array.type)
     if storage == "other":
         return Seen(None, f"values of type {array.type} are not compared")
@@ -148,30 +168,62 @@ def look(array: pa.Array, missing_codes: frozenset[str]) -> Seen:
         return Seen(None)
     if storage != "text":
         return Seen(cast(ColumnType, storage))
-    kept = _without(array, missing_codes)
-    present = len(kept) - kept.null_count
+    every = texts_of(array)
+    rows = every.rows()
+    kept = np.flatnonzero((rows > 0) & ~_are_missing(every.distinct, missing_codes))
+    texts, rows = taken(every.distinct, kept), rows[kept]
+    present = int(rows.sum())
     if present == 0:
         return Seen(None)
-    distinct = pc.unique(kept.drop_null())
-    words = {word.strip().lower() for word in distinct.to_pylist()} if len(distinct) <= 4 else set()
-    if words and words <= _TRUTHS.keys():
+    words = {word.lower() for word in texts.to_pylist()} if len(texts) <= 4 else set()
+    if words and words <= TRUTHS.keys():
         return Seen("boolean")
-    few = distinct.slice(0, 200)
-    if _readable(numbers_of(few, missing_codes)):
-        numbers = numbers_of(kept, missing_codes)
-        if _readable(numbers, present):
-            return Seen("integer" if _whole(numbers) else "number")
-    if _readable(dates_of(few, missing_codes)) and _readable(dates_of(kept, missing_codes), present):
-        return Seen("date")
-    return Seen("text" if is_free_text(len(distinct), present) else "category")
+    numbers = _look_for_numbers(texts, rows)
+    if numbers is not None:
+        return numbers
+    if _could_be_dates(texts, date_format):
+        dates = look_for_dates(texts, rows, date_format)
+        if max(dates.readable.values()) >= (1.0 - _STRAY) * present:
+            return Seen("date", dates=dates)
+    return Seen("text" if is_free_text(len(texts), present) else "category")
+
+
+def _look_for_numbers(texts: pa.StringArray, rows: NDArray[np.int64]) -> Seen | None:
+    """As numbers, if that is what they are; a few words among many different numbers stand for missing ones."""
+    present = int(rows.sum())
+    for mark in cast(tuple[Mark, ...], (".", ",")):
+        few = numbers_of(texts.slice(0, _PROBED), mark)
+        if (~np.isnan(few)).sum() < 0.5 * len(few):
+            continue
+        values = numbers_of(texts, mark)
+        is_number = ~np.isnan(values)
+        share = float(rows[is_number].sum()) / present
+        others = int((~is_number).sum())
+        if share >= 1.0 - _STRAY or (
+            share >= _LEAST_SHARE and others <= _WORDS and int(is_number.sum()) >= _LEAST_NUMBERS
+        ):
+            finite = values[np.isfinite(values)]
+            words = tuple(
+                (str(texts[int(at)])[:_LABEL], float(rows[at]) / present) for at in np.flatnonzero(~is_number)[:_WORDS]
+            )
+            return Seen("integer" if bool((finite == np.floor(finite)).all()) else "number", mark=mark, words=words)
+    return None
+
+
+def _could_be_dates(texts: pa.StringArray, date_format: str | None) -> bool:
+    few = texts.slice(0, _PROBED)
+    found = look_for_dates(few, np.ones(len(few), np.int64), date_format)
+    return max(found.readable.values()) >= 0.5 * len(few)
 
 
 def settle(name: str, reference: Seen, current: Seen, override: str | None, codes: frozenset[str]) -> Column | str:
     """The column that both sides are read as, or why it is not compared."""
+    mark = reference.mark if reference.type in ("number", "integer") else current.mark
+    column = Column(name, "number", codes, mark)
     if override is not None:
         if override not in TYPES:
             raise MalformedRequest(f"column {name!r}: {override!r} is no type; types are {', '.join(TYPES)}")
-        return Column(name, cast(ColumnType, override), codes)
+        return _dated(replace(column, type=cast(ColumnType, override)), reference, current)
     if reference.why_not or current.why_not:
         return reference.why_not or current.why_not
     kinds = (reference.type, current.type)
@@ -182,171 +234,26 @@ def settle(name: str, reference: Seen, current: Seen, override: str | None, code
         found = "number" if "number" in kinds else "integer"
     elif kinds in (("category", "text"), ("text", "category")):
         found = "category" if reference.type == "category" else "text"
-    return Column(name, found, codes)
+    return _dated(replace(column, type=found), reference, current)
 
 
-def storage_of(kind: pa.DataType) -> str:
-    """What a file stores in a column: number, integer, boolean, date, text, null or other."""
-    import pyarrow as pa
-
-    types = pa.types
-    if types.is_boolean(kind):
-        return "boolean"
-    if types.is_integer(kind):
-        return "integer"
-    if types.is_floating(kind) or types.is_decimal(kind) or types.is_duration(kind) or types.is_time(kind):
-        return "number"
-    if types.is_timestamp(kind) or types.is_date(kind):
-        return "date"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return "text"
-    return "null" if types.is_null(kind) else "other"
+def _dated(column: Column, reference: Seen, current: Seen) -> Column | str:
+    """A column of dates with the one reading that both sides' texts allow."""
+    told = [seen.dates for seen in (reference, current) if seen.dates is not None]
+    if column.type != "date" or not told:
+        return column
+    best = (told[0] if len(told) == 1 else told[0].joined(told[1])).best()
+    if len(best) > 1:
+        return AMBIGUOUS
+    return replace(column, dates=best[0]) if best else "its dates are written in two ways"
 
 
-# -- text ----------------------------------------------------------------------------------------------------------
-
-
-def numbers_of(array: pa.Array, missing_codes: frozenset[str]) -> Floats:
-    """Text as numbers (n,), NaN for what is missing or no number."""
-    import pyarrow as pa
+def _are_missing(texts: pa.StringArray, codes: frozenset[str]) -> NDArray[np.bool_]:
+    """(d,): which of these texts stand for a missing value, nulls too."""
     import pyarrow.compute as pc
 
-    kept = _without(array, missing_codes)
-    for trimmed in (False, True):
-        if trimmed:
-            kept = _without(pc.utf8_trim_whitespace(kept), missing_codes)
-        try:
-            return _floats(pc.cast(kept, pa.float64()))
-        except pa.ArrowInvalid:
-            continue
-    return _each_different(kept, lambda texts: [_number(text.strip()) for text in texts])
-
-
-def dates_of(array: pa.Array, missing_codes: frozenset[str]) -> Floats:
-    """Text as seconds since 1970 (n,), NaN for what is missing or no date. ISO 8601, or one common format for all."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kept = _without(array, missing_codes)
-    try:
-        return _seconds(pc.cast(kept, pa.timestamp("us")))
-    except pa.ArrowInvalid:
-        pass
-    distinct = pc.unique(kept.drop_null())
-    best, most = np.full(len(array), np.nan), 0
-    for form in _DATE_FORMATS:
-        head = _seconds(pc.strptime(distinct.slice(0, 50), format=form, unit="us", error_is_null=True))
-        if np.isnan(head).mean() > 0.5:
-            continue
-        values = _seconds(pc.strptime(kept, format=form, unit="us", error_is_null=True))
-        readable = int((~np.isnan(values)).sum())
-        if readable > most:
-            best, most = values, readable
-        if most == len(kept) - kept.null_count:
-            break
-    return best
-
-
-def _each_different(array: pa.Array, convert: Any) -> Floats:
-    encoded = array.dictionary_encode()
-    codes = np.array([*convert(encoded.dictionary.to_pylist()), np.nan], np.float64)
-    places = encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)
-    return cast(Floats, codes[places])
-
-
-def _number(text: str) -> float:
-    """A text as a number, NaN if it is none: also truth words, and digits in groups.
-
-    >>> _number("1,234.5"), _number("Yes"), _number("1_0")
-    (1234.5, 1.0, nan)
-    """
-    try:
-        return float(text) if "_" not in text else np.nan
-    except ValueError:
-        pass
-    truth = _TRUTHS.get(text.lower())
-    if truth is not None:
-        return truth
-    groups = text.lstrip("+-").split(".")[0].split(",")
-    if len(groups) > 1 and 0 < len(groups[0]) <= 3 and all(len(group) == 3 for group in groups[1:]):
-        try:
-            return float(text.replace(",", ""))
-        except ValueError:
-            pass
-    return np.nan
-
-
-def _without(array: pa.Array, codes: frozenset[str]) -> pa.Array:
-    """The same with missing codes as nulls."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not codes:
-        return array
-    coded = pc.is_in(array, value_set=pa.array(sorted(codes), array.type))
-    return pc.if_else(coded, pa.scalar(None, array.type), array) if pc.any(coded).as_py() else array
-
-
-def _readable(values: Floats, present: int | None = None) -> bool:
-    readable = int((~np.isnan(values)).sum())
-    return readable > 0 and readable >= (1.0 - _STRAY) * (len(values) if present is None else present)
-
-
-def _whole(values: Floats) -> bool:
-    finite = values[np.isfinite(values)]
-    return bool((finite == np.floor(finite)).all())
-
-
-# -- Arrow to numpy ------------------------------------------------------------------------------------------------
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    """Without dictionaries and views, as one type per kind of storage."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
-        array = pc.cast(array, pa.string())
-    return array
-
-
-def _floats(array: pa.Array) -> Floats:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_time(array.type) or pa.types.is_duration(array.type):  # in seconds, whatever the file's unit
-        micros = array.cast(pa.time64("us") if pa.types.is_time(array.type) else pa.duration("us"), safe=False)
-        return _floats(micros.cast(pa.int64())) / 1e6
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.int8())
-    if array.type != pa.float64():
-        array = pc.cast(array, pa.float64(), safe=False)
-    if array.null_count:
-        array = array.fill_null(np.nan)
-    return np.asarray(array.to_numpy(zero_copy_only=False), np.float64)
-
-
-def _seconds(array: pa.Array) -> Floats:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    micros = pc.cast(pc.cast(array, pa.timestamp("us"), safe=False), pa.int64())
-    return _floats(micros) / 1e6
-
-
-def _canonical(array: pa.Array) -> pa.Array:
-    """Numbers, truths and dates as the texts that another file would hold: 3.0 is "3"."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
-        floats = pc.cast(array, pa.float64(), safe=False)
-        distinct = floats.dictionary_encode()
-        texts = [f"{value:.0f}" if value == value // 1 else repr(value) for value in distinct.dictionary.to_pylist()]
-        return pa.array(texts, pa.string()).take(distinct.indices)
-    return pc.cast(array, pa.string())
+    coded = pc.is_in(texts, value_set=strings(sorted(codes)))
+    return truths(coded) | truths(texts.is_null())
 
 
 def _checked(values: Floats, good: NDArray[np.bool_]) -> Values:

@@ -8,23 +8,26 @@ counted. Called by `driftgate/drift.py` alone.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from driftgate.drift_arrow import plain, storage_of
+from driftgate.drift_clock import Clocks, check_times
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
 from driftgate.drift_order import Order, order_of
-from driftgate.drift_table import Progress, Source, read
+from driftgate.drift_table import Progress, Rows, Source, read
 from driftgate.drift_together import Depends, Together
-from monitor.counts import Counter, Counts
+from monitor.counts import CHUNK_ROWS, Counter, Counts
 from monitor.design_effect import Dependence, dependences, rows_looked_at
 from monitor.profile import Order as RowOrder
 from monitor.profile import ReferenceProfile, fit
 from monitor.record import Column as Logged
 from monitor.record import LogSchema
+from monitor.threads import in_threads
 from registry.errors import ArtifactRejected
 from registry.vocabulary import FeatureType
 
@@ -45,6 +48,7 @@ _FEATURE_TYPES: Mapping[ColumnType, FeatureType] = {
 }
 _RUNS = 20.0  # a design effect above this deserves a note
 _LOOKED_AT = 4096  # values of a column, to tell whether it has few
+_RELEASE_COLUMNS = 8  # whose memory Arrow would keep for itself
 _TOLD_UNSEEN = 1000  # different new categories remembered for one column
 
 Floats = NDArray[np.float64]
@@ -99,65 +103,92 @@ class Learned:
 
 def learn(
     reference: Source,
-    current: Source,
+    current: Rows,
     names: Sequence[str],
     *,
     types: Mapping[str, str],
     codes: frozenset[str],
+    date_format: str | None,
     independent: bool,
-    clock: Column | None,
+    clocks: Clocks | None,
     progress: Progress,
 ) -> Learned:
-    """Types, bins and counts of the reference. Raises ArtifactRejected if it has no rows.
+    """Types, bins and counts of the reference. Raises ArtifactRejected if it has no rows, MalformedRequest where one of
+    them has no time.
 
-    `clock` is the column by which rows are in the order of time: where the reference has it, its rows are put so.
+    `clocks` tell the time: where the reference has one, its rows are put in that order.
     """
-    timed = clock is not None and clock.name in reference.columns
-    sample, head, complete = _sample(reference, [*names, *([clock.name] if clock and timed else [])], progress)
+    import pyarrow as pa
+
+    clock = clocks.reference if clocks else None
+    sample, head, complete = _sample(reference, [*names, *([clock.name] if clock else [])], progress)
     if sample.num_rows == 0:
         raise ArtifactRejected(f"{reference.label}: has no rows")
-    first = _head(current, [*names, *([clock.name] if clock else [])])
+    times = None if clock is None else _converted(sample, [clock])[0][0]
+    if clock is not None and times is not None:
+        check_times(times, reference.name, clock)
+    first, rows, head_size = current.first(), sample.num_rows, head.num_rows
+    arrays = [sample.column(at) for at in range(len(names))]
+    del sample  # so that each column's memory is given back as soon as it has been converted
+    if complete:
+        head = head.slice(0, 0)
+
+    def seen(at: int) -> tuple[Seen, Seen]:
+        arrays[at] = _joined(arrays[at])
+        now = Seen(None) if first is None else look(_joined(first.column(at)), codes, date_format)
+        return look(arrays[at], codes, date_format), now
+
     columns: list[Column] = []
     not_compared: dict[str, str] = {}
-    for at, name in enumerate(names):
-        seen = Seen(None) if first is None else look(_joined(first, at), codes)
-        column = settle(name, look(_joined(sample, at), codes), seen, types.get(name), codes)
+    chosen: list[pa.Array] = []
+    for name, both, array in zip(names, in_threads(seen, range(len(names))), arrays, strict=True):
+        column = settle(name, *both, types.get(name), codes)
         if isinstance(column, str):
             not_compared[name] = column
         else:
             columns.append(column)
-    block, unreadable = _converted(sample, columns)
-    times = _converted(sample, [clock])[0][0] if clock and timed else None
+            chosen.append(array)
+    arrays.clear()
+    block = np.empty((len(columns), rows))
+    unreadable = np.zeros(len(columns), np.int64)
+    for at, column in enumerate(columns):
+        part = column.convert(chosen[at])
+        block[at], unreadable[at], chosen[at] = part.values, part.unreadable, None
+        if at % _RELEASE_COLUMNS == 0:
+            pa.default_memory_pool().release_unused()
     in_time: bool | None = None
     if times is not None:
         in_time = complete or bool((times[1:] >= times[:-1]).all())  # a sample of rows out of order cannot be mended
-        by_time = np.argsort(times, kind="stable")
-        block, times = block[:, by_time], times[by_time]
+        if not (times[1:] >= times[:-1]).all():
+            by_time = np.argsort(times, kind="stable")
+            times = times[by_time]
+            for values in block:
+                values[:] = values[by_time]
     order = order_of(columns, block)
     kept = [at for at, column in enumerate(columns) if column.name not in order.counters or column.name in types]
     not_compared |= {name: why for name, why in order.counters.items() if name not in types}
-    columns, block, unreadable = [columns[at] for at in kept], block[kept], unreadable[kept]
+    if len(kept) < len(columns):
+        columns, block, unreadable = [columns[at] for at in kept], block[kept], unreadable[kept]
     if independent or (times is None and order.sorted_by is not None):
         in_time = False
     elif times is None and order.counters:
         in_time = True
-    seconds = times if times is not None and clock and clock.type == "date" and in_time else None
-    if seconds is not None and np.isnan(seconds).any():
-        seconds = None
+    moments = times if clock and clock.type == "date" and in_time else None
     kinds = {column.name: _FEATURE_TYPES[column.type] for column in columns}
     none = np.empty((block.shape[1], 0))
-    profile = fit(_schema(columns), block.T, none, types=kinds, order=RowOrder(in_time, seconds))
+    profile = fit(_schema(columns), block.T, none, types=kinds, order=RowOrder(in_time, moments))
     if not complete and in_time is not False:
         profile = _depending(profile, dependences(profile.input_bins(), _converted(head, columns)[0].T))
-    rows = None if independent and clock is None else _in_order(first, columns, clock)
-    if rows is not None:
-        profile = _weakened(profile, rows)
+    ordered = None if independent and clocks is None else _in_order(first, columns, clocks.current if clocks else None)
+    if ordered is not None:
+        profile = _weakened(profile, ordered)
     depends = [Depends(column.block_rows, column.levelled) for column in profile.inputs]
-    together = Together(depends, block.shape[1] if complete else head.num_rows)
+    together = Together(depends, block.shape[1] if complete else head_size)
     if complete:
         together.see_reference(block)
     else:
-        whole = count(reference, columns, profile, progress, "counting the reference", also=together.see_reference)
+        again = read(reference, [column.name for column in columns], "counting the reference", progress)
+        whole = count(again, columns, profile, also=together.see_reference)
         profile, unreadable = _of_all_rows(profile, whole.counts), whole.unreadable
     few = frozenset(
         column.name
@@ -195,14 +226,12 @@ def _is_exact(edges: tuple[float, ...], values: Floats) -> bool:
 
 
 def count(
-    source: Source,
+    batches: Iterable[pa.RecordBatch],
     columns: Sequence[Column],
     profile: ReferenceProfile,
-    progress: Progress,
-    what: str,
     also: Callable[[Floats], None] | None = None,
 ) -> Side:
-    """All rows of a table in the profile's bins, one batch in memory at a time. `also` gets each batch (C, n)."""
+    """All rows of a table in the profile's bins, few batches in memory at a time. `also` gets each batch (C, n)."""
     bins = profile.input_bins()
     counter = Counter(bins, "f8")
     side = Side(Counts.empty(bins), np.zeros(len(columns), np.int64))
@@ -211,19 +240,25 @@ def count(
         for column, mine in zip(columns, profile.inputs, strict=True)
         if column.type == "category" and mine.complete
     }
-    for batch in read(source, [column.name for column in columns], what, progress):
-        if not batch.num_rows:
-            continue
-        block = np.empty((len(columns), batch.num_rows))
-        for at, column in enumerate(columns):
-            part = column.convert(batch.column(at))
-            block[at] = part.values
-            side.unreadable[at] += part.unreadable
-            if column.name in known:
-                _tally_unseen(side, column, part.values, known[column.name])
-        counter.add(side.counts, block.T)
-        if also is not None:
-            also(block)
+
+    def chunks() -> Iterator[Floats]:
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            block = np.empty((len(columns), batch.num_rows))
+            for at, column in enumerate(columns):
+                part = column.convert(batch.column(at))
+                block[at] = part.values
+                side.unreadable[at] += part.unreadable
+                if column.name in known:
+                    _tally_unseen(side, column, part.values, known[column.name])
+            if also is not None:
+                also(block)
+            for row in range(0, batch.num_rows, CHUNK_ROWS):
+                yield block[:, row : row + CHUNK_ROWS].T
+
+    for part in in_threads(counter.count, chunks()):
+        side.counts.merge(part)
     return side
 
 
@@ -278,23 +313,23 @@ def _thinned(kept: list[pa.RecordBatch], keys: list[Floats], limit: int) -> tupl
     return table.to_batches(), [key[chosen]]
 
 
-def _head(source: Source, names: Sequence[str]) -> pa.Table | None:
+def head_rows(columns: int) -> int:
+    """How many of the current rows are looked at before any is counted.
+
+    >>> head_rows(10), head_rows(10_000)
+    (200000, 1600)
+    """
+    return min(HEAD_ROWS, max(SAMPLE_VALUES // max(columns, 1), 1000))
+
+
+def _joined(column: pa.ChunkedArray) -> pa.Array:
+    """As one array, each different text once."""
     import pyarrow as pa
 
-    parts, rows = [], 0
-    for batch in read(source, names, "reading the current rows", lambda what, share: None):
-        parts.append(batch)
-        rows += batch.num_rows
-        if rows >= HEAD_ROWS:
-            break
-    return pa.Table.from_batches(parts) if rows else None
-
-
-def _joined(table: pa.Table, at: int) -> pa.Array:
-    import pyarrow as pa
-
-    column = table.column(at).combine_chunks()
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    array = column.combine_chunks()
+    array = plain(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
+    is_plain_text = storage_of(array.type) == "text" and not pa.types.is_dictionary(array.type)
+    return array.dictionary_encode() if is_plain_text else array
 
 
 def _converted(table: pa.Table, columns: Sequence[Column]) -> tuple[Floats, NDArray[np.int64]]:

@@ -22,6 +22,7 @@ _MOST_GROUPS = 32  # that are told from chance though they are in no order
 _SORTED = 0.999  # of the steps go the same way
 _TIME = re.compile(r"(^|[_ .])(time|timestamp|date|datetime|dt|ts|day|week|month|year|yr|epoch)([_ .]|$)|_at$", re.I)
 _ID = re.compile(r"(^|[_ .])(id|uuid|guid|idx|index|row|rownum|instant|key|no|nr|number)([_ .]|$)|[a-z]Id$|ID$", re.I)
+_PROBED = 4096  # rows tell at once of most columns that they are in no order
 _NAMES = "it names the rows: no value comes twice"
 
 
@@ -40,7 +41,8 @@ def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
     sorted_by: str | None = None
     recorded = False  # the rows are in the order in which they came
     for column, values in zip(columns, block, strict=True):
-        present = values[np.isfinite(values)]
+        is_finite = np.isfinite(values)
+        present = values if is_finite.all() else values[is_finite]
         if len(present) < _LEAST_ROWS or len(present) < len(values) // 2:
             continue
         why = _counts_rows(column, present)
@@ -54,21 +56,26 @@ def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
 
 def _counts_rows(column: Column, values: NDArray[np.float64]) -> str:
     """Why a column is no feature, or "". A feature by whose values a file was sorted is still one."""
+    if column.type == "text" or column.kind == "category":
+        return ""
+    named = column.type == "integer" and _ID.search(column.name) is not None
+    if column.type != "date" and not named and not _rises_or_falls(values[:_PROBED]):
+        return ""
     with np.errstate(over="ignore"):  # between the largest numbers that there are
         steps = np.diff(values)
     if column.type == "date":
         rising = max(float((steps >= 0).mean()), float((steps <= 0).mean())) >= _SORTED and bool((steps != 0).any())
         return "its dates tell the order of the rows" if rising else ""
-    if column.type == "text" or column.kind == "category":
-        return ""
     strictly = bool((steps > 0).all() or (steps < 0).all())
-    if column.type == "integer" and strictly and (float((np.abs(steps) == 1).mean()) > 0.5 or _ID.search(column.name)):
+    if column.type == "integer" and strictly and (named or float((np.abs(steps) == 1).mean()) > 0.5):
         return "it counts the rows"
     if _TIME.search(column.name) and bool((steps >= 0).all()) and len(np.unique(values)) >= _LEAST_ROWS:
         return "it tells the time of the rows"
-    if column.type == "integer" and _ID.search(column.name) and len(np.unique(values)) == len(values):
-        return _NAMES
-    return ""
+    return _NAMES if named and len(np.unique(values)) == len(values) else ""
+
+
+def _rises_or_falls(values: NDArray[np.float64]) -> bool:
+    return bool((values[1:] >= values[:-1]).all() or (values[1:] <= values[:-1]).all())
 
 
 def _is_grouped(values: NDArray[np.float64]) -> bool:
@@ -76,9 +83,11 @@ def _is_grouped(values: NDArray[np.float64]) -> bool:
 
     Many groups in no order are no sign of it: sessions that repeat a value look like that.
     """
-    rising, falling = (values[1:] >= values[:-1]).all(), (values[1:] <= values[:-1]).all()
+    first = values[:_PROBED]
+    if not _rises_or_falls(first) and np.count_nonzero(first[1:] != first[:-1]) >= _MOST_GROUPS:
+        return False
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    if not len(changes) or not (rising or falling or len(changes) < _MOST_GROUPS):
+    if not len(changes) or not (len(changes) < _MOST_GROUPS or _rises_or_falls(values)):
         return False
     groups = np.diff(np.concatenate([[0], changes, [len(values)]]))
     largest_rest = len(values) - int(groups.max())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from driftgate.drift_arrow import storage_of
 from registry.errors import ArtifactRejected
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ MOST_COLUMNS = 10_000
 BATCH_VALUES = 4_000_000  # of a batch: 32 MB as float64
 LEAST_BATCH_ROWS, MOST_BATCH_ROWS = 256, 65_536
 _CSV_BLOCK_BYTES = 8 << 20  # parsed at a time; no row may be longer
+_READ_BYTES = 1 << 16  # of a Parquet column at a time: else the whole of a row group lies in memory beside its values
 _DELIMITERS = ",;\t|"
 
 Progress = Callable[[str, float], None]  # what is being done, share done
@@ -92,6 +94,42 @@ def read(source: Source, columns: Sequence[str], what: str, progress: Progress) 
     progress(what, 1.0)
 
 
+class Rows:
+    """A table's rows, read once though the first of them are wanted beforehand."""
+
+    def __init__(self, source: Source, columns: Sequence[str], most: int) -> None:
+        """most: of the first rows that are wanted; a batch more may come."""
+        self._tell: tuple[str, Progress] | None = None
+        self._batches = read(source, columns, "", self._told)
+        self._most = most
+        self._first: list[pa.RecordBatch] = []
+
+    def first(self) -> pa.Table | None:
+        """The first rows; None where there are none."""
+        import pyarrow as pa
+
+        rows = sum(batch.num_rows for batch in self._first)
+        while rows < self._most and (batch := next(self._batches, None)) is not None:
+            self._first.append(batch)
+            rows += batch.num_rows
+        return pa.Table.from_batches(self._first) if rows else None
+
+    def all(self, columns: Sequence[str], what: str, progress: Progress) -> Iterator[pa.RecordBatch]:
+        """All rows, once, the first ones too: batches of some of the columns."""
+        self._tell = (what, progress)
+        self._first.reverse()
+        while self._first:
+            yield self._first.pop().select(list(columns))
+        for batch in self._batches:
+            yield batch.select(list(columns))
+        progress(what, 1.0)
+
+    def _told(self, _: str, share: float) -> None:
+        if self._tell is not None:
+            what, progress = self._tell
+            progress(what, share)
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """The name that was probably meant, as a hint.
 
@@ -124,10 +162,12 @@ def _open_parquet(path: Path, label: str) -> Source:
 
     with parquet.ParquetFile(path) as file:
         names, rows = tuple(map(str, file.schema_arrow.names)), file.metadata.num_rows
+        texts = [str(field.name) for field in file.schema_arrow if storage_of(field.type) == "text"]
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, float]]:
         done = 0
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
+        # Texts are taken as the dictionaries that most files store: each different one is then read once.
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_rows(len(columns)), columns=list(columns)):
                 done += batch.num_rows
                 yield batch.select(list(columns)), done / max(rows, 1)

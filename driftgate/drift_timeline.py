@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_columns import Column, look, settle
+from driftgate.drift_clock import times_of
+from driftgate.drift_columns import Column
 from driftgate.drift_compare import KEEP_BYTES, Side, count
 from driftgate.drift_result import Began
-from driftgate.drift_table import Progress, Source, read
+from driftgate.drift_table import Progress, Rows, Source
 from monitor.budget import EVALUATE_ROWS, Budget
 from monitor.counts import Counter, Counts
 from monitor.explain import Sample
@@ -28,7 +29,6 @@ from registry.errors import MalformedRequest
 if TYPE_CHECKING:
     from monitor.watch import Evidence
 
-MOST_ROWS = 100_000_000  # whose times are held at once
 _EVALUATIONS = 20_000  # at most: longer files are looked at in larger steps
 _CHECKPOINTS = 200  # moments whose counts are kept, to tell what came after one
 
@@ -132,25 +132,9 @@ class Timeline:
         return self._clock.name_of(float(self._times[min(row, len(self._times) - 1)]))
 
 
-def clock_of(name: str, reference: Source, current: Source, override: str | None, codes: frozenset[str]) -> Column:
-    """The column that tells the time, as both tables hold it. Raises MalformedRequest if it holds no times."""
-    seen = []
-    for source in (reference, current):
-        if name in source.columns:
-            first = next((b for b in read(source, [name], "reading times", _silent) if b.num_rows), None)
-            if first is not None:
-                seen.append(look(first.column(0), codes))
-    if name not in current.columns:
-        raise MalformedRequest(f"by_time: the current rows have no column {name!r}")
-    column = settle(name, seen[-1], seen[-1], override, codes) if seen else "it has no rows"
-    if isinstance(column, str) or column.type not in ("date", "number", "integer"):
-        kind = column if isinstance(column, str) else column.type
-        raise MalformedRequest(f"by_time: column {name!r} tells no time ({kind}): dates or numbers do")
-    return column
-
-
 def watch(
     source: Source,
+    rows: Rows,
     columns: Sequence[Column],
     profile: ReferenceProfile,
     clock: Column,
@@ -162,8 +146,8 @@ def watch(
 
     Raises MalformedRequest for rows without a time, and for rows out of order that are too many to sort in memory.
     """
-    times = _times(source, clock, progress)
-    what = "counting the current rows"
+    times = times_of(source, clock, progress)
+    batches = rows.all([column.name for column in columns], "counting the current rows", progress)
     in_order = bool((times[1:] >= times[:-1]).all())
     if in_order:
         timeline = Timeline(profile, clock, times, budget)
@@ -172,37 +156,18 @@ def watch(
             timeline.add(block)
             also(block)
 
-        return count(source, columns, profile, progress, what, see), timeline.moments(columns)
+        return count(batches, columns, profile, see), timeline.moments(columns)
     if len(times) * len(columns) * 8 > KEEP_BYTES:
         raise MalformedRequest(
             f"by_time: rows of {source.name} are not in the order of {clock.name}, and too many to sort here: "
             "sort the file first"
         )
     blocks: list[Floats] = []
-    side = count(source, columns, profile, progress, what, blocks.append)
+    side = count(batches, columns, profile, blocks.append)
     order = np.argsort(times, kind="stable")
     timeline = Timeline(profile, clock, times[order], budget)
-    rows = np.concatenate(blocks, axis=1)[:, order]
+    block = np.concatenate(blocks, axis=1)[:, order]
     del blocks
-    timeline.add(rows)
-    also(rows)
+    timeline.add(block)
+    also(block)
     return side, timeline.moments(columns)
-
-
-def _times(source: Source, clock: Column, progress: Progress) -> Floats:
-    parts: list[Floats] = []
-    rows = 0
-    for batch in read(source, [clock.name], "reading times", progress):
-        values = clock.convert(batch.column(0)).values
-        wrong = int(np.isnan(values).sum())
-        if wrong:
-            raise MalformedRequest(f"by_time: {wrong:,} rows of {source.name} have no time in {clock.name}")
-        rows += len(values)
-        if rows > MOST_ROWS:
-            raise MalformedRequest(f"by_time: {source.name} has more than {MOST_ROWS:,} rows")
-        parts.append(values)
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _silent(what: str, share: float) -> None:
-    return None

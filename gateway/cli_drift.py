@@ -47,6 +47,15 @@ def drift(
             rich_help_panel=_OFFLINE,
         ),
     ] = None,
+    date_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="How texts write dates, where that can be read in two ways: day-first, month-first, year-first, or a "
+            "format such as %d.%m.%y.",
+            rich_help_panel=_OFFLINE,
+        ),
+    ] = None,
     column_type: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,7 +107,7 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """What moved, worst first: a model's traffic against its reference profile, or one file against another."""
-    offline = [by_time, column_type, skip, prediction, missing, false_alarm_probability, html]
+    offline = [by_time, date_format, column_type, skip, prediction, missing, false_alarm_probability, html]
     if reference is None and current is None:
         if name is None:
             raise UsageFault("drift wants a model's NAME, or two files: --reference FILE --current FILE")
@@ -118,6 +127,7 @@ def drift(
         html=html,
         as_json=as_json,
         by_time=by_time,
+        date_format=date_format,
         types=_types(column_type or []),
         skip=skip or [],
         outputs=prediction or [],

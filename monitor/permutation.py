@@ -18,6 +18,8 @@ from math import ceil, floor, lgamma, log
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.multivariate import product
+
 Floats = NDArray[np.float64]
 Distances = Callable[[Floats], Floats]
 
@@ -64,7 +66,7 @@ def exchange(
     exchanges = min(max(ceil(_RESOLVED / level), 999), MOST_EXCHANGES)
     found = np.concatenate(
         [
-            distances(rng.permuted(np.tile(signs, (min(_AT_ONCE, exchanges - at), 1)), axis=1) @ blocks)
+            distances(product(rng.permuted(np.tile(signs, (min(_AT_ONCE, exchanges - at), 1)), axis=1), blocks))
             for at in range(0, exchanges, _AT_ONCE)
         ]
     )
