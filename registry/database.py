@@ -23,6 +23,7 @@ from registry.errors import FormatTooNew, InvalidSetting, StateDamaged
 
 WRITE = "driftgate_write"  # execution option of a connection that is about to write
 _BUSY_TIMEOUT_MS = 30_000
+_CACHE_KIB = 512  # of pages, for each connection; SQLite's own 2,000 fill over minutes, and the kernel keeps the same
 _IN_MEMORY = (None, "", ":memory:")  # SQLite's names for no file
 _ADVISORY_LOCK = 0x6472696674  # "drift"
 
@@ -48,7 +49,8 @@ def _listen(engine: Engine) -> None:
     def _connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; we do, below
         cursor = connection.cursor()
-        for setting in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "synchronous=FULL", "foreign_keys=ON"):
+        busy, cache = f"busy_timeout={_BUSY_TIMEOUT_MS}", f"cache_size=-{_CACHE_KIB}"
+        for setting in (busy, cache, "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {setting}")
         cursor.close()
 
