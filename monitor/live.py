@@ -3,7 +3,8 @@
 Why: one place turns counts into alarms, so that the one false-alarm budget is divided by everything that is looked at.
 Invariants: an alarm, its event and the state that remembers it are stored in the transaction that stores the counts
 which raised it, so a controller killed at any moment tells each alarm once and forgets none; a judgement takes
-milliseconds, and a wide look goes on in the next one. Called by the monitor, in its thread.
+milliseconds, and a wide look goes on in the next one; so a thousand versions that are followed at once are taken up
+one after the other, but each with its first row, or when somebody asks. Called by the monitor, in its thread.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
 JUDGE_S, LOOK_S = 0.02, 0.01  # of processor time, of evaluating versions and of looking at windows in one step
+FOLLOW_S = 0.05  # and of taking up versions at once
 FAST = "fast"  # the window of an alarm that a fast detector raised
 DAY_S = 86_400
 AUDIT_KEY: StateKey = ("", 0, "audit")
@@ -115,6 +117,7 @@ class Live:
         self._dirty: set[StateKey] = set()
         self._events: list[Told] = []
         self.versions: dict[Key, VersionLive] = {}
+        self._coming: dict[Key, ReferenceProfile] = {}  # followed, and not taken up yet
         self.audits: dict[str, Tally] = self._stored_audits()
         self._audited = False
         self._set_limits()
@@ -123,13 +126,31 @@ class Live:
 
     def follow(self, profiles: Mapping[Key, ReferenceProfile]) -> None:
         """These versions, with these profiles, from now on. Goes on from what was stored."""
-        for gone in [key for key in self.versions if key not in profiles]:
-            del self.versions[gone]
-        for key, profile in profiles.items():
-            known = self.versions.get(key)
-            if known is None or known.profile.digest != profile.digest:
-                self.versions[key] = self._resumed(key, profile)
+        same = [key for key, known in self.versions.items() if _is_same(known.profile, profiles.get(key))]
+        self.versions = {key: self.versions[key] for key in same}
+        self._coming = {key: profile for key, profile in profiles.items() if key not in self.versions}
+        self._take_up_some(self._pace(FOLLOW_S))
         self._set_limits()
+
+    def _take_up_some(self, pace: Iterator[bool]) -> bool:
+        """Take up versions while there is time: whether none is left."""
+        for key in list(self._coming):
+            if not next(pace):
+                return False
+            self.take_up(key)
+        return True
+
+    def take_up(self, key: Key) -> VersionLive | None:
+        """A followed version as it stands; None if it is not followed."""
+        profile = self._coming.pop(key, None)
+        if profile is not None:
+            self.versions[key] = self._resumed(key, profile)
+        return self.versions.get(key)
+
+    def take_up_all(self, model: str) -> None:
+        """All followed versions of a model."""
+        for key in [key for key in self._coming if key[0] == model]:
+            self.take_up(key)
 
     def _resumed(self, key: Key, profile: ReferenceProfile) -> VersionLive:
         stored = self._store.states(*key)
@@ -149,20 +170,26 @@ class Live:
         )
 
     def _set_limits(self) -> None:
-        """Share the budget out: every feature of every version is evaluated once a second at most."""
+        """Share the budget out: every feature of every version is evaluated once a second at most.
+
+        Of a version that is not taken up yet every feature is taken to be: rather too strict than too lax.
+        """
         budget = Budget(max(self._settings.false_alarms_per_month, 1e-6)).among(SPENDERS)
         most = evaluations_in(MONTH_S)
         streams = [known.stream.detectors for known in self.versions.values()]
 
+        coming = tuple(self._coming.values())
+        unknown = [most * sum(len(p.inputs) for p in coming), most * sum(len(p.outputs) for p in coming)]
+
         def evaluations(side: int, family: Family) -> float:
-            return sum(pair[side].evaluations_of(family, math.inf, most) for pair in streams)
+            return unknown[side] + sum(pair[side].evaluations_of(family, math.inf, most) for pair in streams)
 
         quality = budget.log_threshold("quality", evaluations(0, "quality") + evaluations(1, "quality"))
         self.limits = (
             Limits(budget.log_threshold("inputs", evaluations(0, "shape")), quality),
             Limits(budget.log_threshold("outputs", evaluations(1, "shape")), quality),
         )
-        tests = sum(count_of_tests(known.profile) for known in self.versions.values())
+        tests = sum(map(count_of_tests, (*(known.profile for known in self.versions.values()), *coming)))
         self.level = budget.level("level", LOOKS_PER_MONTH * tests)
         self._set_audit_limits()
 
@@ -184,7 +211,7 @@ class Live:
 
     def counted(self, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
         """Rows of a version were counted: they wait for the next evaluation."""
-        known = self.versions.get((header.model, header.version))
+        known = self.take_up((header.model, header.version))
         if known is None or header.role not in ROLES or inputs.bins.digest != known.profile.input_bins().digest:
             return
         known.rows += len(rows)
@@ -201,12 +228,15 @@ class Live:
 
     def labelled(self, model: str, version: int, role: Role, output: str, is_class: bool, loss: float) -> None:
         """A row's label came: it is part of a picture, and of no alarm."""
-        known = self.versions.get((model, version))
+        known = self.take_up((model, version))
         if known is not None and role in ROLES:
             known.scores.add_loss(role, output, is_class, loss, self._clock.wall_ns())
 
     def judge(self, now_s: float) -> bool:
-        """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left."""
+        """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left.
+
+        In what time is left, take up versions.
+        """
         if self._is_new_audit:
             self._set_audit_limits()
         told, pace, more = len(self._events), self._pace(JUDGE_S), False
@@ -215,6 +245,10 @@ class Live:
             if more := not next(pace):
                 break
             self._evaluate(key, known, now_s)
+        if self._coming and not more:
+            more = not self._take_up_some(pace)
+            if not more:
+                self._set_limits()  # nothing is unknown any more
         self._attribute(told)
         for key, known in self.versions.items():
             for drill in known.drills:
@@ -392,7 +426,7 @@ class Live:
 
     def drill(self, key: Key, feature: str | None, shifts: Sequence[Shift], most_s: float, now_s: float) -> list[Drill]:
         """Begin drills on one column: the first number of the inputs, or the named one. Raises ServingError."""
-        known = self.versions.get(key)
+        known = self.take_up(key)
         if known is None:
             raise VersionNotFound(f"{key[0]}:{key[1]} is not served with a reference profile, so nothing can drift")
         side, at, column = _drilled(known.profile, feature)
@@ -420,6 +454,10 @@ class Live:
     def close(self) -> None:
         """After the last checkpoint."""
         self._executor.shutdown()
+
+
+def _is_same(known: ReferenceProfile, wanted: ReferenceProfile | None) -> bool:
+    return wanted is not None and (known is wanted or known.digest == wanted.digest)
 
 
 def _hour_limits(audits: Sequence[SplitAudit | YesterdayAudit]) -> Limits:

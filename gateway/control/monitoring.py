@@ -173,6 +173,7 @@ class Monitoring:
 
     def drift(self, model: str, window: str | None) -> DriftView:
         """What an answer about drift is made of: one window of every followed version. Raises MalformedRequest."""
+        self._live.take_up_all(model)
         name = window or "5m"
         seconds, views = seconds_of(name), []
         for key, known in sorted(self._live.versions.items()):

@@ -15,6 +15,7 @@ from gateway.control.drifting import seconds_of
 from gateway.control.monitor_metrics import monitor_families
 from gateway.control.monitoring import Monitoring
 from gateway.settings import Settings
+from monitor import live as live_module
 from monitor import profile, rollout
 from monitor.lane import LaneWriter
 from monitor.plan import Plan
@@ -258,6 +259,35 @@ def test_windows_are_looked_at_again_only_when_rows_came(lanes: Lanes) -> None:
     assert looks["5m"] is found
     feed(lanes, 2, seconds=15.0)
     assert looks["5m"] is not found
+
+
+def test_versions_are_taken_up_in_the_time_that_is_left_or_when_they_are_needed(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = lanes.monitoring._live
+    limits, level = live.limits, live.level
+    monkeypatch.setattr(live_module, "FOLLOW_S", -1.0)
+    monkeypatch.setattr(live_module, "JUDGE_S", -1.0)
+    both = {("m", 1): lanes.sha256, ("m", 2): lanes.sha256}
+    for ask in (
+        lambda: feed(lanes, 1),
+        lambda: lanes.monitoring.drill("m", 1, {}),
+        lambda: lanes.monitoring.drift("m", None),
+    ):
+        lanes.monitoring.follow({})
+        lanes.monitoring.follow(both)
+        lanes.tick()
+        assert not live.versions
+        strict = live.limits
+        assert all(now.shape >= then.shape for now, then in zip(strict, limits, strict=True))
+        ask()
+        assert ("m", 1) in live.versions
+    monkeypatch.undo()
+    lanes.monitoring.follow({})
+    lanes.monitoring.follow(both)
+    lanes.tick()
+    assert set(live.versions) == set(both)
+    assert (live.limits, live.level) == (limits, level)
 
 
 def test_versions_with_one_profile_share_it(lanes: Lanes) -> None:
