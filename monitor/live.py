@@ -3,8 +3,9 @@
 Why: one place turns counts into alarms, so that the one false-alarm budget is divided by everything that is looked at.
 Invariants: an alarm, its event and the state that remembers it are stored in the transaction that stores the counts
 which raised it, so a controller killed at any moment tells each alarm once and forgets none; a judgement takes
-milliseconds, and a wide look goes on in the next one; so a thousand versions that are followed at once are taken up
-one after the other, but each with its first row, or when somebody asks. Called by the monitor, in its thread.
+milliseconds, and a wide look goes on in the next one. Of a thousand versions that are followed at once each is taken up
+with its first row, when somebody asks, or, if something of it is remembered, in its turn. Called by the monitor, in its
+thread.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Live:
         self._events: list[Told] = []
         self.versions: dict[Key, VersionLive] = {}
         self._coming: dict[Key, ReferenceProfile] = {}  # followed, and not taken up yet
+        self._remembered: set[Key] = set()  # those of which something is stored: an alarm may stand
         self.audits: dict[str, Tally] = self._stored_audits()
         self._audited = False
         self._set_limits()
@@ -129,12 +131,13 @@ class Live:
         same = [key for key, known in self.versions.items() if _is_same(known.profile, profiles.get(key))]
         self.versions = {key: self.versions[key] for key in same}
         self._coming = {key: profile for key, profile in profiles.items() if key not in self.versions}
-        self._take_up_some(self._pace(FOLLOW_S))
+        self._remembered = self._store.remembered() & self._coming.keys() if self._coming else set()
+        self._take_up_some([*self._remembered, *self._coming], self._pace(FOLLOW_S))
         self._set_limits()
 
-    def _take_up_some(self, pace: Iterator[bool]) -> bool:
-        """Take up versions while there is time: whether none is left."""
-        for key in list(self._coming):
+    def _take_up_some(self, keys: Iterable[Key], pace: Iterator[bool]) -> bool:
+        """Take up these while there is time: whether none is left."""
+        for key in keys:
             if not next(pace):
                 return False
             self.take_up(key)
@@ -144,6 +147,7 @@ class Live:
         """A followed version as it stands; None if it is not followed."""
         profile = self._coming.pop(key, None)
         if profile is not None:
+            self._remembered.discard(key)
             self.versions[key] = self._resumed(key, profile)
         return self.versions.get(key)
 
@@ -235,7 +239,7 @@ class Live:
     def judge(self, now_s: float) -> bool:
         """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left.
 
-        In what time is left, take up versions.
+        In what time is left, take up versions of which something is remembered.
         """
         if self._is_new_audit:
             self._set_audit_limits()
@@ -245,10 +249,10 @@ class Live:
             if more := not next(pace):
                 break
             self._evaluate(key, known, now_s)
-        if self._coming and not more:
-            more = not self._take_up_some(pace)
+        if self._remembered and not more:
+            more = not self._take_up_some(list(self._remembered), pace)
             if not more:
-                self._set_limits()  # nothing is unknown any more
+                self._set_limits()  # less is unknown
         self._attribute(told)
         for key, known in self.versions.items():
             for drill in known.drills:

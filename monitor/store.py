@@ -166,6 +166,12 @@ class MonitorStore:
         with self._catalog.reading() as connection:
             return {row.name: row.document for row in connection.execute(query)}
 
+    def remembered(self) -> set[tuple[str, int]]:
+        """The versions of which detectors remember something."""
+        query = sa.select(detectors.c.model, detectors.c.version).where(detectors.c.tenant == self._tenant).distinct()
+        with self._catalog.reading() as connection:
+            return {(row.model, row.version) for row in connection.execute(query)}
+
     def evidence(self, rollout_id: str) -> dict[str, dict[str, Any]]:
         """A rollout's documents by name. Raises StateDamaged."""
         query = sa.select(evidence.c.name, evidence.c.document).where(

@@ -290,6 +290,23 @@ def test_versions_are_taken_up_in_the_time_that_is_left_or_when_they_are_needed(
     assert (live.limits, live.level) == (limits, level)
 
 
+def test_idle_versions_are_taken_up_only_if_something_of_them_is_remembered(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = lanes.monitoring._live
+    monkeypatch.setattr(live_module, "FOLLOW_S", -1.0)
+    both = {("m", 1): lanes.sha256, ("m", 2): lanes.sha256}
+    taken_up = []
+    for rows in (0, 100, 0):
+        lanes.monitoring.follow({})
+        lanes.monitoring.follow(both)
+        if rows:
+            feed(lanes, 2, rows=rows)
+        lanes.tick()
+        taken_up.append(set(live.versions))
+    assert taken_up == [set(), {("m", 1)}, {("m", 1)}]
+
+
 def test_versions_with_one_profile_share_it(lanes: Lanes) -> None:
     first, second = (lanes.monitoring._live.versions["m", version].profile for version in (1, 2))
     assert first is second
