@@ -27,7 +27,9 @@ LEAST_PAIRS = 6  # differences of one length, before they say anything
 MOST_PAIRS = 32  # the last ones are remembered
 DOUBT = 4.0  # standard errors that an excess must have
 MARGIN = 1.3  # as in the profile's fit: the estimate itself is uncertain
+LEARN_EVALUATIONS = 4 * LEAST_PAIRS  # the first two lengths have their differences then
 LEAST_EXPECTED = 5.0  # events (and their opposites) expected in a block; a rarer one says nothing of runs
+GROWS, FURTHER = 1.3, 2  # what grew by more over the last doubling is presumed to grow over so many more
 MEAN_SIZE = float(np.sqrt(2.0 / np.pi))  # of a standard normal value: what independent rows come to
 MEDIAN_NOISE = 0.79  # standard error of the median size of one pair
 
@@ -45,11 +47,21 @@ class LiveDependence:
         self._sizes_seen = np.full((LEVELS, MOST_PAIRS, f), np.nan)  # mean sizes of the last differences, a ring each
         self._pairs = np.zeros(LEVELS)
         self._deff = np.ones((LEVELS, f))
+        self._deffs = np.ones(f)
+        self._is_presumed = False
         self._strength = np.ones(e)
 
     def strength(self) -> Floats:
         """(E,): what evidence is multiplied by, at most 1."""
         return self._strength
+
+    def deffs(self) -> Floats:
+        """(F,): rows that say as much as one of which the reference says that it is independent, at least 1."""
+        return self._deffs
+
+    def presume(self) -> None:
+        """From now on rows depend, as is known from elsewhere: what is seen of it needs not be beyond doubt."""
+        self._is_presumed = True
 
     def update(self, happened: Floats, of: Floats) -> None:
         """Take one evaluation's counts (E,) each."""
@@ -88,9 +100,28 @@ class LiveDependence:
         ordered = np.sort(seen, axis=0)
         middle = np.take_along_axis(ordered, np.maximum(pairs - 1, 0)[None] // 2, axis=0)[0]
         noise = MEDIAN_NOISE / np.sqrt(np.maximum(pairs, 1))
-        sure = (pairs >= LEAST_PAIRS) & (np.nan_to_num(middle) > MEAN_SIZE + DOUBT * noise)
-        self._deff[level] = np.where(sure, MARGIN * np.square(np.nan_to_num(middle) / MEAN_SIZE), 1.0)
-        self._strength = np.repeat(1.0 / np.maximum(self._deff.max(axis=0), 1.0), self._sizes)
+        size, least = np.nan_to_num(middle), MEAN_SIZE + DOUBT * noise
+        if self._is_presumed:
+            size, least = size + noise, np.zeros_like(noise)
+        sure = (pairs >= LEAST_PAIRS) & (size > least)
+        self._deff[level] = np.where(sure, np.maximum(MARGIN * np.square(size / MEAN_SIZE), 1.0), 1.0)
+        self._deffs = self._presumed() if self._is_presumed else np.maximum(self._deff.max(axis=0), 1.0)
+        self._strength = np.repeat(1.0 / self._deffs, self._sizes)
+
+    def _presumed(self) -> Floats:
+        """(F,): the largest of all lengths; more where it grew until the longest, and as others' where nothing tells.
+
+        Of a rare event in long runs nothing is told for long, while other columns of the same rows are.
+        """
+        deffs = self._deff.max(axis=0)
+        is_told = (np.isfinite(self._sizes_seen).sum(axis=1) >= LEAST_PAIRS) | (self._deff > 1.0)  # (levels, F)
+        last = LEVELS - 1 - np.argmax(is_told[::-1], axis=0)
+        top, below = (self._deff[np.maximum(last - back, 0), np.arange(len(deffs))] for back in (0, 1))
+        growth = np.where((last > 0) & (below > 1.0), top / below, 1.0)
+        further = np.where(growth > GROWS, np.minimum(growth, 2.0) ** FURTHER, 1.0)
+        deffs = np.maximum(np.maximum(deffs, top * further), 1.0)
+        some = is_told.any(axis=0)
+        return np.where(some, deffs, np.median(deffs[some]) if some.any() else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole state as a JSON object."""
@@ -99,6 +130,7 @@ class LiveDependence:
             "is_open": self._is_open.tolist(),
             "sizes": pack(np.nan_to_num(self._sizes_seen, nan=-1.0)),
             "pairs": pack(self._pairs),
+            "presumed": self._is_presumed,
         }
 
     def take(self, document: Mapping[str, Any]) -> None:
@@ -110,5 +142,6 @@ class LiveDependence:
             mine[:] = unpack(document[name], "<f8", mine.size).reshape(mine.shape)
         self._sizes_seen[self._sizes_seen < 0.0] = np.nan
         self._is_open[:] = is_open
+        self._is_presumed = bool(document.get("presumed", False))
         for level in range(LEVELS):
             self._judge(level)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.budget import EVALUATE_ROWS
 from monitor.counts import BinSet, Counts
@@ -77,8 +78,11 @@ class FastDetector:
         self.evaluations = 0
         self._watches = {family: _watch(columns, side, family, self.settings) for family in FAMILIES}
 
-    def update(self, counts: Counts, now_s: float, limits: Limits) -> FastReport:
+    def update(self, counts: Counts, now_s: float, limits: Limits, *, is_learning: bool = False) -> FastReport:
         """Take the counts since the last evaluation; now_s is any time axis, seconds. Counts without rows say nothing.
+
+        is_learning: they tell how rows depend on each other, and are no evidence of where values lie. Of
+        values that the reference never had, all rows of an evaluation say as much as one; other bad ones count.
 
         Raises ValueError for counts of other bins.
         """
@@ -89,7 +93,13 @@ class FastDetector:
         raised: list[Evidence] = []
         cleared: list[Evidence] = []
         for family, watch in self._watches.items():
-            up, down = watch.update(counts, self.rows, now_s, getattr(limits, family))
+            if is_learning and family == "shape":
+                watch.learn(counts)
+                continue
+            values = (
+                np.maximum(self.live_deffs(), EVALUATE_ROWS if is_learning else 1.0) if family == "quality" else None
+            )
+            up, down = watch.update(counts, self.rows, now_s, getattr(limits, family), values)
             raised += up
             cleared += down
         self.rows += counts.rows
@@ -102,6 +112,10 @@ class FastDetector:
         A feature that is judged by tiles is evaluated once a tile.
         """
         return self._watches[family].mixture.evaluations(rows, evaluations)
+
+    def live_deffs(self) -> NDArray[np.float64]:
+        """(C,): by how much more values depend on their neighbours than the reference says; 1 if nothing shows it."""
+        return self._watches["shape"].live_deffs(len(self.bins.columns))
 
     def evidence(self, feature: str, family: Family = "shape") -> Evidence | None:
         """What is known of one feature; None if it has no such events."""

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.counts import Counts
 from monitor.measures import LEVEL, Comparison, Statistic, applies, is_share
 from monitor.profile import ColumnProfile, ReferenceProfile
 from registry.vocabulary import Cause, Verdict
 
+Floats = NDArray[np.float64]
 Kind = Literal["input", "output"]
 
 MONTH_S = 30 * 86_400
@@ -109,10 +111,13 @@ def measure(
     window: str,
     level: float,
     chosen: Sequence[Statistic] = LEVEL,
+    live_deffs: tuple[Floats, Floats] | None = None,
 ) -> list[Measurement]:
     """The chosen statistics of every column that has them, in column order; None counts leave that side out.
 
     Each is a test at this level (`level_per_test`, told how many there are). `measures.ALL` are all there are.
+    live_deffs: per column of inputs and of outputs, by how much more the counted rows depend on their neighbours than
+    the reference says.
     Raises ValueError for counts of other bins than the profile's.
     """
     found: list[Measurement] = []
@@ -121,12 +126,13 @@ def measure(
         ("output", profile.outputs, outputs),
     )
     for kind, columns, counts in sides:
+        deffs = None if live_deffs is None else live_deffs[0 if kind == "input" else 1]
         if counts is None:
             continue
         expected = profile.input_bins() if kind == "input" else profile.output_bins()
         if counts.bins is not expected and counts.bins.digest != expected.digest:
             raise ValueError(f"the {kind} counts have other bins than the profile")
-        found.extend(_side(kind, Comparison(columns, counts, level), chosen, profile, window))
+        found.extend(_side(kind, Comparison(columns, counts, level, deffs), chosen, profile, window))
     return found
 
 

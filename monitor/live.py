@@ -287,8 +287,10 @@ class Live:
     def _evaluate(self, key: Key, known: VersionLive, now_s: float) -> None:
         wall_ns = self._clock.wall_ns()
         before = columns_in(known.alarms.active)
-        raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits)
         sample, known.sample = known.sample, None
+        if sample is not None:
+            known.stream.see(sample["features"])
+        raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits)
         self._audit(key, known, counts[0], wall_ns / 1e9)
         if not raised and not cleared:
             return
@@ -357,7 +359,7 @@ class Live:
             known.rows_looked[name] = known.rows
             window = self._window_of(*key, reach_s(known.profile, seconds, wall_s), ROLES)
             if window is not None and window.rows:
-                known.look = Look(known.slices, window, name, self.level)
+                known.look = Look(known.slices, window, name, self.level, known.stream.live_deffs())
                 return key, known
         return None
 

@@ -12,11 +12,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitor.counts import BinSet, Counts
 from monitor.drift import MONTH_S, Measurement, measure
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.windows import Window
+
+Floats = NDArray[np.float64]
 
 WINDOWS: Mapping[str, int] = {"5m": 300, "1h": 3600, "1d": 86_400, "7d": 7 * 86_400}
 # A window moves little in a twentieth of its length.
@@ -36,21 +39,36 @@ class Slices:
             *((_part(profile, (), profile.outputs[at : at + SLICE_COLUMNS]), 0, at) for at in _starts(profile.outputs)),
         ]
 
-    def measure(self, part: int, window: Window, name: str, level: float) -> list[Measurement]:
-        """Every measurement of one part's columns."""
+    def measure(
+        self, part: int, window: Window, name: str, level: float, live_deffs: tuple[Floats, Floats] | None = None
+    ) -> list[Measurement]:
+        """Every measurement of one part's columns. live_deffs: of all columns, as `drift.measure` takes them."""
         profile, inputs_at, outputs_at = self.parts[part]
         inputs = columns_of(window.inputs, inputs_at, profile.input_bins())
         outputs = columns_of(window.outputs, outputs_at, profile.output_bins())
-        return measure(profile, inputs, outputs, window=name, level=level)
+        if live_deffs is not None:
+            of_inputs, of_outputs = live_deffs
+            live_deffs = (
+                of_inputs[inputs_at : inputs_at + len(profile.inputs)],
+                of_outputs[outputs_at : outputs_at + len(profile.outputs)],
+            )
+        return measure(profile, inputs, outputs, window=name, level=level, live_deffs=live_deffs)
 
 
 class Look:
     """One look at one window of one version, a part at a time."""
 
-    def __init__(self, slices: Slices, window: Window, name: str, level: float) -> None:
+    def __init__(
+        self,
+        slices: Slices,
+        window: Window,
+        name: str,
+        level: float,
+        live_deffs: tuple[Floats, Floats] | None = None,
+    ) -> None:
         self.window, self.name = window, name
         self.found: list[Measurement] = []
-        self._slices, self._level, self._done = slices, level, 0
+        self._slices, self._level, self._live_deffs, self._done = slices, level, live_deffs, 0
 
     @property
     def is_done(self) -> bool:
@@ -59,7 +77,7 @@ class Look:
 
     def go_on(self) -> None:
         """Measure the next part: some milliseconds."""
-        self.found += self._slices.measure(self._done, self.window, self.name, self._level)
+        self.found += self._slices.measure(self._done, self.window, self.name, self._level, self._live_deffs)
         self._done += 1
 
     def finish(self) -> list[Measurement]:

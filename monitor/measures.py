@@ -105,7 +105,9 @@ def is_share(statistic: Statistic) -> bool:
 class Comparison:
     """Live counts of some columns beside their reference, in arrays (C, width), so that numpy works on all at once."""
 
-    def __init__(self, columns: Sequence[ColumnProfile], live: Counts, level: float) -> None:
+    def __init__(
+        self, columns: Sequence[ColumnProfile], live: Counts, level: float, live_deffs: Floats | None = None
+    ) -> None:
         self.columns, self.live, self.level = columns, live, level
         self.rows = live.rows
         self.reference_rows = max((column.rows for column in columns), default=0)  # the same for all of a side
@@ -113,7 +115,7 @@ class Comparison:
         for at, column in enumerate(columns):
             self.r[at, : len(column.counts)] = column.counts
         self.c = live.counts.astype(np.float64)
-        self.deff = np.array([column.deff for column in columns])
+        self.deff = np.array([column.deff for column in columns]) * (1.0 if live_deffs is None else live_deffs)
         self.n, self.m = self.c.sum(axis=1), self.r.sum(axis=1)
 
     def find(self, statistic: Statistic) -> Found:

@@ -17,9 +17,14 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from monitor.budget import is_due
 from monitor.counts import Counts
+from monitor.dependence import LEARN_EVALUATIONS
 from monitor.detectors import FastDetector, Limits
+from monitor.neighbours import resemble
 from monitor.profile import ReferenceProfile
 from monitor.watch import SIDES, Evidence, Side
 from registry.errors import StateDamaged
@@ -29,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY = 60  # evaluations between two whole states
 RING = 128  # evaluations kept: more than come while a state is packed
+UNTIL_LEARNED = 1e9  # a design effect that no window has rows for
 
 
 class Stream:
@@ -44,6 +50,8 @@ class Stream:
             FastDetector(profile.outputs, "output", bins=bins[1]),
         )
         self.evaluations, self.evaluated_s = 0, -math.inf
+        self._order_is_lost = all(column.block_rows is None for column in (*profile.inputs, *profile.outputs))
+        self._depends = False  # live rows resemble their neighbours, of which the reference says nothing
         self._executor = executor
         self._waiting = self._nothing()
         self._unsaved: dict[str, bytes] = {}
@@ -67,6 +75,27 @@ class Stream:
         """Whether enough rows and time have passed since the last evaluation."""
         return is_due(self.waiting_rows, now_s - self.evaluated_s)
 
+    def see(self, features: NDArray[np.floating[Any]]) -> None:
+        """Input rows (n, F) of those that wait, in the order in which they came: whether they need to be learned from.
+
+        Where the reference's order says nothing of dependence and neighbours prove to resemble each other, the first
+        evaluations only teach how much: nobody could tell a drift from the mood of a day.
+        """
+        if self._order_is_lost and not self._depends and self.evaluations < LEARN_EVALUATIONS:
+            self._depends = resemble(self.profile.input_bins(), features)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether where values lie cannot be judged yet, as nobody knows how rows depend on each other."""
+        return self._depends and self.evaluations < LEARN_EVALUATIONS
+
+    def live_deffs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Per column of either side: by how much more rows depend on their neighbours than the reference says."""
+        inputs, outputs = (detector.live_deffs() for detector in self.detectors)
+        if self.is_learning:
+            inputs[:], outputs[:] = UNTIL_LEARNED, UNTIL_LEARNED
+        return inputs, outputs
+
     def evaluate(
         self, now_s: float, wall_s: float, limits: tuple[Limits, Limits]
     ) -> tuple[list[Evidence], list[Evidence], tuple[Counts, Counts]]:
@@ -84,6 +113,7 @@ class Stream:
             "limits": [[each.shape, each.quality] for each in limits],
             "inputs": counts[0].to_dict(),
             "outputs": counts[1].to_dict(),
+            "depends": self._depends,
         }
         self._unsaved[f"block.{self.evaluations % RING}"] = _dump(stamped("evaluation", block))
         if self.evaluations % SNAPSHOT_EVERY == 0:
@@ -95,8 +125,9 @@ class Stream:
     ) -> tuple[list[Evidence], list[Evidence]]:
         raised: list[Evidence] = []
         cleared: list[Evidence] = []
+        is_learning = self.is_learning
         for detector, counted, limit in zip(self.detectors, counts, limits, strict=True):
-            report = detector.update(counted, wall_s, limit)
+            report = detector.update(counted, wall_s, limit, is_learning=is_learning)
             raised += report.raised
             cleared += report.cleared
         self.evaluations += 1
@@ -123,6 +154,7 @@ class Stream:
             "profile": self.digest,
             "input": self.detectors[0].to_dict(),
             "output": self.detectors[1].to_dict(),
+            "depends": self._depends,
         }
         return _dump(stamped("stream", body))
 
@@ -162,12 +194,14 @@ class Stream:
             self.detectors[0].restore(state["input"])
             self.detectors[1].restore(state["output"])
             self.evaluations = int(state["n"])
+            self._depends = bool(state.get("depends", False))
         blocks = {}
         for name, document in stored.items():
             block = self._read("evaluation", document) if name.startswith("block.") else None
             if block is not None:
                 blocks[int(block["n"])] = block
         while (block := blocks.get(self.evaluations + 1)) is not None:
+            self._depends = bool(block.get("depends", False))
             limits = tuple(Limits(float(shape), float(quality)) for shape, quality in block["limits"])
             self._update(self._counts(block), float(block["wall_s"]), (limits[0], limits[1]))
         waiting = self._read("evaluation", stored.get("waiting"))

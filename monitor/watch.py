@@ -90,16 +90,25 @@ class Watch:
         self._event = np.zeros(f, np.intp)  # a raised alarm's event, and the bets that it went back
         self._hit, self._miss = np.zeros((f, len(STEPS_H))), np.zeros((f, len(STEPS_H)))
         self._clear = np.zeros((f, len(STEPS_H)))
+        self._strength = np.ones(len(events))
 
     def update(
-        self, counts: Counts, rows: int, now_s: float, log_limit: float
+        self, counts: Counts, rows: int, now_s: float, log_limit: float, live_deffs: Floats | None = None
     ) -> tuple[list[Evidence], list[Evidence]]:
-        """Take one evaluation: the alarms that it raised, and those that it cleared."""
+        """Take one evaluation: the alarms that it raised, and those that it cleared.
+
+        live_deffs (columns,): what events of values are weakened by at least, if bad values alone cannot tell it.
+        """
         self.log_limit = log_limit
         if not self.names:
             return [], []
         happened, of = self.events.count(counts)
         strength = None if self._live is None else self._live.strength()
+        if live_deffs is not None:
+            known = 1.0 if strength is None else strength
+            strength = np.where(self.events.is_value, np.minimum(known, 1.0 / live_deffs[self.events.column]), known)
+        if strength is not None:
+            self._strength = strength
         self.mixture.update(happened, of, float(rows), now_s, strength)
         if self._live is not None:
             self._live.update(happened, of)
@@ -107,6 +116,21 @@ class Watch:
         raised = [self._raise(int(at), float(evidence[at])) for at in np.flatnonzero(evidence >= log_limit)]
         cleared = self._clear_some(happened, of, strength)
         return [each for each in raised if each is not None], cleared
+
+    def learn(self, counts: Counts) -> None:
+        """Take one evaluation for how rows depend on each other alone, and no evidence."""
+        if self.names and self._live is not None:
+            self._live.presume()
+            self._live.update(*self.events.count(counts))
+        for at in range(len(self.names)):
+            self.mixture.reset(at)
+
+    def live_deffs(self, columns: int) -> Floats:
+        """(columns,): by how much more rows depend than the reference says; 1 where nothing shows it."""
+        found = np.ones(columns)
+        if self._live is not None:
+            found[self.mixture.columns] = self._live.deffs()
+        return found
 
     def evidence(self, feature: str) -> Evidence | None:
         """What is known of a feature now; None if it has no such events."""
@@ -149,7 +173,7 @@ class Watch:
             start_rows=int(mixture.since_rows[e]),
             start_s=float(mixture.since_s[e]),
             mode="share" if mixture.is_share[e] else "count",
-            deff=float(events.deff[e]) / (1.0 if self._live is None else float(self._live.strength()[e])),
+            deff=float(events.deff[e]) / float(self._strength[e]),
             is_raised=bool(self.is_raised[at]),
         )
 

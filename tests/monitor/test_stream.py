@@ -9,12 +9,16 @@ import pytest
 
 from monitor import profile, stream
 from monitor.counts import Counter
+from monitor.dependence import LEARN_EVALUATIONS
 from monitor.detectors import Limits
+from monitor.drift import measure
 from monitor.stream import RING, SNAPSHOT_EVERY, Stream
 from registry.errors import FormatTooNew, StateDamaged
+from registry.vocabulary import Verdict
 from tests.support.records import regression_schema
 
 SCHEMA = regression_schema(3)
+SHIFT = np.array([1.0, 0.0, 0.0])
 LIMITS = (Limits(12.0, 12.0), Limits(12.0, 12.0))
 
 
@@ -157,3 +161,88 @@ def test_damaged_and_newer_states_are_refused_by_name() -> None:
     shelf.stored["block.1"] = json.dumps({**json.loads(good), "v": 2}).encode()
     with pytest.raises(FormatTooNew):
         shelf.restart(one.profile)
+
+
+def drawn(rows: int, is_dependent: bool, rng: np.random.Generator) -> Any:
+    """Rows of a stationary stream: sessions of 20 equal ones, or independent ones."""
+    return np.repeat(rng.normal(size=(rows // 20, 3)), 20, axis=0) if is_dependent else rng.normal(size=(rows, 3))
+
+
+def lost(is_dependent: bool, rng: np.random.Generator) -> profile.ReferenceProfile:
+    """A profile of rows whose order somebody shuffled."""
+    x = rng.permutation(drawn(20_000, is_dependent, rng)).astype("f4")
+    return profile.fit(SCHEMA, x, x[:, :1])
+
+
+def follow(one: Stream, x: Any, second: int, is_seen: bool = True) -> list[str]:
+    """The columns whose values raised an alarm."""
+    x = x.astype("f4")
+    inputs = Counter(one.profile.input_bins(), SCHEMA.input_dtype).count(x)
+    one.add(inputs, Counter(one.profile.output_bins(), SCHEMA.output_dtype).count(x[:, 1:2]))
+    if is_seen:
+        one.see(x)
+    raised, _, _ = one.evaluate(second, second, LIMITS)
+    return [row.feature for row in raised]
+
+
+def test_where_the_reference_lost_its_order_dependent_rows_are_learned_from_before_they_are_judged() -> None:
+    rng = np.random.default_rng(0)
+    found = lost(True, rng)
+    one, hasty = Stream(found, AtOnce()), Stream(found, AtOnce())
+    for second in range(40):
+        assert follow(one, drawn(500, True, rng), second) == []
+        assert one.is_learning == (second < LEARN_EVALUATIONS - 1)
+    assert sum(len(follow(hasty, drawn(500, True, rng), second, is_seen=False)) for second in range(12)) >= 3
+
+
+def test_what_was_learned_does_not_hide_a_shift_and_independent_rows_need_no_learning() -> None:
+    rng = np.random.default_rng(5)
+    one = Stream(lost(True, rng), AtOnce())
+    for second in range(30):
+        assert follow(one, drawn(500, True, rng), second) == []
+    found = [name for second in range(30, 50) for name in follow(one, drawn(500, True, rng) + SHIFT, second)]
+    assert set(found) == {"x[0]"}
+    other = Stream(lost(False, rng), AtOnce())
+    assert follow(other, drawn(500, False, rng), 0) == []
+    assert follow(other, drawn(500, False, rng) + SHIFT, 1) == ["x[0]"]
+
+
+def test_an_outage_and_a_change_of_units_are_seen_while_the_stream_learns() -> None:
+    for broken, within in ((np.nan, 1), (1000.0, 5)):
+        rng = np.random.default_rng(6)
+        one = Stream(lost(True, rng), AtOnce())
+        x = drawn(500 * (within + 1), True, rng)
+        x[500:, 2] = broken
+        found = [follow(one, x[500 * at : 500 * (at + 1)], at) for at in range(within + 1)]
+        assert found[0] == []
+        assert ["x[2]"] in found
+        assert one.is_learning
+
+
+def test_a_stream_that_learns_goes_on_learning_after_a_kill() -> None:
+    rng, shelf = np.random.default_rng(7), Shelf()
+    found = lost(True, rng)
+    one = Stream(found, AtOnce())
+    for second in range(LEARN_EVALUATIONS - 1):
+        follow(one, drawn(500, True, rng), second)
+        shelf.checkpoint(one)
+        if second in (0, LEARN_EVALUATIONS - 2):
+            again = shelf.restart(found)
+            assert again.is_learning
+    assert state(again) == state(one)
+    assert [deffs.tolist() for deffs in again.live_deffs()] == [deffs.tolist() for deffs in one.live_deffs()]
+
+
+def test_windows_are_not_judged_before_it_is_known_how_rows_depend() -> None:
+    rng = np.random.default_rng(8)
+    one = Stream(lost(True, rng), AtOnce())
+    x = drawn(5000, True, rng).astype("f4")
+    inputs = Counter(one.profile.input_bins(), SCHEMA.input_dtype).count(x)
+    follow(one, x, 0)
+    for deffs, verdicts in ((None, {Verdict.BREACH}), (one.live_deffs(), {Verdict.UNKNOWN})):
+        judged = measure(one.profile, inputs, None, window="5m", level=1e-6, live_deffs=deffs)
+        assert {m.verdict for m in judged if m.statistic == "psi"} == verdicts
+    for second in range(1, 30):
+        follow(one, drawn(500, True, rng), second)
+    judged = measure(one.profile, inputs, None, window="5m", level=1e-6, live_deffs=one.live_deffs())
+    assert Verdict.BREACH not in {m.verdict for m in judged}
