@@ -11,6 +11,7 @@ that refusing is no cheaper than answering.
 from __future__ import annotations
 
 import argparse
+import time
 from functools import partial
 
 import numpy as np
@@ -28,6 +29,7 @@ SUMMARY = "twice as many requests as can be answered, deadline 100 ms: goodput, 
 NEEDS: tuple[Need, ...] = ("wrk", "cores")
 MODEL, DEADLINE_MS = "busy", 100.0
 RECOVERY_SLICE_S = 0.25
+REST_S = 1.0  # after the last request: by then a worker has given back what the crowd left free
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,7 @@ def run(options: Options) -> Result:
             stream = Stream("all", gateway.port, f"/v2/models/{MODEL}/infer", bodies, times, headers, connections=4096)
             load = offer([stream])
             outcomes = load.outcomes()
+            time.sleep(REST_S)
             memory = gateway.memory_mib()["worker"]
             peak = (peak + ask(seconds=1 if options.quick else 3).requests_per_s) / 2
             normal, over, after = (outcomes.between(*span) for span in spans)
