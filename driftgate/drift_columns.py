@@ -55,7 +55,7 @@ class Values:
 class Column:
     """A column with its type. Mutable in one thing: it remembers the texts behind its category codes.
 
-    mark, dates: how its texts write numbers and dates.
+    mark, dates: how its texts write numbers and dates. words: the reference's texts among numbers, and shares.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Column:
     missing_codes: frozenset[str]
     mark: Mark = "."
     dates: str = "year-first"
+    words: tuple[tuple[str, float], ...] = ()
     labels: dict[float, str] = field(default_factory=dict)
 
     @property
@@ -219,7 +220,7 @@ def _could_be_dates(texts: pa.StringArray, date_format: str | None) -> bool:
 def settle(name: str, reference: Seen, current: Seen, override: str | None, codes: frozenset[str]) -> Column | str:
     """The column that both sides are read as, or why it is not compared."""
     mark = reference.mark if reference.type in ("number", "integer") else current.mark
-    column = Column(name, "number", codes, mark)
+    column = Column(name, "number", codes, mark, words=reference.words)
     if override is not None:
         if override not in TYPES:
             raise MalformedRequest(f"column {name!r}: {override!r} is no type; types are {', '.join(TYPES)}")

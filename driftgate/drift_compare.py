@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from driftgate.drift_arrow import plain, storage_of
 from driftgate.drift_clock import Clocks, check_times
+from driftgate.drift_codes import suspect_code
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
 from driftgate.drift_order import Order, order_of
 from driftgate.drift_table import Progress, Rows, Source, read
@@ -88,6 +89,16 @@ class Learned:
                 f"The reference's rows are sorted by {self.order.sorted_by}, so their order says nothing about time: "
                 "rows are taken for independent."
             )
+        for column, profile in zip(self.columns, self.profile.inputs, strict=True):
+            if column.words:
+                words = ", ".join(f"“{word}” ({share:.1%})" for word, share in column.words)
+                said.append(f"{column.name}: {words} among its reference values are no numbers and count as missing.")
+            code = None if column.type not in ("number", "integer") else suspect_code(profile)
+            if code is not None:
+                said.append(
+                    f"{column.name}: {code.share:.1%} of the reference values are {code.value:g}, far from all others. "
+                    f"If that means missing, say --missing {code.value:g}."
+                )
         if self.sampled:
             said.append("The reference does not fit into memory: bins come from a sample of it, counts from all rows.")
         runs = sorted((column.deff, column.name) for column in self.profile.inputs if column.deff > _RUNS)[::-1]

@@ -1,0 +1,172 @@
+"""Files as people have them: missing codes, numbers of several countries, words among numbers, sorted files.
+
+Each is read from CSV twice: random halves of it raise no alarm, and a real change raises one in the column that moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from driftgate import drift
+from registry.errors import ArtifactRejected
+
+N = 6000
+Rng = np.random.Generator
+
+
+def european(values: Any) -> list[str]:
+    return [f"{value:,.2f}".replace(",", "_").replace(".", ",").replace("_", ".") for value in values]
+
+
+def coded(values: Any, rng: Rng, code: Any, share: float) -> list[Any]:
+    return [code if chance < share else value for value, chance in zip(np.round(values, 2), rng.random(N), strict=True)]
+
+
+# What a column is called and read as; its values without drift (by=0) and with it.
+COLUMNS: dict[str, tuple[str, Callable[[Rng, float], Any]]] = {
+    "code -999": ("number", lambda rng, by: coded(rng.normal(20 + by, 1, N), rng, -999, 0.05)),
+    "code 9999 more often": ("number", lambda rng, by: coded(rng.normal(20, 1, N), rng, 9999, 0.05 + 0.1 * by)),
+    "question marks": ("number", lambda rng, by: coded(rng.normal(20 + by, 1, N), rng, "?", 0.2)),
+    "NA more often": ("number", lambda rng, by: coded(rng.normal(20, 1, N), rng, "NA", 0.05 + 0.1 * by)),
+    "decimal commas": ("number", lambda rng, by: european(rng.lognormal(8 + by, 1, N))),
+    "groups of thousands": ("number", lambda rng, by: [f"{value:,.1f}" for value in rng.lognormal(8 + by, 1, N)]),
+    "whole groups": ("integer", lambda rng, by: [f"{value:,}" for value in rng.integers(1, int(9e5 * (1 + by)), N)]),
+    "groups by blanks": (
+        "number",
+        lambda rng, by: [f"{v:,.1f}".replace(",", " ") for v in rng.lognormal(8 + by, 1, N)],
+    ),
+    "words among numbers": ("number", lambda rng, by: coded(rng.normal(50 + by, 1, N), rng, "ERR", 0.05)),
+    "numbers among words": (
+        "category",
+        lambda rng, by: rng.choice(["a", "b", "17"], N, p=[0.5 - by / 4, 0.3 + by / 4, 0.2]),
+    ),
+    "truths of all kinds": (
+        "integer",
+        lambda rng, by: [
+            rng.choice(["yes", "True", "1"]) if flag else rng.choice(["no", "0", "False"])
+            for flag in rng.random(N) < 0.3 + by / 4
+        ],
+    ),
+    "heavy ties": (
+        "number",
+        lambda rng, by: np.where(rng.random(N) < 0.8 - by / 8, 0, np.round(rng.exponential(1, N), 1)),
+    ),
+    "a constant": ("integer", lambda rng, by: np.where(rng.random(N) < 0.05 * by, 2, 1)),
+    "thousands of categories": (
+        "category",
+        lambda rng, by: [f"{'new' if rng.random() < by / 8 else 'k'}{v}" for v in rng.zipf(1.3, N) % 1500],
+    ),
+}
+
+
+def frame(seed: int, moved: str | None = None) -> pd.DataFrame:
+    rng = np.random.default_rng([20_13, seed])
+    return pd.DataFrame({name: make(rng, float(name == moved)) for name, (_, make) in COLUMNS.items()})
+
+
+def files(folder: Path, reference: pd.DataFrame, current: pd.DataFrame) -> list[Path]:
+    paths = [folder / "a.csv", folder / "b.csv"]
+    for path, side in zip(paths, (reference, current), strict=True):
+        side.to_csv(path, index=False, sep=";")
+    return paths
+
+
+def test_hostile_columns_are_read_as_what_they_are_and_raise_nothing(tmp_path: Path) -> None:
+    shuffled = frame(1)[list(COLUMNS)[::-1]]  # columns in another order
+    found = drift.compare(*files(tmp_path, frame(0), shuffled))
+    assert {item.feature: item.type for item in found.features} == {name: kind for name, (kind, _) in COLUMNS.items()}
+    assert found.alarms == ()
+    assert not found.is_alarm
+
+
+@pytest.mark.parametrize("moved", COLUMNS)
+def test_a_change_raises_an_alarm_in_the_column_that_moved(tmp_path: Path, moved: str) -> None:
+    columns = ["plain", moved]  # one column alone would leave open what a comma is
+    before, now = (frame(at, name).assign(plain=np.arange(N) % 7)[columns] for at, name in ((0, None), (1, moved)))
+    found = drift.compare(*files(tmp_path, before, now))
+    assert [item.feature for item in found.alarms] == [moved]
+    assert found.alarms[0].explanation
+
+
+@pytest.mark.slow
+def test_random_halves_of_hostile_columns_raise_hardly_an_alarm_in_twenty_runs(tmp_path: Path) -> None:
+    runs = [drift.compare(*files(tmp_path, frame(2 * seed), frame(2 * seed + 1))) for seed in range(20)]
+    assert sum(found.is_alarm for found in runs) <= 2  # at 1 % each, more are seen in one case of a thousand
+
+
+def test_a_file_sorted_by_its_target_or_grouped_is_told_and_raises_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    target = (rng.random(2 * N) < 0.4).astype(int)
+    rows = pd.DataFrame({"x": rng.normal(size=2 * N) + target, "target": target})
+    found = drift.compare(*files(tmp_path, rows[:N].sort_values("target", kind="stable"), rows[N:]))
+    assert found.alarms == ()
+    assert "sorted by target" in found.notes[0]
+
+
+def test_identifiers_and_times_of_rows_are_named_and_not_compared(tmp_path: Path) -> None:
+    def numbered(seed: int) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        number = np.arange(seed * N, (seed + 1) * N)
+        return pd.DataFrame(
+            {
+                "x": rng.normal(size=N),
+                "id": number,
+                "customerId": rng.permutation(number) + 10**6,
+                "created_at": (pd.Timestamp("2025-12-31") + pd.to_timedelta(number, "min")).strftime("%d/%m/%Y %H:%M"),
+                "ts": 1_700_000_000 + 60 * number,
+            }
+        )
+
+    found = drift.compare(*files(tmp_path, numbered(0), numbered(1)))
+    assert {item.feature for item in found.not_compared} == {"id", "customerId", "created_at", "ts"}
+    assert found.alarms == ()
+
+
+def test_words_that_are_no_numbers_count_as_missing_and_are_named(tmp_path: Path) -> None:
+    found = drift.compare(*files(tmp_path, frame(0), frame(1)))
+    assert any("words among numbers" in note and "“ERR”" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("code", "name"), [("-999", "code -999"), ("9999", "code 9999 more often")])
+def test_what_looks_like_a_missing_code_is_said(tmp_path: Path, code: str, name: str) -> None:
+    found = drift.compare(*files(tmp_path, frame(0), frame(1)))
+    assert any(f"{name}: " in note and f"--missing {code}" in note for note in found.notes)
+    told = drift.compare(*files(tmp_path, frame(0), frame(1)), missing_codes=["-999", "9999"])
+    assert not any("--missing" in note for note in told.notes)
+
+
+def test_dates_that_can_be_read_in_two_ways_are_not_compared_until_it_is_said(tmp_path: Path) -> None:
+    days = np.random.default_rng(0).integers(0, 144, (2, N))
+    sides = [pd.DataFrame({"d": [f"{1 + v % 12:02}/{1 + v // 12:02}/2025" for v in side]}) for side in days]
+    found = drift.compare(*files(tmp_path, *sides))
+    assert [item.feature for item in found.not_compared] == ["d"]
+    assert "--date-format" in found.not_compared[0].why
+    said = drift.compare(*files(tmp_path, *sides), date_format="day-first")
+    assert [item.type for item in said.features] == ["date"]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_row_or_two_are_unknown_on_either_side(tmp_path: Path, rows: int) -> None:
+    for sides in ((frame(0)[:rows], frame(1)), (frame(0), frame(1)[:rows]), (frame(0)[:rows], frame(1)[:rows])):
+        found = drift.compare(*files(tmp_path, *sides))
+        assert not found.is_alarm
+        assert {item.verdict for item in found.features} <= {"unknown", "pass"}
+
+
+def test_empty_files_are_refused_and_a_header_alone_is_unknown(tmp_path: Path) -> None:
+    full, empty, header = tmp_path / "full.csv", tmp_path / "empty.csv", tmp_path / "header.csv"
+    frame(0).to_csv(full, index=False)
+    empty.write_text("")
+    frame(0)[:0].to_csv(header, index=False)
+    for sides in ((empty, full), (full, empty)):
+        with pytest.raises(ArtifactRejected, match=r"empty\.csv: is empty"):
+            drift.compare(*sides)
+    with pytest.raises(ArtifactRejected, match="has no rows"):
+        drift.compare(header, full)
+    assert {item.verdict for item in drift.compare(full, header).features} == {"unknown"}
