@@ -90,7 +90,7 @@ def prepare(folder: Path, features: int) -> None:
     catalog, artifacts = Catalog.open(home.database_url, SystemClock()), ArtifactStore(home.artifacts)
     schema = schema_of(features)
     rows = draw(features, REFERENCE_ROWS, seed=1)
-    fitted = profile.fit(schema, rows, np.nan_to_num(rows[:, :1]) * 2)
+    fitted = profile.fit(schema, rows, np.nan_to_num(rows[:, :1]) * 2, together=True)
     sha256 = artifacts.put_bytes(fitted.to_bytes())
     content = b"no model is run here"
     manifest = Manifest(

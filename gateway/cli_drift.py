@@ -191,6 +191,11 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         if since is not None:
             where = f"{escape(found['feature'])} [dim](version {found['version']}, since {shown_time(since)})[/]"
             yield f"[red]alarm[/] {where} {escape(found['sentence'])}"
+    for together in answer.get("multivariate", ()):
+        since = up.get((together["version"], "input", together["feature"]))
+        if since is not None:
+            where = f"{together['feature']} [dim](version {together['version']}, since {shown_time(since)})[/]"
+            yield f"[red]alarm[/] {where} {escape(together['sentence'])}"
     if answer.get("suspect"):
         yield escape(answer["suspect"]["sentence"])
 

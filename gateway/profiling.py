@@ -146,6 +146,7 @@ def profile_document(row: ProfileRow, profile: ReferenceProfile) -> dict[str, An
         "ordered": profile.ordered,
         "since": _moment(profile.since_s),
         "until": _moment(profile.until_s),
+        "multivariate": profile.together is not None,
         "columns": [
             {
                 "name": column.name,

@@ -235,6 +235,7 @@ def fit_profile(schema: LogSchema, given: FitInput) -> ReferenceProfile:
         types=types,
         order=order,
         output_order=ran,
+        together=True,
     )
 
 

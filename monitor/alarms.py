@@ -85,6 +85,11 @@ class Alarms:
         """Alarms that were raised and have not ended → wall_ns when they were raised."""
         return {key: active.since_ns for key, active in self._active.items()}
 
+    def inputs_in_alarm(self, besides: str) -> list[str]:
+        """The inputs that have an alarm, each once, but this one."""
+        names = (feature for kind, feature, _, _ in self._active if kind == "input")
+        return [name for name in dict.fromkeys(names) if name != besides]
+
     def keep(self, features: Iterable[tuple[str, str]]) -> None:
         """Forget alarms of what is no (kind, feature) of the profile any more; totals stay."""
         known = set(features)

@@ -71,10 +71,14 @@ def design_effects(bins: BinSet, block: NDArray[np.floating]) -> list[float]:
 
 
 def _dependence(column: ColumnBins, values: NDArray[np.floating]) -> Dependence:
-    blocks = len(values) // BASE
+    return dependence_of_sums(column, event_counts(column, values[: len(values) // BASE * BASE]))
+
+
+def dependence_of_sums(column: ColumnBins, sums: NDArray[np.float64]) -> Dependence:
+    """The same where events were counted already: as `event_counts` tells them."""
+    blocks = sums.shape[1] - 1
     if blocks < 2 * _LEAST_BLOCKS:
         return Dependence.same(column, 1.0, None)
-    sums = event_counts(column, values[: blocks * BASE])
     share = sums[:, -1] / (blocks * BASE)
     seen = _is_seen(share, blocks * BASE)
     lengths = block_lengths(blocks)

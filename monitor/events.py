@@ -24,9 +24,20 @@ from monitor.counts import Counts
 from monitor.profile import ColumnProfile
 from monitor.statistics import clopper_pearson
 
-Family = Literal["shape", "quality"]
+Family = Literal["shape", "quality", "pairs", "reconstruction", "mmd"]  # the last three: `together.py`
 EventKind = Literal[
-    "bin", "edge", "category", "other", "missing", "infinite", "below_range", "above_range", "unseen", "mistyped"
+    "bin",
+    "edge",
+    "category",
+    "other",
+    "missing",
+    "infinite",
+    "below_range",
+    "above_range",
+    "unseen",
+    "mistyped",
+    "alike",
+    "score",
 ]
 KINDS: tuple[EventKind, ...] = (
     "bin",
@@ -39,6 +50,8 @@ KINDS: tuple[EventKind, ...] = (
     "above_range",
     "unseen",
     "mistyped",
+    "alike",
+    "score",
 )
 
 

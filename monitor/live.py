@@ -38,6 +38,9 @@ from monitor.store import MonitorStore, StateKey, Told
 from monitor.stream import Stream
 from monitor.suspect import attribute, standing
 from monitor.telling import clearing_event, look_event, stream_event, with_suspect
+from monitor.together import STATISTICS
+from monitor.together_telling import together_event
+from monitor.together_watch import EVALUATE_S, NAME
 from monitor.watch import SIDES, Side
 from monitor.windows import Window
 from registry.clock import Clock
@@ -56,7 +59,8 @@ AUDIT_KEY: StateKey = ("", 0, "audit")
 MOST_DRILLS, KEPT_DRILLS = 8, 16  # that run at a time; that are remembered of a version
 SAMPLE_ROWS = 512  # of those that wait for an evaluation: an alarm names requests among them
 
-SPENDERS: tuple[Spender, ...] = ("inputs", "outputs", "quality", "level")  # what runs here shares the whole budget
+SPENDERS: tuple[Spender, ...] = ("inputs", "outputs", "quality", "level")  # what runs here shares the whole budget,
+TOGETHER: Spender = "multivariate"  # and this, where a version's profile knows how its inputs go together
 
 Key = tuple[str, int]
 DayOf = Callable[[str, int, int, int], Window | None]  # model, version, since_s, until_s
@@ -163,7 +167,7 @@ class Live:
         try:
             if "alarms" in stored:
                 alarms = Alarms.from_dict(json.loads(stored["alarms"]))
-                alarms.keep((kind, column.name) for kind, columns in sides for column in columns)
+                alarms.keep([("input", NAME), *((kind, column.name) for kind, columns in sides for column in columns)])
             stream.restore(stored)
         except (StateDamaged, FormatTooNew, ValueError) as error:
             logger.warning("the detectors of %s:%d begin anew: %s", *key, error)
@@ -178,11 +182,14 @@ class Live:
 
         Of a version that is not taken up yet every feature is taken to be: rather too strict than too lax.
         """
-        budget = Budget(max(self._settings.false_alarms_per_month, 1e-6)).among(SPENDERS)
+        coming = tuple(self._coming.values())
+        together = sum(known.profile.together is not None for known in self.versions.values())
+        together += sum(profile.together is not None for profile in coming)
+        spenders = (*SPENDERS, TOGETHER) if together else SPENDERS
+        budget = Budget(max(self._settings.false_alarms_per_month, 1e-6)).among(spenders)
         most = evaluations_in(MONTH_S)
         streams = [known.stream.detectors for known in self.versions.values()]
 
-        coming = tuple(self._coming.values())
         unknown = [most * sum(len(p.inputs) for p in coming), most * sum(len(p.outputs) for p in coming)]
 
         def evaluations(side: int, family: Family) -> float:
@@ -193,6 +200,7 @@ class Live:
             Limits(budget.log_threshold("inputs", evaluations(0, "shape")), quality),
             Limits(budget.log_threshold("outputs", evaluations(1, "shape")), quality),
         )
+        self.together_limit = budget.log_threshold(TOGETHER, together * len(STATISTICS) * MONTH_S / EVALUATE_S)
         tests = sum(map(count_of_tests, (*(known.profile for known in self.versions.values()), *coming)))
         self.level = budget.level("level", LOOKS_PER_MONTH * tests)
         self._set_audit_limits()
@@ -220,6 +228,7 @@ class Live:
             return
         known.rows += len(rows)
         known.stream.add(inputs, outputs)
+        known.stream.sample(rows, header.slot)
         known.scores.add(header.role, header.schema, rows["outputs"], rows["wall_ns"])
         if known.sample is None:
             known.sample = rows[:SAMPLE_ROWS]
@@ -290,7 +299,7 @@ class Live:
         sample, known.sample = known.sample, None
         if sample is not None:
             known.stream.see(sample["features"])
-        raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits)
+        raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits, self.together_limit)
         self._audit(key, known, counts[0], wall_ns / 1e9)
         if not raised and not cleared:
             return
@@ -304,8 +313,13 @@ class Live:
             if since_ns is not None:
                 ended[alarm] = since_ns
         new = [row for row in raised if (row.side, row.feature) not in before]
-        if new:
-            self._events.append(stream_event(key, known.profile, new, counts, sample))
+        alone = [row for row in new if row.feature != NAME]
+        if alone:
+            self._events.append(stream_event(key, known.profile, alone, counts, sample))
+        together = [row for row in new if row.feature == NAME]
+        if together and known.stream.together is not None:
+            moved = known.alarms.inputs_in_alarm(NAME)
+            self._events.append(together_event(key, known.profile, known.stream.together.detector, together, moved))
         self._tell_ends(key, known, ended, wall_ns)
 
     def _audit(self, key: Key, known: VersionLive, inputs: Counts, wall_s: float) -> None:

@@ -55,6 +55,10 @@ class Coordinates:
                 self._tables.append((at, table))
                 axes += [Coordinate(at, place) for place in bins]
         self.axes = tuple(axes)
+        self._owners = np.array([axis.column for axis in axes], np.intp)
+        parts = [part for _, table in self._tables for part in table.T]  # one for each axis
+        self._starts = np.cumsum([0, *map(len, parts)], dtype=np.intp)[:-1]
+        self._flat = np.concatenate([np.zeros(0), *parts])
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -68,6 +72,10 @@ class Coordinates:
         return np.concatenate(
             [table[places(self._columns[at].bins, block[:, at])] for at, table in self._tables], axis=1
         )
+
+    def points_at(self, places: NDArray[np.intp]) -> Floats:
+        """(n, d) of rows whose values' bins are known: places (C, n), a missing value's being its column's bins."""
+        return np.ascontiguousarray(self._flat[places[self._owners] + self._starts[:, None]].T)
 
 
 def _table(column: ColumnProfile) -> tuple[Floats, list[int | None]]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,8 @@ from monitor.record import Column, LogSchema
 from monitor.reference_order import Order
 from monitor.season import Season, fit_season
 from monitor.threads import in_threads
+from monitor.together import Together
+from monitor.together_fit import fit_together
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
 from registry.vocabulary import FeatureType
@@ -47,6 +49,7 @@ class ReferenceProfile:
     ordered: whether the rows were in the order of time, None where nobody said (and in what release 0.1 stored). Where
     it is not True, an independence that the rows show proves nothing, and a column's block_rows is None: how live rows
     depend on each other can only be learned from live tiles. since_s, until_s: the first and last moment, where known.
+    together: how the inputs go together; None where that was not fitted, or in what an older release stored.
     """
 
     rows: int
@@ -55,6 +58,7 @@ class ReferenceProfile:
     ordered: bool | None = None
     since_s: float | None = None
     until_s: float | None = None
+    together: Together | None = field(default=None, compare=False)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, stamped."""
@@ -66,7 +70,9 @@ class ReferenceProfile:
             "inputs": [column.to_dict() for column in self.inputs],
             "outputs": [column.to_dict() for column in self.outputs],
         }
-        return json.dumps(stamped("profile", body), separators=(",", ":"), allow_nan=False).encode()
+        if self.together is None:  # as older releases wrote it, so that its digest stays what it is
+            return _dump(stamped("profile", body, 2))
+        return _dump(stamped("profile", {**body, "together": self.together.to_dict()}))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ReferenceProfile:
@@ -81,10 +87,12 @@ class ReferenceProfile:
         try:
             sides = {side: tuple(map(ColumnProfile.from_dict, document[side])) for side in ("inputs", "outputs")}
             ordered = document.get("ordered")
-            moments = [None if document.get(k) is None else float(document[k]) for k in ("since_s", "until_s")]
+            inputs, together = sides["inputs"], document.get("together")
+            since_s, until_s = (None if document.get(k) is None else float(document[k]) for k in ("since_s", "until_s"))
             if ordered is not None and not isinstance(ordered, bool):
                 raise ValueError(f"ordered is {ordered!r}")
-            return cls(int(document["rows"]), sides["inputs"], sides["outputs"], ordered, *moments)
+            found = None if together is None else Together.from_dict(together, inputs)
+            return cls(int(document["rows"]), inputs, sides["outputs"], ordered, since_s, until_s, found)
         except (KeyError, TypeError, ValueError) as error:
             raise StateDamaged(f"a reference profile cannot be read: {error!r}") from None
 
@@ -140,6 +148,10 @@ class ReferenceProfile:
         return said
 
 
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
 _UNKNOWN = Order()
 _TURNED, _STRIP_ROWS = 16, 512  # columns, rows: what one cache line holds, and rows that stay near
 
@@ -157,11 +169,13 @@ def fit(
     types: Mapping[str, FeatureType] | None = None,
     order: Order = _UNKNOWN,
     output_order: Order | None = None,
+    together: bool = False,
 ) -> ReferenceProfile:
     """The profile of reference rows: features (n, F) and outputs (k, O), gathered by `schema`, in the file's order.
 
     types overrides what a column's type is found to be, by name. order tells what is known of the features' rows;
-    output_order of the outputs' where those are other rows (the model may have been run on fewer).
+    output_order of the outputs' where those are other rows (the model may have been run on fewer). together: learn how
+    the inputs go together, too, for the live monitor.
     Raises ValueError when the blocks are not of this schema.
     """
     if features.shape[1:] != (len(schema.inputs),) or outputs.shape[1:] != (len(schema.outputs),):
@@ -172,13 +186,15 @@ def fit(
     times = order.times_s
     some = times is not None and len(times) > 0
     types = types or {}
+    inputs = _fit_side(schema.inputs, features, schema.input_dtype, types, order, True)
     return ReferenceProfile(
         rows=len(features),
-        inputs=_fit_side(schema.inputs, features, schema.input_dtype, types, order, True),
+        inputs=inputs,
         outputs=_fit_side(schema.outputs, outputs, schema.output_dtype, types, output_order or order, False),
         ordered=order.in_time,
         since_s=float(times.min()) if times is not None and some else None,
         until_s=float(times.max()) if times is not None and some else None,
+        together=fit_together(inputs, features, order.in_time) if together else None,
     )
 
 

@@ -100,7 +100,7 @@ def profile_of_lanes(folder: Path, model: str, version: int, schema: LogSchema, 
     at = np.concatenate(times)
     by_time = np.argsort(at, kind="stable")
     order = Order(True, at[by_time])
-    return fit(schema, np.concatenate(features)[by_time], np.concatenate(outputs)[by_time], order=order)
+    return fit(schema, np.concatenate(features)[by_time], np.concatenate(outputs)[by_time], order=order, together=True)
 
 
 def free_texts(profile: ReferenceProfile) -> list[str]:
@@ -185,6 +185,7 @@ def _range(column: ColumnProfile, counts: NDArray[np.int64]) -> tuple[float | No
 
 def _notes(profile: ReferenceProfile, inputs: Counts, outputs: Counts, tiles: int) -> Iterable[str]:
     yield "made from counts in the bins of the profile in use, so where values lie inside a bin is not known"
+    yield "made from counts, which do not say how inputs go together: nobody watches that until you give --reference"
     if tiles == 0:
         yield f"fewer than {_LEAST_TILES} tiles of one length: how rows depend on each other is unknown"
     far = [

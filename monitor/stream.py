@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.block import Rows
 from monitor.budget import is_due
 from monitor.counts import Counts
 from monitor.dependence import LEARN_EVALUATIONS
 from monitor.detectors import FastDetector, Limits
 from monitor.neighbours import resemble
 from monitor.profile import ReferenceProfile
+from monitor.together_stream import TogetherStream
 from monitor.watch import SIDES, Evidence, Side
 from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
@@ -49,6 +51,7 @@ class Stream:
             FastDetector(profile.inputs, "input", bins=bins[0]),
             FastDetector(profile.outputs, "output", bins=bins[1]),
         )
+        self.together = None if profile.together is None else TogetherStream(profile.together)
         self.evaluations, self.evaluated_s = 0, -math.inf
         self._order_is_lost = all(column.block_rows is None for column in (*profile.inputs, *profile.outputs))
         self._depends = False  # live rows resemble their neighbours, of which the reference says nothing
@@ -70,6 +73,11 @@ class Stream:
         self._waiting[0].merge(inputs)
         self._waiting[1].merge(outputs)
         self._unsaved["waiting"] = b""  # made when it is asked for
+
+    def sample(self, rows: Rows, salt: int) -> None:
+        """The same rows, to be looked at as a whole: some of them. salt tells lanes apart."""
+        if self.together is not None:
+            self.together.add(rows, salt)
 
     def is_due(self, now_s: float) -> bool:
         """Whether enough rows and time have passed since the last evaluation."""
@@ -97,13 +105,18 @@ class Stream:
         return inputs, outputs
 
     def evaluate(
-        self, now_s: float, wall_s: float, limits: tuple[Limits, Limits]
+        self, now_s: float, wall_s: float, limits: tuple[Limits, Limits], together_limit: float = math.inf
     ) -> tuple[list[Evidence], list[Evidence], tuple[Counts, Counts]]:
         """Judge what waits: the alarms that it raised, those that it cleared, and the counts that were judged."""
         if self._packing is not None:
             self._packing[1].result()  # it reads the state that changes now
         counts = self._waiting
         raised, cleared = self._update(counts, wall_s, limits)
+        asked = None
+        if self.together is not None:
+            self.together.sample.pace(counts[0].rows, now_s - self.evaluated_s)
+            up, down, asked = self.together.evaluate(now_s, wall_s, together_limit, self._depends)
+            raised, cleared = [*raised, *up], [*cleared, *down]
         self._waiting, self.evaluated_s = self._nothing(), now_s
         self._unsaved.pop("waiting", None)
         block = {
@@ -115,6 +128,8 @@ class Stream:
             "outputs": counts[1].to_dict(),
             "depends": self._depends,
         }
+        if asked is not None:
+            block["together"] = asked
         self._unsaved[f"block.{self.evaluations % RING}"] = _dump(stamped("evaluation", block))
         if self.evaluations % SNAPSHOT_EVERY == 0:
             self._packing = self.evaluations, self._executor.submit(self._pack, self.evaluations)
@@ -135,7 +150,8 @@ class Stream:
 
     def active(self) -> list[Evidence]:
         """All alarms that are raised."""
-        return [row for detector in self.detectors for row in detector.active()]
+        found = [row for detector in self.detectors for row in detector.active()]
+        return found if self.together is None else [*found, *self.together.detector.active()]
 
     def worst(self, features: int) -> list[Evidence]:
         """The evidence nearest to its limit, of both sides, the strongest first."""
@@ -149,13 +165,15 @@ class Stream:
     # -- its state -------------------------------------------------------------------------------------------------
 
     def _pack(self, evaluations: int) -> bytes:
-        body = {
+        body: dict[str, Any] = {
             "n": evaluations,
             "profile": self.digest,
             "input": self.detectors[0].to_dict(),
             "output": self.detectors[1].to_dict(),
             "depends": self._depends,
         }
+        if self.together is not None:
+            body["together"] = self.together.to_dict()
         return _dump(stamped("stream", body))
 
     def unsaved(self) -> dict[str, bytes]:
@@ -172,6 +190,9 @@ class Stream:
                 "outputs": outputs.to_dict(),
             }
             self._unsaved["waiting"] = _dump(stamped("evaluation", body))
+        sampled = None if self.together is None else self.together.changed()
+        if sampled is not None:
+            self._unsaved["together"] = _dump(stamped("together", {"profile": self.digest, **sampled}))
         return dict(self._unsaved)
 
     def saved(self) -> None:
@@ -193,6 +214,8 @@ class Stream:
         if state is not None:
             self.detectors[0].restore(state["input"])
             self.detectors[1].restore(state["output"])
+            if self.together is not None and "together" in state:
+                self.together.restore(state["together"])
             self.evaluations = int(state["n"])
             self._depends = bool(state.get("depends", False))
         blocks = {}
@@ -204,9 +227,14 @@ class Stream:
             self._depends = bool(block.get("depends", False))
             limits = tuple(Limits(float(shape), float(quality)) for shape, quality in block["limits"])
             self._update(self._counts(block), float(block["wall_s"]), (limits[0], limits[1]))
+            if self.together is not None and "together" in block:
+                self.together.replay(block["together"], float(block["wall_s"]), self._depends)
         waiting = self._read("evaluation", stored.get("waiting"))
         if waiting is not None and int(waiting["n"]) == self.evaluations:
             self._waiting = self._counts(waiting)
+        sampled = self._read("together", stored.get("together"))
+        if self.together is not None and sampled is not None:
+            self.together.wait(sampled)
 
     def _read(self, kind: str, document: bytes | None) -> Mapping[str, Any] | None:
         if document is None:

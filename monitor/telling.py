@@ -22,6 +22,7 @@ from monitor.histograms import histogram
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.store import Told
 from monitor.suspect import Attribution, Suspect
+from monitor.together_watch import NAME
 from monitor.watch import Evidence
 from monitor.windows import Window
 from registry.clock import rfc3339
@@ -174,7 +175,7 @@ def clearing_event(key: tuple[str, int], cleared: Mapping[AlarmKey, int], wall_n
     features = names(feature for _, feature, _, _ in cleared)
     lasted_s = round((wall_ns - min(cleared.values())) / 1e9)
     which = features[0] + (f" and {len(features) - 1} more" if len(features) > 1 else "")
-    verb = "is" if len(features) == 1 else "are"
+    verb = "is" if len(features) == 1 and features[0] != NAME else "are"
     data = {
         "sentence": f"{which} of version {version} {verb} like the reference again, after {_duration(lasted_s)}.",
         "features": features[:MOST_FEATURES],

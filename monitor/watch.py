@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite, log
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from monitor.dependence import LiveDependence
 from monitor.events import KINDS, EventKind, Events, Family
 from monitor.mixture import STEPS_H, Floats, Mixture, Mode, angle, share_at
 from monitor.packing import pack, unpack
-from monitor.profile import ColumnProfile
 from monitor.selection import e_d_bh
 
 Side = Literal["input", "output"]
@@ -65,6 +64,13 @@ class Evidence:
         return {**asdict(self), "limit_log10": self.limit_log10 if isfinite(self.limit_log10) else None}
 
 
+class Named(Protocol):
+    """What is watched: a column, or columns together."""
+
+    @property
+    def name(self) -> str: ...
+
+
 _BACK_H = np.array((0.0, *STEPS_H))  # how far a share may have gone back
 
 
@@ -72,12 +78,7 @@ class Watch:
     """Arrays (F,) are over the features that have such events, in their order: `names`."""
 
     def __init__(
-        self,
-        columns: Sequence[ColumnProfile],
-        side: Side,
-        events: Events,
-        mixture: Mixture,
-        live: LiveDependence | None,
+        self, columns: Sequence[Named], side: Side, events: Events, mixture: Mixture, live: LiveDependence | None
     ) -> None:
         self.side, self.family, self.events, self.mixture, self._live = side, events.family, events, mixture, live
         self.names = tuple(columns[at].name for at in mixture.columns)
@@ -100,9 +101,19 @@ class Watch:
         live_deffs (columns,): what events of values are weakened by at least, if bad values alone cannot tell it.
         """
         self.log_limit = log_limit
-        if not self.names:
-            return [], []
-        happened, of = self.events.count(counts)
+        return self.judge(*self.events.count(counts), rows, now_s, log_limit, live_deffs) if self.names else ([], [])
+
+    def judge(
+        self,
+        happened: Floats,
+        of: Floats,
+        rows: int,
+        now_s: float,
+        log_limit: float,
+        live_deffs: Floats | None = None,
+    ) -> tuple[list[Evidence], list[Evidence]]:
+        """As `update`, of events that were counted already."""
+        self.log_limit = log_limit
         strength = None if self._live is None else self._live.strength()
         if live_deffs is not None:
             known = 1.0 if strength is None else strength
@@ -119,9 +130,14 @@ class Watch:
 
     def learn(self, counts: Counts) -> None:
         """Take one evaluation for how rows depend on each other alone, and no evidence."""
+        if self.names:
+            self.learn_from(*self.events.count(counts))
+
+    def learn_from(self, happened: Floats, of: Floats) -> None:
+        """As `learn`, of events that were counted already."""
         if self.names and self._live is not None:
             self._live.presume()
-            self._live.update(*self.events.count(counts))
+            self._live.update(happened, of)
         for at in range(len(self.names)):
             self.mixture.reset(at)
 

@@ -10,7 +10,7 @@ from registry.errors import FormatTooNew, StateDamaged
 # The newest version of each kind that this release reads, and the one that it writes where nothing else is said.
 VERSIONS = {
     "manifest": 3,  # 1 for all that release 0.1 can serve: `manifest.py`
-    "profile": 2,  # 1, of release 0.1, knew no types, seasons or order
+    "profile": 3,  # 1, of release 0.1, knew no types, seasons or order; 2 nothing of columns together
     "tile": 1,
     "plan": 1,
     "event": 1,
@@ -24,6 +24,7 @@ VERSIONS = {
     "alarms": 1,
     "stream": 1,
     "evaluation": 1,
+    "together": 1,
     "audit": 1,
     "scores": 1,
 }

@@ -54,7 +54,7 @@ def run(options: Options) -> Result:
         started, spent = time.perf_counter(), time.process_time()
         found = read_reference(path, [spec], None, None, None, lambda *_: None)
         read = time.perf_counter()
-        profile = fit(schema, found.feeds["x"], np.empty((found.rows, 0)), order=found.order)
+        profile = fit(schema, found.feeds["x"], np.empty((found.rows, 0)), order=found.order, together=True)
         fitting.append(time.perf_counter() - read)
         reading.append(read - started)
         busy.append(time.process_time() - spent)

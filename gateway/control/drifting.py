@@ -18,12 +18,14 @@ from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
 from monitor.explain import Sample, explain
 from monitor.histograms import histogram
-from monitor.live import FAST
+from monitor.live import FAST, VersionLive
 from monitor.looks import Look
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.score_streams import StreamView
-from monitor.suspect import attribute
+from monitor.suspect import Standing, attribute
 from monitor.telling import event_words
+from monitor.together_telling import together_sentence, what_moved
+from monitor.together_watch import NAME
 from monitor.watch import Evidence
 from registry.clock import rfc3339
 from registry.errors import MalformedRequest
@@ -36,6 +38,34 @@ _LONGEST_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
+class TogetherView:
+    """What is known of a version's inputs together: of the sampled rows, which are this share of all."""
+
+    columns: int
+    rate: float
+    rows: int
+    evidence: Sequence[Evidence]  # one for each statistic, the strongest first
+    moved: Mapping[str, Any]
+    sentence: str
+
+    @classmethod
+    def of(cls, known: VersionLive) -> TogetherView | None:
+        """None without a profile that knows how they go together."""
+        stream, alone = known.stream.together, known.alarms.inputs_in_alarm(NAME)
+        if stream is None:
+            return None
+        detector, profile = stream.detector, known.profile
+        return cls(
+            len(detector.together.questions.used),
+            stream.sample.rate,
+            stream.sampled,
+            detector.evidence(),
+            what_moved(profile, detector),
+            together_sentence(profile, detector, alone),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class VersionView:
     """One version's part of an answer."""
 
@@ -45,6 +75,7 @@ class VersionView:
     alarms: Mapping[AlarmKey, int]  # → wall_ns since when
     evidence: Sequence[Evidence]  # of the fast detectors, the strongest first
     scores: Sequence[StreamView] = ()
+    together: TogetherView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +94,7 @@ class DriftView:
             "items": [{"version": by_measurement[id(m)].version, **m.to_dict()} for m in worst],
             "next": None,
             "fast": [evidence_json(view, row) for view, row in self._strongest()[:most]],
+            "multivariate": [together_json(view) for view in self.versions],
             "features": self._features([(by_measurement[id(m)], m) for m in worst]),
             "alarms": [alarm_json(view.version, key, ns) for view in self.versions for key, ns in view.alarms.items()],
             "suspect": self._suspect(),
@@ -72,6 +104,7 @@ class DriftView:
 
     def _strongest(self) -> list[tuple[VersionView, Evidence]]:
         rows = [(view, row) for view in self.versions for row in view.evidence]
+        rows += [(view, row) for view in self.versions if view.together for row in view.together.evidence]
         return sorted(rows, key=lambda pair: (not pair[1].rows, pair[1].limit_log10 - pair[1].evidence_log10))
 
     @staticmethod
@@ -95,8 +128,13 @@ class DriftView:
         views = {view.version: view.look.finish() for view in self.versions}
         if champion not in views or candidate not in views:
             return None
+        together = [
+            Standing(NAME, Verdict.BREACH)
+            for view in self.versions
+            if view.version == champion and any(alarm[:2] == ("input", NAME) for alarm in view.alarms)
+        ]
         found = attribute(
-            [m for m in views[champion] if m.kind == "input"],
+            [*(m for m in views[champion] if m.kind == "input"), *together],
             [m for m in views[champion] if m.kind == "output"],
             [m for m in views[candidate] if m.kind == "output"],
         )
@@ -113,7 +151,7 @@ def _column(view: VersionView, kind: str, feature: str) -> tuple[ColumnProfile, 
 def evidence_json(view: VersionView, row: Evidence) -> dict[str, Any]:
     """A fast detector's word on one feature: value and threshold are Cohen's h of the event that adds most to it."""
     columns = view.profile.inputs if row.side == "input" else view.profile.outputs
-    column = next(column for column in columns if column.name == row.feature)
+    column = next((column for column in columns if column.name == row.feature), None)
     verdict = Verdict.BREACH if row.is_raised else Verdict.PASS if row.rows else Verdict.UNKNOWN
     return {
         "version": view.version,
@@ -129,7 +167,7 @@ def evidence_json(view: VersionView, row: Evidence) -> dict[str, Any]:
         "profile": view.profile.digest,
         "evidence_log10": row.evidence_log10,
         "limit_log10": row.limit_log10 if math.isfinite(row.limit_log10) else None,
-        "event": event_words(column, row),
+        "event": _EVENTS[row.family] if row.family in _EVENTS or column is None else event_words(column, row),
         "direction": row.direction,
         "share": row.share,
         "reference": row.reference,
@@ -137,6 +175,37 @@ def evidence_json(view: VersionView, row: Evidence) -> dict[str, Any]:
         "started_at": rfc3339(round(row.start_s * 1e9)) if row.rows else None,
         "mode": row.mode,
         "deff": row.deff,
+    }
+
+
+_EVENTS = {
+    "pairs": "two columns lie alike",
+    "reconstruction": "what the reference's principal components leave unexplained",
+    "mmd": "a random Fourier feature",
+}
+
+
+def together_json(view: VersionView) -> dict[str, Any]:
+    """How a version's inputs go together: what moved most, of which sample; or why nobody can tell."""
+    seen = view.together
+    if seen is None:
+        why = (
+            "its profile says nothing of it: it was made by an older release, from counts, or of fewer than 1,000 rows "
+        )
+        return {"version": view.version, "feature": NAME, "enabled": False, "reason": why + "or two columns that vary"}
+    up = any(alarm[:2] == ("input", NAME) for alarm in view.alarms)
+    verdict = Verdict.BREACH if up else Verdict.PASS if any(row.rows for row in seen.evidence) else Verdict.UNKNOWN
+    return {
+        "version": view.version,
+        "feature": NAME,
+        "enabled": True,
+        "verdict": verdict.value,
+        "cause": Cause.NO_TRAFFIC.value if verdict is Verdict.UNKNOWN else None,
+        "columns_watched": seen.columns,
+        "sample_ratio": seen.rate,
+        "sampled_rows": seen.rows,
+        "sentence": seen.sentence if up else None,
+        **seen.moved,
     }
 
 

@@ -27,6 +27,7 @@ def monitor_families(seen: MonitorSnapshot, lane_less: LaneLess, live: Live) -> 
     yield from _lanes(seen, lane_less)
     yield from _drift(live)
     yield _quality(live)
+    yield from _samples(live)
     yield from _audits(live)
     yield from _scores(live)
     labels = CounterMetricFamily(
@@ -111,7 +112,8 @@ def _drift(live: Live) -> Iterator[Metric]:
             if found.evidence_log10 is not None:
                 evidence.add_metric(values, found.evidence_log10)
             shown.add(found.key)
-        for row in known.stream.worst(live.features_shown):
+        together = known.stream.together
+        for row in [*known.stream.worst(live.features_shown), *(together.detector.evidence() if together else ())]:
             values = [model, version, row.side, row.feature, row.family, FAST]
             statistic.add_metric(values, abs(row.effect_h))
             threshold.add_metric(values, cohens_h(row.limit, row.reference))
@@ -125,6 +127,18 @@ def _drift(live: Live) -> Iterator[Metric]:
             alarms.add_metric([model, version, kind, ALL, ALL, ALL], total)
             active.add_metric([model, version, kind], sum(alarm[0] == kind for alarm in up))
     yield from (statistic, threshold, evidence, alarms, active)
+
+
+def _samples(live: Live) -> Iterator[Metric]:
+    rows = CounterMetricFamily(
+        "driftgate_drift_sampled_records", "Rows looked at as a whole, for drift of inputs together.", labels=_VERSION
+    )
+    ratio = GaugeMetricFamily("driftgate_drift_sample_ratio", "Share of the rows that are so.", labels=_VERSION)
+    for (model, version), known in sorted(live.versions.items()):
+        if known.stream.together is not None:
+            rows.add_metric([model, str(version)], known.stream.together.sampled)
+            ratio.add_metric([model, str(version)], known.stream.together.sample.rate)
+    yield from (rows, ratio)
 
 
 def _quality(live: Live) -> Metric:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from prometheus_client.core import Metric
 
-from gateway.control.drifting import DriftView, VersionView, seconds_of
+from gateway.control.drifting import DriftView, TogetherView, VersionView, seconds_of
 from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
 from monitor.agreement import tolerances
@@ -183,7 +183,8 @@ class Monitoring:
                 look = Look(known.slices, counted, name, self._live.level)
                 evidence = known.stream.worst(MOST_EVIDENCE)
                 scores = tuple(known.scores.views())
-                views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence, scores))
+                together = TogetherView.of(known)
+                views.append(VersionView(key[1], known.profile, look, known.alarms.active, evidence, scores, together))
         return DriftView(views, self._pair(model))
 
     def _pair(self, model: str) -> tuple[int, int] | None:

@@ -115,8 +115,8 @@ def test_what_is_no_profile_is_refused(content: bytes) -> None:
 
 
 def test_a_newer_profile_is_refused_by_name() -> None:
-    with pytest.raises(FormatTooNew, match=r"driftgate\.profile v3"):
-        ReferenceProfile.from_bytes(b'{"format":"driftgate.profile","v":3}')
+    with pytest.raises(FormatTooNew, match=r"driftgate\.profile v4"):
+        ReferenceProfile.from_bytes(b'{"format":"driftgate.profile","v":4}')
 
 
 def test_output_limits_widen_the_range_seen_by_a_tenth() -> None:
