@@ -34,6 +34,7 @@ LEAST_ROWS = 1_000
 _LEAST_TILES = 24
 _TOLD_OUTSIDE = 0.01
 _MOST_NAMED = 5
+_NOT_TOGETHER = "counts do not say how inputs go together, so that is watched no more; give --reference"
 
 
 def profile_of_tiles(used: ReferenceProfile, tiles: Iterable[Tile]) -> tuple[ReferenceProfile, tuple[str, ...]]:
@@ -61,7 +62,8 @@ def profile_of_tiles(used: ReferenceProfile, tiles: Iterable[Tile]) -> tuple[Ref
         since_s=float(min(tile.start_s for tile in parts)),
         until_s=float(max(tile.end_s for tile in parts)),
     )
-    return profile, tuple(_notes(profile, inputs, outputs, len(even)))
+    lost = () if used.together is None else (_NOT_TOGETHER,)
+    return profile, (*_notes(profile, inputs, outputs, len(even)), *lost)
 
 
 def profile_of_lanes(folder: Path, model: str, version: int, schema: LogSchema, since_s: float) -> ReferenceProfile:
@@ -185,7 +187,6 @@ def _range(column: ColumnProfile, counts: NDArray[np.int64]) -> tuple[float | No
 
 def _notes(profile: ReferenceProfile, inputs: Counts, outputs: Counts, tiles: int) -> Iterable[str]:
     yield "made from counts in the bins of the profile in use, so where values lie inside a bin is not known"
-    yield "made from counts, which do not say how inputs go together: nobody watches that until you give --reference"
     if tiles == 0:
         yield f"fewer than {_LEAST_TILES} tiles of one length: how rows depend on each other is unknown"
     far = [
