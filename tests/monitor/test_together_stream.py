@@ -107,3 +107,19 @@ def test_a_damaged_sample_is_refused() -> None:
             assert before in stored["together"]
             with pytest.raises(StateDamaged):
                 Stream(PROFILE, executor).restore({**stored, "together": stored["together"].replace(before, after)})
+
+
+def test_rows_that_depend_where_the_reference_lost_its_order_are_learned_from_before_they_are_judged() -> None:
+    """Sessions of fifty equal rows, a shuffled reference: taken for independent they alarm, learned they do not."""
+    lost = profiled(correlated(20_000, 0.6, np.random.default_rng(0), columns=4), in_time=False)
+    assert lost.together is not None
+    told = {}
+    for depends in (False, True):
+        stream, rng, told[depends] = TogetherStream(lost.together), np.random.default_rng(9), 0
+        for at in range(0, 300, 5):
+            block = np.repeat(correlated(12, 0.6, rng, columns=4), 50, axis=0)
+            stream.add(Rows({"seq": np.arange(600, dtype=np.uint64), "features": block}), 0)
+            raised, _, block_of = stream.evaluate(float(at), float(at), 18.0, depends)
+            assert block_of is not None
+            told[depends] += len(raised)
+    assert told[True] == 0 < told[False]
