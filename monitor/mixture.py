@@ -37,9 +37,10 @@ _MOST_LOG = 650.0
 class Mixture:
     """The components of some events: E events x J bets, half of them upwards, half downwards.
 
-    State, float64: `m` (E, J); (E,) each: `happened`, `of`, what was counted since the event's evidence was last
-    nothing; `since_rows`, `since_s`, when that was; `tile_happened`, `tile_of`, the open tile.
-    About 340 bytes an event, J being 10.
+    State, float64: `m` (E, J); (E,) each: `rise`, the logarithm of the evidence since it last was nothing (Page's sum
+    of the bets' mean gains, which finds the onset where M alone creeps up without one); `happened`, `of`, what was
+    counted since then; `since_rows`, `since_s`, when that was; `tile_happened`, `tile_of`, the open tile.
+    About 350 bytes an event, J being 10.
     """
 
     def __init__(self, events: Events, is_share: NDArray[np.bool_], tile_rows: Floats) -> None:
@@ -56,21 +57,27 @@ class Mixture:
         self._tile_rows = np.maximum(tile_rows, 1.0)
         self._is_plain = bool((self._tile_rows <= 1.0).all()) and not is_share.any()
         self.m = np.zeros(valid.shape)
-        self.happened, self.of = np.zeros(e), np.zeros(e)
+        self.happened, self.of, self.rise = np.zeros(e), np.zeros(e), np.zeros(e)
         self.since_rows, self.since_s = np.zeros(e), np.zeros(e)
         self.tile_happened, self.tile_of = np.zeros(e), np.zeros(e)
         self._event_m = np.zeros(e)
 
     def arrays(self) -> dict[str, Floats]:
         """The state, by name. The arrays themselves, not copies."""
-        names = ("m", "happened", "of", "since_rows", "since_s", "tile_happened", "tile_of")
+        names = ("m", "rise", "happened", "of", "since_rows", "since_s", "tile_happened", "tile_of")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, arrays: Mapping[str, Floats]) -> None:
-        """Take the state that `arrays` gave. Raises KeyError or ValueError for another shape."""
+        """Take the state that `arrays` gave; `rise` may be absent, as in states of release 0.1.
+
+        Raises KeyError or ValueError for another shape.
+        """
         for name, mine in self.arrays().items():
-            mine[:] = arrays[name].reshape(mine.shape)
+            if name in arrays or name != "rise":
+                mine[:] = arrays[name].reshape(mine.shape)
         self._weigh()
+        if "rise" not in arrays:
+            self.rise[:] = np.log(np.maximum(self._event_m / self._event_weight, 1.0))
 
     def update(self, happened: Floats, of: Floats, rows: float, now_s: float, strength: Floats | None = None) -> None:
         """Take one evaluation: `happened` of `of` rows per event, (E,) each; `rows` were seen before it in all.
@@ -90,11 +97,16 @@ class Mixture:
             self.m += 1.0
             self.m *= log
             np.minimum(self.m, _MOST, out=self.m)
+            bet = np.ones(len(self.events), bool)
         else:
-            self._update_tiles(happened, of, strength)
+            bet = self._update_tiles(happened, of, strength)
+        before = self._event_m + self._event_weight
         self._weigh()
+        gain = np.log(np.maximum(self._event_m, 1e-300)) - np.log(before)
+        self.rise = np.where(bet, np.maximum(self.rise + gain, 0.0), self.rise)
 
-    def _update_tiles(self, happened: Floats, of: Floats, strength: Floats | None) -> None:
+    def _update_tiles(self, happened: Floats, of: Floats, strength: Floats | None) -> NDArray[np.bool_]:
+        """(E,): the events that were bet on, as their tile was full."""
         self.tile_happened += happened
         self.tile_of += of
         closed = (self.tile_of >= self._tile_rows) & (self.tile_of > 0.0)
@@ -109,10 +121,11 @@ class Mixture:
         self.m[at] = np.minimum((1.0 + self.m[at]) * gain, _MOST)
         self.tile_happened[closed] = 0.0
         self.tile_of[closed] = 0.0
+        return closed
 
     def _count(self, happened: Floats, of: Floats, rows: float, now_s: float) -> None:
         """Begin anew where the evidence is nothing, then count."""
-        quiet = self._event_m < self._event_weight
+        quiet = (self.rise <= 0.0) & (self.tile_of <= 0.0)
         self.happened[quiet] = 0.0
         self.of[quiet] = 0.0
         self.since_rows[quiet] = rows
@@ -152,6 +165,7 @@ class Mixture:
         stop = int(self.starts[at + 1]) if at + 1 < len(self.starts) else len(self.events)
         self.m[start:stop] = 0.0
         self._event_m[start:stop] = 0.0
+        self.rise[start:stop] = 0.0
 
 
 def angle_of(share: Floats) -> Floats:

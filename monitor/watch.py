@@ -261,7 +261,11 @@ class Watch:
         self.log_limit = inf if document["log_limit"] is None else float(document["log_limit"])
         arrays = self.mixture.arrays()
         self.mixture.restore(
-            {name: unpack(document["mixture"][name], "<f8", array.size) for name, array in arrays.items()}
+            {
+                name: unpack(document["mixture"][name], "<f8", array.size)
+                for name, array in arrays.items()
+                if name in document["mixture"] or name != "rise"
+            }
         )
         self.is_raised[:] = False
         self._peak[:] = -np.inf

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from monitor.budget import MONTH_S, Budget, evaluations_in
-from monitor.counts import Counts
+from monitor.counts import Counter, Counts
 from monitor.detectors import FastDetector, FastSettings, Limits
 from monitor.events import Tolerance
 from monitor.mixture import STEPS_H
-from monitor.profile import ColumnProfile
+from monitor.profile import ColumnProfile, Order, fit
+from monitor.record import Column, LogSchema
+from monitor.watch import Evidence
 from registry.errors import FormatTooNew, StateDamaged
 from tests.support.streams import BINS, category, drawn, limits_for, number, uniform
 
@@ -181,3 +185,25 @@ def test_too_many_categories_do_not_drift_towards_the_others_by_nature() -> None
         counts.rows = 500
         counts.counts[0] = rng.multinomial(500, [*[1 / 2000] * 64, 1936 / 2000])
         assert not detector.update(counts, float(t), Limits(7.0, 7.0)).raised
+
+
+def test_the_start_is_where_the_outage_began_though_evidence_had_crept_up_before() -> None:
+    """Values are missing in sessions of 50, so each row says little, and M is seldom near nothing."""
+    rng = np.random.default_rng(3)
+    schema = LogSchema(True, (Column("x", "x", "number", 0),), (), "f8", "f8")
+
+    def runs(rows: int, missing: float) -> NDArray[Any]:
+        values = np.where(rng.random(rows // 50) < missing, np.nan, rng.normal(size=rows // 50))
+        return np.repeat(values, 50)[:, None]
+
+    profile = fit(schema, runs(50_000, 0.02), np.zeros((50_000, 0)), order=Order(in_time=True))
+    assert profile.inputs[0].missing_deff > 20.0
+    detector = FastDetector(profile.inputs, "input")
+    counter = Counter(detector.bins, "f8")
+    raised: list[Evidence] = []
+    for at in range(100):
+        counts = counter.count(runs(500, 0.02 if at < 90 else 0.6))
+        raised += detector.update(counts, float(at), Limits(15.0, 15.0)).raised
+    (alarm,) = [row for row in raised if row.kind == "missing"]
+    assert abs(alarm.start_rows - 90 * 500) <= 1000
+    assert alarm.share == pytest.approx(0.6, abs=0.15)
