@@ -116,6 +116,9 @@ class Comparison:
             self.r[at, : len(column.counts)] = column.counts
         self.c = live.counts.astype(np.float64)
         self.deff = np.array([column.deff for column in columns]) * (1.0 if live_deffs is None else live_deffs)
+        for at, column in enumerate(columns):
+            if column.bins.kind == "category" and not column.complete:
+                _join_chosen(self.r[at], self.c[at], len(column.counts) - 1, float(self.deff[at]))
         self.n, self.m = self.c.sum(axis=1), self.r.sum(axis=1)
 
     def find(self, statistic: Statistic) -> Found:
@@ -194,6 +197,23 @@ class Comparison:
         h = 2.0 * np.abs(np.arcsin(np.sqrt(np.clip(q, 0.0, 1.0))) - np.arcsin(np.sqrt(np.clip(p, 0.0, 1.0))))
         rows = np.full(len(p), self.rows, np.int64)
         return Found(np.abs(q - p), np.where(q >= p, high - p, p - low), h, rows, None)
+
+
+def _join_chosen(reference: Floats, live: Floats, other: int, deff: float) -> None:
+    """Count categories with the others, in place, that have a bin only as chance made them frequent in the reference.
+
+    The most frequent of thousands look more frequent than they are, which no live row repeats. Those that lie five
+    standard errors (of a root: a half) above the last that was chosen are frequent by themselves;
+    and one that live rows have more often moved in spite of it.
+    """
+    if not other:
+        return
+    root = np.sqrt(reference[:other] / deff)
+    is_less = live[:other] * reference.sum() <= reference[:other] * live.sum()
+    doubtful = np.flatnonzero((root < root.min() + 2.5) & is_less)
+    for counts in (reference, live):
+        counts[other] += counts[doubtful].sum()
+        counts[doubtful] = 0.0
 
 
 def _reference(at: Comparison, of: Callable[[ColumnProfile], int]) -> Floats:

@@ -13,8 +13,8 @@ from scipy import stats
 from monitor.alarms import quality
 from monitor.counts import Counter, Counts
 from monitor.drift import MONTH_S, Measurement, count_of_tests, level_per_test, measure, ranked, worst
-from monitor.profile import ReferenceProfile, fit
-from monitor.record import category_code
+from monitor.profile import Order, ReferenceProfile, fit
+from monitor.record import Column, LogSchema, category_code
 from monitor.reference import read_reference
 from registry.vocabulary import Cause, TensorSpec, Verdict
 from tests.support.profiles import fitted, schema
@@ -236,3 +236,19 @@ def test_the_power_market_in_random_order_does_not_drift(material: Path) -> None
         profile = fitted(*mixed[:18_000].T)
         for start in range(18_000, 45_000, 3000):
             assert breached(look(profile, *mixed[start : start + 3000].T, level=1e-5)) == set()
+
+
+@pytest.mark.parametrize(("different", "rows"), [(1000, 5000), (3000, 20_000)])
+def test_the_most_frequent_of_many_categories_are_no_drift_for_having_been_chosen(different: int, rows: int) -> None:
+    schema = LogSchema(True, (Column("c", "c", "category", 0, hashed=True),), (), "f8", "f8")
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        draw = [rng.integers(0, different, size=(n, 1)).astype(np.float64) for n in (rows, 60_000)]
+        found = fit(schema, draw[0], np.zeros((rows, 0)), order=Order(in_time=True))
+        assert not found.inputs[0].complete
+        counter = Counter(found.input_bins(), "f8")
+        measured = measure(found, counter.count(draw[1]), None, window="1h", level=1e-4)
+        assert {m.verdict for m in measured} == {Verdict.PASS}
+        draw[1][:1800] = found.inputs[0].bins.values[0]  # one of them in 3 % more of the rows
+        measured = measure(found, counter.count(draw[1]), None, window="1h", level=1e-4)
+        assert Verdict.BREACH in {m.verdict for m in measured}
