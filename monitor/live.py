@@ -180,17 +180,18 @@ class Live:
     def _set_limits(self) -> None:
         """Share the budget out: every feature of every version is evaluated once a second at most.
 
-        Of a version that is not taken up yet every feature is taken to be: rather too strict than too lax.
+        Of a version that was not evaluated yet every feature is taken to be: rather too strict than too lax.
         """
+        watched = [known.stream for known in self.versions.values() if known.stream.has_detectors]
         coming = tuple(self._coming.values())
         together = sum(known.profile.together is not None for known in self.versions.values())
         together += sum(profile.together is not None for profile in coming)
         spenders = (*SPENDERS, TOGETHER) if together else SPENDERS
         budget = Budget(max(self._settings.false_alarms_per_month, 1e-6)).among(spenders)
         most = evaluations_in(MONTH_S)
-        streams = [known.stream.detectors for known in self.versions.values()]
-
-        unknown = [most * sum(len(p.inputs) for p in coming), most * sum(len(p.outputs) for p in coming)]
+        streams = [stream.detectors for stream in watched]
+        others = [*coming, *(known.profile for known in self.versions.values() if not known.stream.has_detectors)]
+        unknown = [most * sum(len(p.inputs) for p in others), most * sum(len(p.outputs) for p in others)]
 
         def evaluations(side: int, family: Family) -> float:
             return unknown[side] + sum(pair[side].evaluations_of(family, math.inf, most) for pair in streams)

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,7 @@ class Stream:
     def __init__(self, profile: ReferenceProfile, executor: Executor) -> None:
         self.profile = profile
         self.digest = profile.digest  # of a wide one it takes a while: here, and not in the first evaluation
-        bins = profile.input_bins(), profile.output_bins()
-        _ = [each.digest for each in bins]  # the same
-        self.detectors = (
-            FastDetector(profile.inputs, "input", bins=bins[0]),
-            FastDetector(profile.outputs, "output", bins=bins[1]),
-        )
+        _ = [each.digest for each in (profile.input_bins(), profile.output_bins())]  # the same
         self.together = None if profile.together is None else TogetherStream(profile.together)
         self.evaluations, self.evaluated_s = 0, -math.inf
         self._order_is_lost = all(column.block_rows is None for column in (*profile.inputs, *profile.outputs))
@@ -59,6 +55,20 @@ class Stream:
         self._waiting = self._nothing()
         self._unsaved: dict[str, bytes] = {}
         self._packing: tuple[int, Future[bytes]] | None = None
+
+    @cached_property
+    def detectors(self) -> tuple[FastDetector, FastDetector]:
+        """Made for the first evaluation: they are megabytes, and most of a thousand versions are hardly ever asked."""
+        inputs, outputs = self.profile.input_bins(), self.profile.output_bins()
+        return (
+            FastDetector(self.profile.inputs, "input", bins=inputs),
+            FastDetector(self.profile.outputs, "output", bins=outputs),
+        )
+
+    @property
+    def has_detectors(self) -> bool:
+        """Whether it was evaluated, ever."""
+        return "detectors" in self.__dict__
 
     def _nothing(self) -> tuple[Counts, Counts]:
         return Counts.empty(self.profile.input_bins()), Counts.empty(self.profile.output_bins())
@@ -99,7 +109,10 @@ class Stream:
 
     def live_deffs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Per column of either side: by how much more rows depend on their neighbours than the reference says."""
-        inputs, outputs = (detector.live_deffs() for detector in self.detectors)
+        if self.has_detectors:
+            inputs, outputs = (detector.live_deffs() for detector in self.detectors)
+        else:
+            inputs, outputs = np.ones(len(self.profile.inputs)), np.ones(len(self.profile.outputs))
         if self.is_learning:
             inputs[:], outputs[:] = UNTIL_LEARNED, UNTIL_LEARNED
         return inputs, outputs
@@ -150,16 +163,20 @@ class Stream:
 
     def active(self) -> list[Evidence]:
         """All alarms that are raised."""
-        found = [row for detector in self.detectors for row in detector.active()]
-        return found if self.together is None else [*found, *self.together.detector.active()]
+        found = [row for detector in self.detectors for row in detector.active()] if self.has_detectors else []
+        return found if self.together is None else [*found, *self.together.active()]
 
     def worst(self, features: int) -> list[Evidence]:
-        """The evidence nearest to its limit, of both sides, the strongest first."""
+        """The evidence nearest to its limit, of both sides, the strongest first; none before the first evaluation."""
+        if not self.has_detectors:
+            return []
         rows = [row for detector in self.detectors for row in detector.worst(features)]
         return sorted(rows, key=lambda row: row.limit_log10 - row.evidence_log10)[:features]
 
     def strongest(self, side: Side) -> Evidence | None:
-        """The evidence of one side that is nearest to its limit."""
+        """The evidence of one side that is nearest to its limit; None before the first evaluation."""
+        if not self.has_detectors:
+            return None
         return next(iter(self.detectors[SIDES.index(side)].worst(1)), None)
 
     # -- its state -------------------------------------------------------------------------------------------------

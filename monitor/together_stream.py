@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from monitor.block import Rows
@@ -24,20 +25,38 @@ class TogetherStream:
     """The sample, what waits for the next evaluation, and the detector."""
 
     def __init__(self, together: Together) -> None:
-        self.detector = TogetherDetector(together)
+        self._together = together
         self.sample = RowSample(len(together.questions.columns))
         self.evaluations, self._evaluated_s = 0, -math.inf
         self._waiting = self._nothing()
         self._is_changed = False  # what waits, since `changed`
 
+    @cached_property
+    def detector(self) -> TogetherDetector:
+        """Made when it is wanted, as the others in `monitor/stream.py`."""
+        return TogetherDetector(self._together)
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether it was wanted, ever."""
+        return "detector" in self.__dict__
+
+    def active(self) -> tuple[Evidence, ...]:
+        """Alarms that are raised."""
+        return tuple(self.detector.active()) if self.has_detector else ()
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Of each statistic, the strongest first; none before the first evaluation."""
+        return tuple(self.detector.evidence()) if self.has_detector else ()
+
     def _nothing(self) -> Tally:
-        questions = self.detector.together.questions
+        questions = self._together.questions
         return Tally.empty(len(questions), len(questions.columns))
 
     @property
     def sampled(self) -> int:
         """Rows that were asked, ever."""
-        return self.detector.rows + self._waiting.rows
+        return (self.detector.rows if self.has_detector else 0) + self._waiting.rows
 
     def add(self, rows: Rows, salt: int) -> None:
         """Rows that were counted."""
@@ -47,7 +66,7 @@ class TogetherStream:
         """Ask the rows that were sampled since."""
         block = self.sample.take()
         if block is not None:
-            self._waiting.merge(self.detector.together.questions.tally(block))
+            self._waiting.merge(self._together.questions.tally(block))
             self._is_changed = True
 
     def evaluate(
@@ -105,5 +124,5 @@ class TogetherStream:
             self._waiting = self._tally(document["tally"])
 
     def _tally(self, document: Mapping[str, Any]) -> Tally:
-        questions = self.detector.together.questions
+        questions = self._together.questions
         return Tally.from_dict(document, len(questions), len(questions.columns))

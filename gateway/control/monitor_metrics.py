@@ -113,7 +113,7 @@ def _drift(live: Live) -> Iterator[Metric]:
                 evidence.add_metric(values, found.evidence_log10)
             shown.add(found.key)
         together = known.stream.together
-        for row in [*known.stream.worst(live.features_shown), *(together.detector.evidence() if together else ())]:
+        for row in [*known.stream.worst(live.features_shown), *(together.evidence() if together else ())]:
             values = [model, version, row.side, row.feature, row.family, FAST]
             statistic.add_metric(values, abs(row.effect_h))
             threshold.add_metric(values, cohens_h(row.limit, row.reference))

@@ -77,6 +77,23 @@ def test_an_evaluation_waits_for_rows_and_for_time_whichever_is_later() -> None:
     assert one.is_due(101.0)
 
 
+def test_detectors_are_made_for_the_first_evaluation() -> None:
+    found, shelf = fitted(), Shelf()
+    one = Stream(found, AtOnce())
+    add(one, 400, 1)
+    shelf.checkpoint(one)
+    one = shelf.restart(found)
+    assert (one.waiting_rows, one.active(), one.worst(5), one.strongest("input")) == (400, [], [], None)
+    assert [deffs.tolist() for deffs in one.live_deffs()] == [[1.0, 1.0, 1.0], [1.0]]
+    made = [one.has_detectors]  # all of this without them
+    add(one, 100, 2)
+    one.evaluate(100.0, 100.0, LIMITS)
+    assert [*made, one.has_detectors] == [False, True]
+    assert [row.feature for row in one.worst(1)]
+    shelf.checkpoint(one)
+    assert shelf.restart(found).has_detectors
+
+
 def test_a_shift_raises_one_alarm_and_the_way_back_clears_it() -> None:
     one = Stream(fitted(), AtOnce())
     told: list[tuple[str, str]] = []
