@@ -57,7 +57,7 @@ def chosen(seq: NDArray[np.uint64], salt: int, rate: float) -> NDArray[np.bool_]
     """Multiples of the golden ratio have fractions that are spread most evenly (Knuth 6.4): those below the rate.
 
     >>> np.flatnonzero(chosen(np.arange(20, dtype=np.uint64), 0, 0.2)).tolist()
-    [0, 5, 13, 18]
+    [0, 5, 10, 13, 18]
     """
     with np.errstate(over="ignore"):
         fractions = (seq + np.uint64(salt)) * np.uint64(_GOLDEN)
