@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc, log, sqrt
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +39,7 @@ EventKind = Literal[
     "alike",
     "score",
 ]
-KINDS: tuple[EventKind, ...] = (
-    "bin",
-    "edge",
-    "category",
-    "other",
-    "missing",
-    "infinite",
-    "below_range",
-    "above_range",
-    "unseen",
-    "mistyped",
-    "alike",
-    "score",
-)
+KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,27 @@ def test_what_is_written_reads_back_bitwise_and_non_finite_numbers_are_null(arra
         assert np.array_equal(back[finite], flat[finite])
     else:
         assert np.array_equal(back, flat)
+
+
+def test_no_length_of_the_longest_numbers_is_written_past_the_end_of_the_buffer() -> None:
+    """Under an allocator with guard bytes around each block: a writer that overflows aborts the process."""
+    code = """
+import numpy as np
+from gateway.data.codecs.v2 import to_json
+long = (-1.1700369702225776e+255, -1.1700369702225776e-255)
+for number in (*long, np.float32(-1.17003697e-20), -(2**63), np.uint64(2**64 - 1)):
+    for size in (*range(65, 400), 660, 1330, 2700, 42_000):
+        assert to_json(np.full(size, number)).count(b",") == size - 1
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
 
 
 @given(
