@@ -58,6 +58,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "monitor.label_memory": (1, 2**28),
     "monitor.false_alarms_per_month": (1e-6, 1e6),
     "monitor.features_shown": (1, 10_000),
+    "monitor.features_shown_in_all": (1, 1_000_000),
     "lanes.lane_bytes": (64 * 1024, 2**40),
     "lanes.lane_rows_per_request": (1, 2**20),
 }

@@ -51,6 +51,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
+LEAST_PACE_S = min(LOOK_EVERY_S.values())  # divides the others
 JUDGE_S, LOOK_S = 0.02, 0.01  # of processor time, of evaluating versions and of looking at windows in one step
 FOLLOW_S = 0.05  # and of taking up versions at once
 FAST = "fast"  # the window of an alarm that a fast detector raised
@@ -123,6 +124,8 @@ class Live:
         self._events: list[Told] = []
         self.versions: dict[Key, VersionLive] = {}
         self._coming: dict[Key, ReferenceProfile] = {}  # followed, and not taken up yet
+        self._looking: Key | None = None  # whose look goes on
+        self._looked_slot: int | None = None  # of the shortest pace, in which nothing is left to be looked at
         self._remembered: set[Key] = set()  # those of which something is stored: an alarm may stand
         self.audits: dict[str, Tally] = self._stored_audits()
         self._audited = False
@@ -153,6 +156,7 @@ class Live:
         if profile is not None:
             self._remembered.discard(key)
             self.versions[key] = self._resumed(key, profile)
+            self._looked_slot = None
         return self.versions.get(key)
 
     def take_up_all(self, model: str) -> None:
@@ -218,7 +222,8 @@ class Live:
     @property
     def features_shown(self) -> int:
         """Features of a version that metrics have room for."""
-        return self._settings.features_shown
+        share = self._settings.features_shown_in_all // max(1, len(self.versions))
+        return min(self._settings.features_shown, max(1, share))
 
     # -- the monitor's listener ------------------------------------------------------------------------------------
 
@@ -356,26 +361,33 @@ class Live:
         Windows are looked at when wall time enters another slot of their pace, so a restart makes no look twice; and if
         rows came since the last look: what grows old tells nothing new, and a thousand idle versions cost nothing.
         """
-        for key, known in self.versions.items():
-            if known.look is not None:
-                return key, known
+        if self._looking is not None:
+            known = self.versions.get(self._looking)
+            if known is not None and known.look is not None:
+                return self._looking, known
+            self._looking = None
         wall_s = self._clock.wall_ns() // 1_000_000_000
+        slot = wall_s // LEAST_PACE_S
+        if slot == self._looked_slot:
+            return None
         waiting = []
         for key, known in self.versions.items():
             for name, pace_s in LOOK_EVERY_S.items():
-                slot = wall_s // pace_s
-                if known.alarms.looked.get(name) != slot:
-                    waiting.append((known.alarms.looked.get(name, 0) * pace_s, WINDOWS[name], key, name, slot))
-        for _, seconds, key, name, slot in sorted(waiting):
+                now = wall_s // pace_s
+                if known.alarms.looked.get(name) != now:
+                    waiting.append((known.alarms.looked.get(name, 0) * pace_s, WINDOWS[name], key, name, now))
+        for _, seconds, key, name, now in sorted(waiting):
             known = self.versions[key]
-            known.alarms.looked[name] = slot
+            known.alarms.looked[name] = now
             if known.rows_looked.get(name) == known.rows:
                 continue
             known.rows_looked[name] = known.rows
             window = self._window_of(*key, reach_s(known.profile, seconds, wall_s), ROLES)
             if window is not None and window.rows:
                 known.look = Look(known.slices, window, name, self.level, known.stream.live_deffs())
+                self._looking = key
                 return key, known
+        self._looked_slot = slot
         return None
 
     def _finish(self, key: Key, known: VersionLive, look: Look) -> None:

@@ -19,6 +19,7 @@ class MonitorSettings:
     label_wait_s: float = 30.0  # a label without a prediction after this long is counted as expired
     false_alarms_per_month: float = 1.0  # drift alarms to expect in a month without drift, over all features of a model
     features_shown: int = 50  # features of a version in /metrics: the worst this many, plus totals
+    features_shown_in_all: int = 1_000  # of all versions together, in equal shares; each shows its worst one at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

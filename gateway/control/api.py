@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import anyio
 import anyio.to_thread
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import api_docs
-from gateway.control import openapi
+from gateway.control import exposition, openapi
 from gateway.control.controller import Controller
 from gateway.control.idempotency import Idempotency
 from gateway.control.metrics import DriftgateCollector
@@ -47,8 +46,8 @@ def build(
     resources = Resources(controller, register, profile)
     idempotency = Idempotency(controller.catalog, controller.clock)
     listed = operations(resources)
-    registry = CollectorRegistry()
-    registry.register(DriftgateCollector(controller, version))
+    collector = DriftgateCollector(controller, version)
+    one_at_a_time = anyio.CapacityLimiter(1)  # scrapes of callers that gave up must not pile up
     description = to_json(openapi.document(listed, version)).encode()
     data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
 
@@ -72,8 +71,8 @@ def build(
 
     async def metrics(request: Request) -> Response:
         door.admit_reader(request.headers)
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
-        text = await anyio.to_thread.run_sync(encode, registry)
+        write, kind = exposition.negotiated(request.headers.get("accept", ""))
+        text = await anyio.to_thread.run_sync(lambda: write(collector.collect()), limiter=one_at_a_time)
         return Response(text, headers={"content-type": kind})
 
     async def openapi_json() -> bytes:

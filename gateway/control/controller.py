@@ -117,30 +117,34 @@ class Controller:
         """Tick until told to stop; a tick that fails is counted, logged and tried again.
 
         Lanes are read and rollouts judged once in WATCH_EVERY_S, sooner when a lane fills or a command comes: each time
-        costs the same however few rows there are. Everything else is looked at in each tick.
+        costs the same however few rows there are. Everything else is looked at once in `monitor.tick_ms`: steps of the
+        monitor that follow each other do not look at a thousand models each time.
         """
         pause_s = self.settings.monitor.tick_ms / 1000.0
-        watch_at_s, judge_at_s, is_poked = -math.inf, -math.inf, False
+        watch_at_s, judge_at_s, look_at_s, is_poked = -math.inf, -math.inf, -math.inf, False
         give_back_at_s = self.clock.now_s() + GIVE_BACK_EVERY_S
         while not stop.is_set():
             now_s = self.clock.now_s()
             judging = is_poked or now_s >= judge_at_s
             watching = judging or now_s >= watch_at_s
-            self.tick(watching=watching, judging=judging)
+            looking = judging or now_s >= look_at_s
+            self.tick(watching=watching, looking=looking, judging=judging)
             if judging:
                 judge_at_s = now_s + WATCH_EVERY_S
             if watching:
                 watch_at_s = now_s + min(WATCH_EVERY_S, self.watch.pause_s)
+            if looking:
+                look_at_s = self.clock.now_s() + pause_s
             if self._memory is not None and now_s >= give_back_at_s:
                 give_back_at_s = now_s + GIVE_BACK_EVERY_S
                 self._memory.give_back()
-            is_poked = self.poke.wait(max(0.0, min(pause_s, watch_at_s - self.clock.now_s())))
+            is_poked = self.poke.wait(max(0.0, min(look_at_s, watch_at_s) - self.clock.now_s()))
             self.poke.clear()
 
-    def tick(self, *, watching: bool = True, judging: bool = True) -> bool:
+    def tick(self, *, watching: bool = True, looking: bool = True, judging: bool = True) -> bool:
         """One look at everything. False when it failed, and then the lease is not renewed.
 
-        watching: read the lanes, too. judging: judge the rollouts that serve, too.
+        watching: read the lanes. looking: at the registry, workers and models. judging: the rollouts that serve, too.
         """
         began_s = self.clock.now_s()
         self._judging = judging
@@ -148,20 +152,9 @@ class Controller:
             if watching:
                 with self.watch_lock:
                     self.watch.step(began_s)
-            with self.lock:
-                self._look_for_changes(began_s)
-                if self.settings.gateway.repository_control:
-                    repository.follow(self.models, self.run_folder, self.boot_id, self.catalog)
-                pages = read_pages(self.run_folder)
-                with self.watch_lock:
-                    self._step_models(pages, began_s)
-                if self._is_settled(began_s):
-                    self.publish(pages)
-                self._follow()
-                self._tell_fallbacks(pages)
-                if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
-                    self.table.renew(self.settings.gateway.lease_s)
-                    self._renewed_s = self.clock.now_s()
+            if looking:
+                with self.lock:
+                    self._look(began_s)
         except Exception as error:
             logger.exception("a tick of the controller failed")
             self.health = replace(self.health, failures=self.health.failures + 1, last_error=describe(error))
@@ -169,6 +162,21 @@ class Controller:
         now_s = self.clock.now_s()
         self.health = replace(self.health, ticks=self.health.ticks + 1, last_s=now_s, spent_s=now_s - began_s)
         return True
+
+    def _look(self, now_s: float) -> None:
+        self._look_for_changes(now_s)
+        if self.settings.gateway.repository_control:
+            repository.follow(self.models, self.run_folder, self.boot_id, self.catalog)
+        pages = read_pages(self.run_folder)
+        with self.watch_lock:
+            self._step_models(pages, now_s)
+        if self._is_settled(now_s):
+            self.publish(pages)
+        self._follow()
+        self._tell_fallbacks(pages)
+        if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
+            self.table.renew(self.settings.gateway.lease_s)
+            self._renewed_s = self.clock.now_s()
 
     def _is_settled(self, now_s: float) -> bool:
         """Whether the first table may be published: workers that start wait for it with every champion in it."""

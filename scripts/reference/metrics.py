@@ -10,8 +10,8 @@ INTRODUCTION = """# Metrics
 
 `GET /metrics` on the control port shows the whole host: counters of all workers, living and dead, added up, so that a
 worker that was restarted resets nothing. A histogram `NAME` has the series `NAME_bucket`, `NAME_sum` and `NAME_count`.
-Labels are bounded: features are the ones that moved most (`monitor.features_shown`). Counters appear with their first
-event.
+Labels are bounded: features are the ones that moved most (`monitor.features_shown` of a version, and
+`monitor.features_shown_in_all` of all versions, in equal shares). Counters appear with their first event.
 
 """
 

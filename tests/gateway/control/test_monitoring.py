@@ -18,6 +18,7 @@ from gateway.settings import Settings
 from monitor import live as live_module
 from monitor import profile, rollout
 from monitor.lane import LaneWriter
+from monitor.live import FAST
 from monitor.plan import Plan
 from monitor.record import make_log_schema, request_hash
 from monitor.rollout import Moment, RolloutRecord
@@ -190,6 +191,28 @@ def test_metric_families_of_a_monitor_that_saw_nothing(lanes: Lanes) -> None:
     monitor = lanes.monitoring._monitor
     names = {family.name for family in monitor_families(monitor.snapshot(), {}, lanes.monitoring._live)}
     assert {"driftgate_labels", "driftgate_live_error", "driftgate_drift_alarms", "driftgate_lane_records"} <= names
+
+
+def test_versions_share_the_features_that_metrics_show_and_each_keeps_its_worst(lanes: Lanes) -> None:
+    for version in (1, 2):
+        features, outputs = lanes.rows(500)
+        features[:, 1] += 2.0  # x1 is the worst
+        lanes.write(version, Role.CHAMPION, [f"{version}-{n}" for n in range(500)], features, outputs)
+    lanes.tick(20.0)
+    lanes.tick(20.0)
+
+    def shown(in_all: int) -> set[tuple[str, str]]:
+        lanes.monitoring._live._settings = replace(lanes.settings, features_shown_in_all=in_all)
+        return {
+            (sample.labels["version"], sample.labels["feature"])
+            for family in lanes.monitoring.families({})
+            if family.name == "driftgate_drift_statistic"
+            for sample in family.samples
+            if sample.labels["window"] != FAST and sample.labels["kind"] == "input"
+        }
+
+    assert shown(1000) == {("1", "x[0]"), ("1", "x[1]"), ("2", "x[0]"), ("2", "x[1]")}
+    assert shown(3) == shown(1) == {("1", "x[1]"), ("2", "x[1]")}
 
 
 @pytest.mark.parametrize("text", ["", "5", "0m", "8d", "-1m", "1w", "5M"])
