@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ class Live:
         self.versions: dict[Key, VersionLive] = {}
         self._coming: dict[Key, ReferenceProfile] = {}  # followed, and not taken up yet
         self._looking: Key | None = None  # whose look goes on
-        self._looked_slot: int | None = None  # of the shortest pace, in which nothing is left to be looked at
+        self._due: deque[tuple[int, int, Key, str]] = deque()  # windows to be looked at, the longest waiting first
+        self._due_slot: int | None = None  # of the shortest pace, in which they were found
         self._remembered: set[Key] = set()  # those of which something is stored: an alarm may stand
         self.audits: dict[str, Tally] = self._stored_audits()
         self._audited = False
@@ -156,7 +158,7 @@ class Live:
         if profile is not None:
             self._remembered.discard(key)
             self.versions[key] = self._resumed(key, profile)
-            self._looked_slot = None
+            self._due_slot = None
         return self.versions.get(key)
 
     def take_up_all(self, model: str) -> None:
@@ -367,18 +369,15 @@ class Live:
                 return self._looking, known
             self._looking = None
         wall_s = self._clock.wall_ns() // 1_000_000_000
-        slot = wall_s // LEAST_PACE_S
-        if slot == self._looked_slot:
-            return None
-        waiting = []
-        for key, known in self.versions.items():
-            for name, pace_s in LOOK_EVERY_S.items():
-                now = wall_s // pace_s
-                if known.alarms.looked.get(name) != now:
-                    waiting.append((known.alarms.looked.get(name, 0) * pace_s, WINDOWS[name], key, name, now))
-        for _, seconds, key, name, now in sorted(waiting):
-            known = self.versions[key]
-            known.alarms.looked[name] = now
+        if wall_s // LEAST_PACE_S != self._due_slot:
+            self._due_slot = wall_s // LEAST_PACE_S
+            self._due = deque(sorted(self._due_windows(wall_s)))
+        while self._due:
+            _, seconds, key, name = self._due.popleft()
+            known = self.versions.get(key)
+            if known is None:
+                continue
+            known.alarms.looked[name] = wall_s // LOOK_EVERY_S[name]
             if known.rows_looked.get(name) == known.rows:
                 continue
             known.rows_looked[name] = known.rows
@@ -387,8 +386,15 @@ class Live:
                 known.look = Look(known.slices, window, name, self.level, known.stream.live_deffs())
                 self._looking = key
                 return key, known
-        self._looked_slot = slot
         return None
+
+    def _due_windows(self, wall_s: int) -> Iterator[tuple[int, int, Key, str]]:
+        """When it was looked at last, its length in seconds, its version and its name, of each window that is due."""
+        for key, known in self.versions.items():
+            for name, pace_s in LOOK_EVERY_S.items():
+                last = known.alarms.looked.get(name, 0)
+                if last != wall_s // pace_s:
+                    yield last * pace_s, WINDOWS[name], key, name
 
     def _finish(self, key: Key, known: VersionLive, look: Look) -> None:
         known.looks[look.name] = look.found
