@@ -61,6 +61,7 @@ class ProbeResult:
     axes: Axes | None = None  # where rows lie; None: on axis 0 if by_rows, else nowhere
     largest_difference: float | None = None  # of a number that came out otherwise when joined; None: none did
     shared: tuple[str, ...] = ()  # see Batching
+    never_empty: tuple[tuple[str, int], ...] = ()  # inputs and axes of which a size of 0 ended the process
 
     def to_dict(self) -> dict[str, Any]:
         """As stored; what an older release does not know only where it says something."""
@@ -68,7 +69,8 @@ class ProbeResult:
         document["opset"] = dict(self.opset)
         document["axes"] = None if self.axes is None else self.axes.to_dict()
         document["shared"] = list(self.shared)
-        new = ("axes", "largest_difference", "shared")
+        document["never_empty"] = [list(place) for place in self.never_empty]
+        new = ("axes", "largest_difference", "shared", "never_empty")
         return {name: value for name, value in document.items() if value or name not in new}
 
     @classmethod
@@ -78,7 +80,9 @@ class ProbeResult:
         values = {name: value for name, value in document.items() if name in known}
         if values.get("axes") is not None:
             values["axes"] = Axes.from_dict(values["axes"])
-        return cls(**{**values, "shared": tuple(str(digest) for digest in values.get("shared", ()))})
+        values["shared"] = tuple(str(digest) for digest in values.get("shared", ()))
+        values["never_empty"] = tuple((str(name), int(axis)) for name, axis in values.get("never_empty", ()))
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from registry import probe_empty
 from registry.errors import ArtifactRejected, StateDamaged
 from registry.manifest import ProbeResult, ServingOptions, spec_from_dict
 from registry.tensors import load_tensors, save_tensors
@@ -93,6 +94,7 @@ def probe(
         "golden": None if golden is None else str(golden),
         "feeds": None,
         "later": later,
+        "empty": None,
         "threads": options.threads or limits.threads,
         "options": options.to_dict(),
         "outputs": None if options.outputs is None else list(options.outputs),
@@ -116,7 +118,22 @@ def probe(
         raise ArtifactRejected(_told(refused["message"], limits), **refused.get("details", {}))
     if "external" in result:
         return [str(name) for name in result["external"]]
-    return _finding(result, work)
+    found = _finding(result, work)
+    never_empty = _never_empty(result.get("empty", ()), job, work, limits)
+    return replace(found, probe=replace(found.probe, never_empty=never_empty))
+
+
+def _never_empty(
+    cases: Sequence[Any], job: Mapping[str, Any], work: Path, limits: ProbeLimits
+) -> tuple[probe_empty.Place, ...]:
+    """The inputs and axes of which a size of 0 ended the child; each time another one goes on behind it."""
+    found: dict[probe_empty.Place, None] = {}
+    while (ended := probe_empty.ended_at(work / "empty.log")) is not None and ended < len(cases):
+        found.update(dict.fromkeys((str(name), int(axis)) for name, axis in cases[ended]))
+        (work / "empty.log").unlink()
+        if ended + 1 < len(cases):
+            _run({**job, "empty": {"cases": cases, "first": ended + 1}}, work, limits, None)
+    return tuple(found)
 
 
 def _finding(result: Mapping[str, Any], work: Path) -> Finding:
@@ -154,11 +171,12 @@ def _with_ragged(
 
 
 def _run(job: Mapping[str, Any], work: Path, limits: ProbeLimits, progress: Progress | None) -> dict[str, Any]:
-    """Start the child, watch it, and read its result. Raises ArtifactRejected when it crashed or was late."""
+    """Start the child, watch it, and read its result. Raises ArtifactRejected when it left none: crashed, or late."""
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
     stage = "starting"
+    (work / "result.json").unlink(missing_ok=True)
     with (work / "job.json").open("w+") as stdin, (work / "stderr").open("wb") as stderr:
         json.dump(job, stdin)
         stdin.seek(0)
@@ -179,7 +197,7 @@ def _run(job: Mapping[str, Any], work: Path, limits: ProbeLimits, progress: Prog
             code = child.wait()
             if child.stdout:
                 child.stdout.close()
-    if not in_time:
+    if not in_time and not (work / "result.json").exists():
         raise ArtifactRejected(f"probing took longer than {limits.seconds:g} s, while {stage}", stage=stage)
     try:
         result = json.loads((work / "result.json").read_bytes())

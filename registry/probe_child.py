@@ -31,10 +31,11 @@ def main(argv: Sequence[str]) -> int:
     from registry.errors import ServingError
 
     work = Path(job["work"])
+    afterwards = None
     try:
         from registry.probe_run import run_job
 
-        result = run_job(job, _tell)
+        result, afterwards = run_job(job, _tell)
     except ServingError as error:
         result = refusal(error)
     except OSError as error:
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     aside = work / "result.json.aside"
     aside.write_text(json.dumps(result))
     aside.replace(work / "result.json")
+    if afterwards is not None:
+        afterwards()  # may end this process
     return 0
 
 

@@ -7,15 +7,16 @@ reference rows (when the parent has read them), or made-up inputs. What it retur
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import golden, rows
+from registry import golden, probe_empty, rows
 from registry.artifacts import checked_relative
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.graph import GraphFacts, read_graph
@@ -24,6 +25,7 @@ from registry.onnx import (
     FLOATS,
     NUMPY_DTYPES,
     Session,
+    axis_names,
     open_session,
     runtime_version,
 )
@@ -41,34 +43,44 @@ _FREE_SIZES = (1, 2, 8, 32, 48, 64, 224)  # made-up sizes of free dimensions, tr
 _MOST_MADE_UP = 1 << 26  # elements of one made-up input
 
 
-def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """Do one job → the result document. Raises ArtifactRejected, LoadFailed."""
+def run_job(job: Mapping[str, Any], tell: Tell) -> tuple[dict[str, Any], Callable[[], None] | None]:
+    """Do one job → the result document, and what is to be done when it has been written down.
+
+    Raises ArtifactRejected, LoadFailed.
+    """
     started = time.monotonic()
     model = Path(job["model"])
     tell("reading the model", 0.0)
     facts = read_graph(model)
     missing = [name for name in facts.external if str(checked_relative(name)) not in job["data"]]
     if missing:
-        return {"external": list(facts.external)}  # the parent lays the files beside the model, and asks again
+        return {"external": list(facts.external)}, None  # the parent lays them beside the model, and asks again
     tell("loading the model", 0.0)
     probe = ProbedModel(job, facts, _open(job, model, facts))
     work, seconds = Path(job["work"]), float(job["limits"]["seconds"])
+    if job["empty"] is not None:
+        cases = [tuple((name, axis) for name, axis in case) for case in job["empty"]["cases"]]
+        feeds = load_tensors(work / "one.tensors")
+        return {}, _empty(job, probe, feeds, cases, job["empty"]["first"])
     finding: BatchingFinding | None = None
     proven, reason = True, ""
     given: list[Tensors] = []  # requests that the user gave
+    whole: Tensors | None = None  # a request that the model answers
     if job["golden"]:
         tell("running the golden set", 0.0)
         given = _run_golden(job, probe, work)
     if job["feeds"]:
         tell("running reference rows", 0.0)
         reference = Reference(load_tensors(Path(job["feeds"])), probe)
-        finding = _find(job, probe, [*given, *reference.some()], seconds)
+        some = [*given, *reference.some()]
+        finding = _find(job, probe, some, seconds)
+        whole = dict(some[0]) if some else None
         finding = reference.run(finding, work, tell, (seconds - (time.monotonic() - started)) / 2)
     elif given and not job["later"]:
-        finding = _find(job, probe, given, seconds)
+        finding, whole = _find(job, probe, given, seconds), given[0]
     elif not job["later"]:
         tell("running made-up inputs", 0.0)
-        proven, reason, finding = _run_made_up(probe)
+        proven, reason, finding, whole = _run_made_up(probe)
     if not job["later"]:
         probe.name_classes()
     if probe.examples:
@@ -94,12 +106,24 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         largest_difference=finding.largest_difference,
         shared=finding.shared,
     )
-    return {
+    result = {
         "inputs": [spec_to_dict(spec) for spec in probe.inputs],
         "outputs": [spec_to_dict(spec) for spec in probe.outputs],
         "warnings": probe.warnings,
         "probe": found.to_dict(),
     }
+    if whole is None:
+        return result, None
+    empty = probe_empty.cases_of(whole, probe.inputs, axis_names(probe.session), by_rows=finding.by_rows)
+    save_tensors(work / "one.tensors", whole)
+    return {**result, "empty": empty}, _empty(job, probe, whole, empty, 0)
+
+
+def _empty(
+    job: Mapping[str, Any], probe: ProbedModel, feeds: Tensors, cases: Sequence[probe_empty.Case], first: int
+) -> Callable[[], None]:
+    log, budget_s = Path(job["work"]) / "empty.log", float(job["limits"]["seconds"]) / 8
+    return partial(probe_empty.try_all, probe.run, feeds, cases, log, first, budget_s)
 
 
 def _open(job: Mapping[str, Any], model: Path, facts: GraphFacts) -> Session:
@@ -147,8 +171,11 @@ def _find(job: Mapping[str, Any], probe: ProbedModel, requests: Sequence[Feeds],
     )
 
 
-def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding]:
-    """Run on inputs that nobody promised to be right: only what no value would cure refuses."""
+def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding, Tensors | None]:
+    """Run on inputs that nobody promised to be right: only what no value would cure refuses.
+
+    Last of the result: the inputs that it answered.
+    """
     first: InferenceFailed | None = None
     for size in _FREE_SIZES:
         feeds = _made_up(probe, size)
@@ -166,13 +193,13 @@ def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding]:
         probe.examples = dict(zip(probe.names, outputs, strict=True))
         found = next(find_axes(probe.run, [feeds], probe.inputs))
         reason = found.reason or "no golden or reference rows were given to prove it on"
-        return True, "", BatchingFinding(found.by_rows, "never", reason)
+        return True, "", BatchingFinding(found.by_rows, "never", reason), feeds
     reason = "made-up inputs fail" + (f": {first.message}" if first else ": they would be too large")
     probe.warnings.append(
         f"{reason}. The version was never seen to run: it is never batched, and serves only when an alias or a rollout "
         "with a shadow step says so. Give --golden or --reference rows to prove it."
     )
-    return False, reason, BatchingFinding(False, "never", "it was never seen to run")
+    return False, reason, BatchingFinding(False, "never", "it was never seen to run"), None
 
 
 def _made_up(probe: ProbedModel, size: int) -> Tensors | None:

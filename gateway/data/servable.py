@@ -19,7 +19,7 @@ from gateway.data.curve import Curve
 from gateway.data.joining import Joining
 from gateway.data.named_axes import disagreement
 from registry import onnx, providers
-from registry.errors import NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
+from registry.errors import InferenceFailed, NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 
@@ -35,6 +35,7 @@ class InputSlot:
     spec: TensorSpec
     dtype: np.dtype[Any]
     row_width: int | None = None  # the number of values a row, for a FP32 matrix with a free number of rows
+    never_empty: frozenset[int] = frozenset()  # axes of which a size of 0 would end the process
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise TensorMismatch unless a tensor of this shape fits the declaration.
@@ -53,6 +54,8 @@ class InputSlot:
                 f"got shape {_shape_text(shape)}",
                 limit_rows=MOST_EMPTY_ROWS,
             )
+        if self.never_empty and 0 in shape:
+            self.check_empty(shape)
         wanted = self.spec.shape
         if wanted is None:
             return
@@ -67,6 +70,15 @@ class InputSlot:
             input=self.spec.name,
         )
 
+    def check_empty(self, shape: Sequence[int]) -> None:
+        """Raise TensorMismatch for a tensor without elements that was seen to end the process."""
+        for axis in self.never_empty:
+            if axis < len(shape) and shape[axis] == 0:
+                raise TensorMismatch(
+                    f'input "{self.spec.name}": got shape {_shape_text(shape)}, the model cannot take 0 on axis {axis}',
+                    input=self.spec.name,
+                )
+
 
 def _shape_text(shape: Sequence[int | None]) -> str:
     return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
@@ -79,15 +91,14 @@ class Servable:
         self.model = model
         self.version = version
         self.manifest = manifest
-        self.slots = tuple(_slot(spec) for spec in manifest.inputs)
+        never_empty = manifest.probe.never_empty
+        self.slots = tuple(_slot(spec, never_empty) for spec in manifest.inputs)
         self.slot_index: Mapping[str, int] = {slot.spec.name: i for i, slot in enumerate(self.slots)}
         self.input_names = [slot.spec.name for slot in self.slots]
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
         self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
-        self._run = (
-            _not_loaded if session is None else onnx.runner(session, manifest.outputs, manifest.options.io_binding)
-        )
+        self._run = _not_loaded if session is None else _runner(session, manifest, self.slots)
         self.axis_names = {} if session is None else onnx.axis_names(session)
         # Why it runs where it was not meant to.
         is_plain = session is None or manifest.options.provider == "cpu"
@@ -158,9 +169,27 @@ class Servable:
         return (sum(feed.size for feed in feeds) // max(1, rows)).bit_length()
 
 
-def _slot(spec: TensorSpec) -> InputSlot:
+def _slot(spec: TensorSpec, never_empty: Sequence[tuple[str, int]]) -> InputSlot:
+    axes = frozenset(axis for name, axis in never_empty if name == spec.name)
     is_matrix = spec.datatype == "FP32" and spec.shape is not None and len(spec.shape) == 2 and spec.shape[0] is None
-    return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None)
+    return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None, axes)
+
+
+def _runner(session: Any, manifest: Manifest, slots: Sequence[InputSlot]) -> onnx.Runner:
+    """How it is run; nothing that would end the process is, whoever asks: a shadow gets what the champion takes."""
+    run = onnx.runner(session, manifest.outputs, manifest.options.io_binding)
+    if not manifest.probe.never_empty:
+        return run
+
+    def checked(feeds: Mapping[str, Any], options: Any = None) -> list[Tensor]:
+        try:
+            for slot in slots:
+                slot.check_empty(feeds[slot.spec.name].shape)
+        except TensorMismatch as error:
+            raise InferenceFailed(error.message) from None
+        return run(feeds, options)
+
+    return checked
 
 
 def _not_loaded(_feeds: Mapping[str, Any], _options: Any = None) -> list[Tensor]:

@@ -121,6 +121,20 @@ def state_on_axis_one(path: Path) -> Path:
     )
 
 
+def recurrent(path: Path) -> Path:
+    """x [T, N, 3] → an LSTM's states y [T, 1, N, 4]. onnxruntime 1.31 aborts the process where N is 0."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        "w": rng.normal(size=(1, 16, 3)).astype(np.float32),
+        "r": rng.normal(size=(1, 16, 4)).astype(np.float32),
+    }
+    ends = (
+        [value("x", TensorProto.FLOAT, ["T", "N", 3])],
+        [value("y", TensorProto.FLOAT, ["T", 1, "N", 4])],
+    )
+    return build(path, [helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)], *ends, weights)
+
+
 def lying_shape(path: Path) -> Path:
     """x [N, 3] → label [1] as declared, but N labels are returned (as LightGBM's exporter does)."""
     nodes = [helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0)]
