@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from monitor.block import Rows
 from monitor.budget import Budget, evaluations_in
-from monitor.counts import BinSet, Counter, Counts
+from monitor.counts import CHUNK_ROWS, BinSet, Counter, Counts
 from monitor.detectors import FAMILIES, FastDetector, Limits
 from monitor.events import Events, Family, Tolerance, events_of
 from monitor.mixture import Mixture
@@ -78,6 +78,7 @@ class SplitAudit:
         self._counter = Counter(self._bins, dtype)
         self._half, self._both = Counts.empty(self._bins), Counts.empty(self._bins)
         self._families = [_halves(columns, family) for family in FAMILIES]
+        self._chosen: list[NDArray[Any]] = []  # rows of the half that are not counted yet: a few at a time cost as much
         self._rows = 0
 
     def evaluations(self, family: Family) -> float:
@@ -89,12 +90,19 @@ class SplitAudit:
         """Rows that were counted, so."""
         self._both.merge(_some(inputs, self._at, self._bins))
         chosen = rows["features"][coins(rows, salt)]
-        if len(chosen):
-            self._counter.add(self._half, chosen[:, self._at] if len(self._at) < inputs.counts.shape[0] else chosen)
+        self._chosen.append(chosen[:, self._at] if len(self._at) < inputs.counts.shape[0] else chosen)
+        if sum(map(len, self._chosen)) >= CHUNK_ROWS:
+            self._count()
+
+    def _count(self) -> None:
+        if self._chosen:
+            self._counter.add(self._half, np.concatenate(self._chosen))
+            self._chosen = []
 
     def evaluate(self, now_s: float, limits: Limits) -> Tally:
         """Judge what came since the last evaluation."""
         tally = Tally()
+        self._count()
         for mixture in self._families:
             limit = getattr(limits, mixture.events.family)
             happened, _ = mixture.events.count(self._half)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ CHECKPOINT_S = 1.0
 READ_ROWS, READ_BYTES = 8192, 2_000_000  # of one block: some milliseconds' counting, however wide its rows are
 LEAST_PAUSE_S, FILL = 0.02, 0.25  # steps come so often that no lane gets fuller than this between two
 AGAIN_S = 0.05  # until the next step where evaluations or looks are left
-MUCH_S = 0.01  # of draining, after which the next step evaluates and stores: wide rows take as long for each
+MUCH_S = 0.01  # after which the next step goes on: draining, evaluating and storing wide rows take as long each
 OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
 PRUNE_S = 600.0
 ROLLS = 4  # tiles added up to wider ones in one checkpoint
@@ -149,7 +149,7 @@ class Monitor:
         self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
         self._due_s = clock.now_s()  # when the last checkpoint was due
         self._judging = False  # versions are left that the last step had no time to evaluate
-        self._has_read = False  # the last step read, so that this one evaluates and stores
+        self._begin_with: Literal["drain", "judge", "store"] = "drain"  # what the last step had no time for
         self._passed_over: LaneReader | None = None  # the first lane that the last step had no time for
         self._pruned_s = clock.now_s()
         self._rolled_s = 0
@@ -176,25 +176,35 @@ class Monitor:
         self._store.forget_lanes([lane for lane in self._positions if lane not in keys])
 
     def step(self, now_s: float) -> None:
-        """Drain what waits, for a bounded time; count and join it; checkpoint when one is due, or in the next step."""
+        """Drain what waits, for a bounded time; count and join it; evaluate, and checkpoint when that is due.
+
+        A step that has spent much leaves the rest of this to the next one, which comes at once.
+        """
+        begin_with, self._begin_with = self._begin_with, "drain"
         self._drains.look(self._positions)
         began_s, spent_s = self._clock.now_s(), self._clock.spent_s()
         is_due = began_s - self._due_s >= CHECKPOINT_S
-        if self._has_read:
-            more, is_pressed, self.pause_s = True, False, AGAIN_S
-        else:
+        if begin_with == "drain":
             more, is_pressed = self._drain(began_s, SHORT_S if is_due or self._judging else STEP_S, now_s)
+        else:
+            more, is_pressed, self.pause_s = True, False, AGAIN_S
         if not more or began_s - self._resolved_s >= CHECKPOINT_S:  # else the next step reads on
             self._resolved_s = began_s
             wall_ns = self._clock.wall_ns()
             for memory in self._memories.values():
                 memory.resolve(now_s, wall_ns)
-        self._has_read = is_due and not (self._has_read or is_pressed) and self._clock.spent_s() - spent_s > MUCH_S
-        if self._has_read:
-            self.pause_s = 0.0
+
+        def is_enough() -> bool:
+            return is_due and not is_pressed and self._clock.spent_s() - spent_s > MUCH_S
+
+        if begin_with == "drain" and is_enough():
+            self._begin_with, self.pause_s = "judge", 0.0
             return
-        if not self._judge(now_s, is_due, is_due or is_pressed, spent_s + SHORT_S):
+        if begin_with != "store" and not self._judge(now_s, is_due, is_due or is_pressed, spent_s + SHORT_S):
             self.pause_s = min(self.pause_s, AGAIN_S)
+        if begin_with != "store" and is_enough():
+            self._begin_with, self.pause_s = "store", 0.0
+            return
         if is_due or is_pressed:
             self.checkpoint()
         if is_due:

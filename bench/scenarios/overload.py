@@ -79,7 +79,7 @@ def run(options: Options) -> Result:
             load = offer([stream])
             outcomes = load.outcomes()
             time.sleep(REST_S)
-            memory = gateway.memory_mib()["worker"]
+            memory = gateway.own_memory_mib()
             peak = (peak + ask(seconds=1 if options.quick else 3).requests_per_s) / 2
             normal, over, after = (outcomes.between(*span) for span in spans)
             (_, (start, end), (_, last)) = spans
@@ -97,7 +97,7 @@ def run(options: Options) -> Result:
                 "deadline passed (504)": len(over.with_status(504)) / len(over),
                 "broken or unanswered": float(np.count_nonzero(outcomes.rows["status"] <= 0)),
                 "recovery": recovery_s(after, end, last, normal.percentile(99)),
-                "worker's memory": memory,
+                "worker's own memory": memory,
                 "load's share of its core": outcomes.cpu_share,
                 "load's lag, p99": float(np.percentile(outcomes.lag_ms, 99)),
             }
@@ -124,7 +124,7 @@ def _keep(result: Result, values: dict[str, list[float]]) -> None:
         several = [sum(several)] if name in counts else several  # one in any round is one too many
         better: Better = "higher" if name.startswith(("peak", "goodput")) else "" if name in shares else "lower"
         result.add(name, "MiB" if "memory" in name else unit, several, better)
-    memory = values["worker's memory"]
+    memory = values["worker's own memory"]
     result.add("memory, last round / first", "x", memory[-1] / memory[0], "lower")
     result.bar("goodput at overload against the peak", "goodput / peak", ">=", 0.9)
     result.bar("p99 of accepted answers, ms", "p99 of accepted", "<=", DEADLINE_MS)

@@ -495,12 +495,30 @@ def test_a_step_that_has_read_much_evaluates_and_stores_in_the_next_one(
     assert (world.monitor.records, len(listener.judged_s)) == (20, 1)
 
 
+def test_a_step_that_has_evaluated_for_long_stores_in_the_next_one(world: World) -> None:
+    listener, lane = listening(world), world.lane()
+    listener.judge_takes_s = 0.02
+    world.offer(lane, ids(10))
+    world.step(1.0)
+    assert (len(listener.judged_s), lane.statistics().waiting, world.monitor.pause_s) == (1, 10, 0.0)
+    world.offer(lane, ids(10, "more"))
+    world.step()
+    assert (len(listener.judged_s), world.monitor.records) == (1, 10)  # it neither read nor evaluated again
+    assert (lane.statistics().waiting, lane.statistics().consumed) == (10, 10)
+    world.step(0.05)
+    assert (len(listener.judged_s), world.monitor.records) == (1, 20)
+    world.step(1.0)
+    assert len(listener.judged_s) == 2
+
+
 def test_windows_are_looked_at_soon_where_steps_that_store_have_no_time_for_it(world: World) -> None:
     listener = listening(world)
     world.step(1.0)
     assert listener.looks == 1  # the step was short
     listener.judge_takes_s = 0.02
     world.step(1.0)
+    assert (listener.looks, world.monitor.pause_s) == (1, 0.0)
+    world.step()  # it stores
     assert (listener.looks, world.monitor.pause_s) == (1, 0.05)
     listener.looks_left = 2
     world.step(0.05)
