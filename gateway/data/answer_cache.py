@@ -67,6 +67,11 @@ class AnswerCache(Generic[W]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request runs or waits for an answer that will be kept."""
+        return bool(self._running)
+
     def key(self, feeds: Sequence[Tensor]) -> bytes:
         """The question that these tensors are, in the order of the version's inputs; 32 bytes.
 

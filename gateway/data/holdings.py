@@ -85,7 +85,7 @@ class Holdings:
         )
         self._wanted: Mapping[Key, AspiredVersion] = {}
         self._holdings: dict[Key, Holding] = {}
-        self._leaving: dict[Key, Loaded] = {}
+        self._leaving: list[tuple[Key, Loaded]] = []  # let go of and still used; of one version there may be two
         self._sizes: dict[Key, int] = {}  # of versions that have been loaded, also of those that left
         self._lazy: set[Key] = set()  # may be out of memory while they are served
         self._queue: list[tuple[int, int, Key]] = []
@@ -120,7 +120,7 @@ class Holdings:
 
     def keys(self) -> set[Key]:
         """Every version that is wanted, or still being let go of."""
-        return {*self._wanted, *self._leaving}
+        return {*self._wanted, *(key for key, _ in self._leaving)}
 
     def load_soon(self, key: Key) -> None:
         """A request has asked for this version: load it, before what is loaded ahead of requests."""
@@ -156,9 +156,9 @@ class Holdings:
     def look(self) -> None:
         """Let go what nothing uses any more, keep to the budget, and say what there is."""
         self.now_s = self._clock.now_s()
-        for key, loaded in list(self._leaving.items()):
-            if loaded.servable.leases == 0 and loaded.batcher.waiting == 0:
-                self._close([key])
+        unused = [one for one in self._leaving if not _is_used(one[1])]
+        if unused:
+            self._close(unused)
         budget, used = self._settings.memory_budget_bytes, self._used_bytes()
         if budget and used > budget and self._worker is None and not self._closing:
             leaving, _ = self._leavers(used - budget)
@@ -311,24 +311,28 @@ class Holdings:
         return leavers((self._resident(key, holding) for key, holding in self._holdings.items()), bytes_wanted)
 
     def _resident(self, key: Key, holding: Holding) -> Resident:
-        spec, servable = self._wanted.get(key), holding.loaded.servable
-        used = servable.leases > 0 or holding.loaded.batcher.waiting > 0 or key in self._waits
+        spec, used = self._wanted.get(key), key in self._waits or _is_used(holding.loaded)
         return Resident(key, holding.size_bytes, holding.used_s, used or (spec is not None and spec.resident))
 
     def _evict(self, keys: tuple[Key, ...]) -> asyncio.Future[None]:
+        leaving = []
         for key in keys:
-            self._let_go(key)
+            leaving.append(self._let_go(key))
             self._put_off(key)
             self._page.count_eviction()
-        return self._close(list(keys))
+        return self._close(leaving)
 
-    def _let_go(self, key: Key) -> None:
+    def _let_go(self, key: Key) -> tuple[Key, Loaded]:
         """No request finds it from now on."""
         model, version = key
-        holding = self._holdings.pop(key)
-        self._leaving[key] = holding.loaded
+        leaving = key, self._holdings.pop(key).loaded
+        self._leaving.append(leaving)
         del self.loaded[model][version]
         self.on_change(model)
+        return leaving
+
+    def _is_leaving(self, key: Key) -> bool:
+        return any(one == key for one, _ in self._leaving)
 
     def _forget(self, key: Key) -> None:
         self.states.pop(key)
@@ -337,14 +341,17 @@ class Holdings:
         if key in self._holdings:
             self._page.set_load(*key, LoadState.DRAINING)
             self._let_go(key)
-        elif key not in self._leaving:
+        elif not self._is_leaving(key):
             self._page.clear_load(*key)
 
-    def _close(self, keys: list[Key]) -> asyncio.Future[None]:
+    def _close(self, unused: list[tuple[Key, Loaded]]) -> asyncio.Future[None]:
         """Close what nothing uses, on the load thread: a large session takes milliseconds to free."""
-        box = [self._leaving.pop(key) for key in keys]
+        box = [loaded for _, loaded in unused]
+        self._leaving = [one for one in self._leaving if one not in unused]
         self._loop.call_soon(_part, tuple(box))  # who was answered in this turn of the loop has not left yet
-        for key in keys:
+        for key, _ in unused:
+            if key in self._holdings or self._is_leaving(key):
+                continue  # it was loaded again: lanes and page are that one's
             self.on_gone(*key)
             if key not in self.states:  # else it was evicted, or is wanted again
                 self._page.clear_load(*key)
@@ -360,7 +367,14 @@ class Holdings:
         self._memory.give_back()
 
 
+def _is_used(loaded: Loaded) -> bool:
+    """Whether somebody waits for an answer of it, also for another's that will be kept."""
+    answers = loaded.answers
+    return loaded.servable.leases > 0 or loaded.batcher.waiting > 0 or (answers is not None and answers.is_asked)
+
+
 def _part(gone: Sequence[Loaded]) -> None:
-    """A version and its batcher hold each other."""
+    """A version and its batcher hold each other, and an idle connection's last request holds the version."""
     for loaded in gone:
         del loaded.batcher
+        loaded.answers = None

@@ -50,6 +50,7 @@ class _Loaded:
         self.key = key
         self.servable = _Servable(sizes)
         self.batcher: Any = None
+        self.answers = None
 
 
 class _Memory:
@@ -376,6 +377,28 @@ def test_a_version_that_is_no_longer_wanted_closes_when_its_last_lease_is_back(t
         del loaded
         await world.idle()
         assert (world.seen().loads, world.gone, alive()) == ({}, [("a", 1)], None)
+
+    run(tmp_path, body)
+
+
+def test_a_version_that_left_twice_while_it_was_used_is_closed_twice(tmp_path: Path) -> None:
+    async def body(world: _World) -> None:
+        for _ in range(2):
+            world.want("a")
+            await world.idle()
+            world.attached["a", 1].loaded.servable.leases = 1
+            used = world.attached["a", 1].loaded.servable
+            world.want()
+            if len(world.opened) == 1:
+                first = used
+        await world.idle()
+        assert len(world.memory.sizes) == 2  # both still answer somebody
+        used.leases = 0
+        await world.idle()
+        assert (len(world.memory.sizes), world.seen().loads) == (1, {("a", 1): (LoadState.DRAINING, "")})
+        first.leases = 0
+        await world.idle()
+        assert (world.memory.sizes, world.seen().loads) == ({}, {})
 
     run(tmp_path, body)
 

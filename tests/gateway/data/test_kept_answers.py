@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -103,5 +104,46 @@ def test_an_error_is_not_kept_and_those_who_waited_ask_for_themselves(tmp_path: 
         assert [answer.status for answer in answers] == [500] * 3
         assert totals(tmp_path).kept == (0, 3)
         assert bench.worker.fleet.traffic("m").waiting == 0
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_who_waits_for_anothers_run_is_answered_although_the_version_leaves_meanwhile(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path))
+        loaded: Any = bench.worker.fleet._loaded["m"][1]
+        answer, runs = loaded.batcher._answer, 0
+
+        def answer_and_leave(batch: Any) -> None:
+            nonlocal runs
+            answer(batch)
+            runs += 1
+            bench.table.publish({})  # the heartbeat comes before those who have their answer, or none, have left
+            bench.worker.beat.step()
+
+        loaded.batcher._answer = answer_and_leave
+        bad = [[3.4e38, -3.4e38, 3.4e38]]  # overflows
+        answers = await asyncio.gather(*(bench.infer("m", bad) for _ in range(3)))
+        assert [(answer.status, answer.json["code"]) for answer in answers] == [(500, "inference_failed")] * 3
+        assert (runs, bench.worker.predict.inflight) == (3, 0)
+        for _ in range(3):
+            bench.worker.beat.step()
+            await asyncio.sleep(0)
+        assert loaded.is_gone
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_what_was_kept_goes_with_the_version_whoever_still_knows_it(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.route("m", route(tmp_path))
+        await bench.infer("m", ROW)
+        loaded = bench.worker.fleet._loaded["m"][1]
+        assert loaded.answers is not None
+        kept = weakref.ref(loaded.answers)
+        bench.table.publish({})
+        bench.worker.beat.step()
+        await asyncio.sleep(0)
+        assert (loaded.is_gone, kept()) == (True, None)
 
     with_worker(tmp_path / "run", body)
