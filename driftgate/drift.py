@@ -72,11 +72,11 @@ def compare(
     from driftgate.drift_clock import clocks_of
     from driftgate.drift_columns import missing_codes as codes_of
     from driftgate.drift_compare import count, head_rows, learn
-    from driftgate.drift_dates import check_format
     from driftgate.drift_judge import judge
     from driftgate.drift_table import Rows, nearest, open_table
     from driftgate.drift_timeline import Moment, watch
     from monitor.budget import Budget
+    from monitor.dates import check_format
     from registry.errors import MalformedRequest
 
     if not 0.0 < false_alarm_probability < 1.0:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_columns import AMBIGUOUS, Column, Seen, look, settle
-from driftgate.drift_dates import Dates
+from driftgate.drift_columns import Column, Seen, look, settle
 from driftgate.drift_table import Progress, Source, read
+from monitor.dates import AMBIGUOUS, Dates
+from monitor.reference_order import several_units
 from registry.errors import MalformedRequest
 
 MOST_ROWS = 100_000_000  # whose times are held at once
-_UNITS = (1e8, 1e11, 1e14, 1e17, 1e20)  # between them lie seconds, milli-, micro- and nanoseconds of our days
 
 Floats = NDArray[np.float64]
 
@@ -79,13 +79,8 @@ def check_times(times: Floats, table: str, clock: Column) -> None:
             f"by_time: {rows.format(table)} no time in {clock.name} that can be read (the first is row "
             f"{wrong[0] + 1:,}): leave them out or fill them in"
         )
-    if clock.type != "date" and len(times) and times.min() >= _UNITS[0]:
-        units = np.searchsorted(_UNITS, [times.min(), times.max()], side="right")
-        if units[0] != units[1]:
-            raise MalformedRequest(
-                f"by_time: {clock.name} of {table} holds times of several units, such as seconds and milliseconds "
-                f"({times.min():.0f} and {times.max():.0f}): write them in one"
-            )
+    if clock.type != "date" and (fault := several_units(times)):
+        raise MalformedRequest(f"by_time: {clock.name} of {table} {fault}")
 
 
 def _seen(source: Source, name: str, codes: frozenset[str], date_format: str | None) -> Seen:
@@ -112,11 +107,8 @@ def _joined(source: Source, name: str, parts: Sequence[Seen]) -> Seen:
     for part in parts[1:]:
         if part.dates is not None:
             dates = dates.joined(part.dates)
-    if dates.zoned and dates.local:
-        raise MalformedRequest(
-            f"by_time: in column {name!r} of {source.name}, {dates.zoned:,} rows have an offset from UTC and "
-            f"{dates.local:,} have none: write all of them alike"
-        )
+    if fault := dates.unlike():
+        raise MalformedRequest(f"by_time: in column {name!r} of {source.name}, {fault}")
     return replace(parts[0], dates=dates)
 
 

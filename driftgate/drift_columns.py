@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_arrow import Texts, canonical, floats, plain, seconds, storage_of, strings, taken, texts_of, truths
-from driftgate.drift_dates import Dates, look_for_dates, seconds_of
 from driftgate.drift_numbers import MISSING_CODES, TRUTHS, Mark, codes_as_numbers, numbers_of
+from monitor.arrow import Texts, canonical, floats, plain, seconds, storage_of, strings, taken, texts_of, truths
+from monitor.dates import AMBIGUOUS, Dates, look_for_dates, seconds_of
 from monitor.feature_types import is_free_text
 from monitor.record import category_code
 from registry.errors import MalformedRequest
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 ColumnType = Literal["number", "integer", "boolean", "category", "date", "text"]
 TYPES: tuple[str, ...] = get_args(ColumnType)
-AMBIGUOUS = (
-    "its dates can be read with the day or with the month first: say which with --date-format day-first or month-first"
-)
 
 _STRAY = 0.01  # of the values may be unreadable in a column of numbers or dates
 _WORDS, _LEAST_NUMBERS, _LEAST_SHARE = 5, 30, 0.8  # a few words among many numbers stand for missing ones, too

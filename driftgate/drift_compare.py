@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_arrow import plain, storage_of
 from driftgate.drift_clock import Clocks, check_times
 from driftgate.drift_codes import suspect_code
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
 from driftgate.drift_order import Order, order_of
 from driftgate.drift_table import Progress, Rows, Source, read
 from driftgate.drift_together import Depends, Together
+from monitor.arrow import plain, storage_of
 from monitor.counts import CHUNK_ROWS, Counter, Counts
 from monitor.design_effect import Dependence, dependences, rows_looked_at
 from monitor.profile import Order as RowOrder

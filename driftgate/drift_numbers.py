@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_arrow import floats, taken, truths
+from monitor.arrow import floats, taken, truths
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from driftgate.drift_arrow import storage_of
+from monitor.arrow import storage_of
 from registry.errors import ArtifactRejected
 
 if TYPE_CHECKING:
@@ -180,12 +180,11 @@ def _open_csv(path: Path, label: str) -> Source:
 
     with _bytes_of(path)[0] as file:
         head = file.read(1 << 20).decode("utf-8-sig", "replace")
-    first = head.lstrip("\r\n").splitlines()[0] if head.strip() else ""
-    if not first:
+    if not head.strip():
         raise ArtifactRejected(f"{label}: is empty")
-    if "\0" in first:
+    if "\0" in head.lstrip("\r\n").splitlines()[0]:
         raise ArtifactRejected(f"{label}: is neither CSV nor Parquet")
-    parse = csv.ParseOptions(delimiter=max(_DELIMITERS, key=first.count), newlines_in_values=True)
+    parse = csv.ParseOptions(delimiter=delimiter_of(head), newlines_in_values=True)
     reading = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
 
     def start(columns: Sequence[str] | None) -> tuple[Any, Any]:
@@ -216,6 +215,26 @@ def _open_csv(path: Path, label: str) -> Source:
                     yield block.slice(at, most), raw.tell() / size
 
     return Source(label, path.name, kept, None, batches)
+
+
+def delimiter_of(head: str) -> str:
+    """What separates the names of a CSV file's header: most frequent of comma, semicolon, tab and bar outside quotes.
+
+    >>> delimiter_of('id;"price, in EUR, with tax";"a;b"\\n1;2,5;3\\n'), delimiter_of("x\\n1;2\\n")
+    (';', ',')
+    """
+    found = dict.fromkeys(_DELIMITERS, 0)
+    is_quoted, may_open = False, True  # a quote opens at a name's start only: 3.5" disk; two of them are one within
+    for character in head.lstrip("\r\n"):
+        if is_quoted:
+            is_quoted, may_open = character != '"', True
+        elif character in "\r\n":
+            break
+        else:
+            is_quoted, may_open = may_open and character == '"', character in found
+            if may_open:
+                found[character] += 1
+    return max(found, key=found.__getitem__)
 
 
 def _bytes_of(path: Path) -> tuple[Any, Any]:

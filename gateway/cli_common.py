@@ -25,6 +25,11 @@ from registry.errors import MalformedRequest, ServingError
 from registry.home import Home, find_home
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")]
+DATE_FORMAT_HELP = (
+    "How texts write dates, where that can be read in two ways: day-first, month-first, year-first, or a format such "
+    "as %d.%m.%y."
+)
+DateFormat = Annotated[str | None, typer.Option("--date-format", metavar="FORMAT", help=DATE_FORMAT_HELP)]
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
 
 _SHOWN_VERDICT = {"pass": "green", "breach": "red", "unknown": "yellow"}

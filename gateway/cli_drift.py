@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, shown_time, shown_verdict
+from gateway.cli_common import (
+    DATE_FORMAT_HELP,
+    AsJson,
+    Shell,
+    UsageFault,
+    emit,
+    plain_table,
+    shown_number,
+    shown_time,
+    shown_verdict,
+)
 from gateway.client_control import name_in_path
 
 _OFFLINE = "Between two files"
@@ -51,8 +61,7 @@ def drift(
         str | None,
         typer.Option(
             metavar="FORMAT",
-            help="How texts write dates, where that can be read in two ways: day-first, month-first, year-first, or a "
-            "format such as %d.%m.%y.",
+            help=DATE_FORMAT_HELP,
             rich_help_panel=_OFFLINE,
         ),
     ] = None,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from gateway.cli_common import (
     AsJson,
+    DateFormat,
     ModelArgument,
     Shell,
     emit,
@@ -66,6 +67,7 @@ def register(
     by_time: Annotated[
         str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
     ] = None,
+    date_format: DateFormat = None,
     unordered: Annotated[
         bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
     ] = False,
@@ -97,6 +99,7 @@ def register(
         target=target,
         prediction=prediction,
         by_time=by_time,
+        date_format=date_format,
         unordered=unordered,
         options=_read_options(options),
         tags=read_pairs(tag or []),

@@ -8,7 +8,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli_common import AsJson, Shell, UsageFault, emit, plain_table, shown_number, shown_time, version_number
+from gateway.cli_common import (
+    AsJson,
+    DateFormat,
+    Shell,
+    UsageFault,
+    emit,
+    plain_table,
+    shown_number,
+    shown_time,
+    version_number,
+)
 from gateway.cli_models import ACTOR, anywhere, progress
 from gateway.client_control import name_in_path
 from registry.home import Home
@@ -44,6 +54,7 @@ def profile(
     by_time: Annotated[
         str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
     ] = None,
+    date_format: DateFormat = None,
     unordered: Annotated[
         bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
     ] = False,
@@ -67,6 +78,7 @@ def profile(
         "target": target,
         "prediction": prediction,
         "by_time": by_time,
+        "date_format": date_format,
         "unordered": unordered,
     }
     request = ProfileRequest.from_body(model, version_number(number), given, ACTOR)

@@ -51,6 +51,7 @@ class ProfileRequest:
     target: str | None = None
     prediction: str | None = None
     by_time: str | None = None
+    date_format: str | None = None
     unordered: bool = False
     actor: str = "local"
 
@@ -63,6 +64,7 @@ class ProfileRequest:
             "target": self.target,
             "prediction": self.prediction,
             "by_time": self.by_time,
+            "date_format": self.date_format,
             "unordered": self.unordered or None,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -82,20 +84,27 @@ class ProfileRequest:
             target=text_of(body, "target"),
             prediction=text_of(body, "prediction"),
             by_time=text_of(body, "by_time"),
+            date_format=text_of(body, "date_format"),
             unordered=truth_of(body, "unordered"),
             actor=actor,
         ).checked()
 
     def checked(self) -> ProfileRequest:
         """This. Raises MalformedRequest where its parts cannot be meant together."""
+        from monitor.dates import check_format
         from registry.register import check_order
 
         if (self.reference is None) == (self.from_traffic_s is None):
             raise MalformedRequest("a profile is made either from a 'reference' or 'from_traffic': give one of them")
-        described = (self.columns, self.target, self.prediction, self.by_time, self.unordered)
+        ordered = (self.by_time, self.date_format, self.unordered)
+        described = (self.columns, self.target, self.prediction, *ordered)
         if self.reference is None and any(described):
-            raise MalformedRequest("columns, target, prediction, by_time and unordered describe a reference")
-        check_order(self.by_time, self.unordered)
+            raise MalformedRequest(
+                "columns, target, prediction, by_time, date_format and unordered describe a reference"
+            )
+        check_order(*ordered)
+        if self.date_format is not None:
+            check_format(self.date_format)
         return self
 
 
@@ -220,6 +229,7 @@ def _from_reference(
             request.prediction,
             lambda share: progress("reading the reference", share),
             by_time=request.by_time,
+            date_format=request.date_format,
             unordered=request.unordered,
             missing=missing_codes(manifest.options),
         )

@@ -42,6 +42,7 @@ class Request:
     target: str | None = None
     prediction: str | None = None
     by_time: str | None = None
+    date_format: str | None = None
     unordered: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Request:
             "target": self.target,
             "prediction": self.prediction,
             "by_time": self.by_time,
+            "date_format": self.date_format,
             "unordered": self.unordered or None,
             "options": dict(self.options) or None,
             "tags": dict(self.tags) or None,
@@ -84,6 +86,7 @@ class Request:
             target=text_of(body, "target"),
             prediction=text_of(body, "prediction"),
             by_time=text_of(body, "by_time"),
+            date_format=text_of(body, "date_format"),
             unordered=truth_of(body, "unordered"),
             options=dict(options),
             tags=dict(tags),
@@ -97,12 +100,15 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
 
     Raises ArtifactRejected with the reason, MalformedRequest for a bad name, InvalidSetting for bad options.
     """
+    from monitor.dates import check_format
     from registry.artifacts import ArtifactStore
     from registry.catalog import Catalog
     from registry.manifest import ServingOptions
     from registry.register import Registration, register
 
     options = ServingOptions.from_dict(request.options)
+    if request.date_format is not None:
+        check_format(request.date_format)
     wanted = Registration(
         model=request.model,
         path=request.path,
@@ -112,6 +118,7 @@ def run_registration(home: Home, settings: Settings, request: Request, progress:
         target=request.target,
         prediction=request.prediction,
         by_time=request.by_time,
+        date_format=request.date_format,
         unordered=request.unordered,
         golden=request.golden,
         options=options,
@@ -262,6 +269,7 @@ def read_reference(
     progress: Callable[[float], None],
     *,
     by_time: str | None,
+    date_format: str | None,
     unordered: bool,
     missing: Mapping[str, tuple[str, ...]],
 ) -> ReferenceRows:
@@ -275,6 +283,7 @@ def read_reference(
         prediction,
         lambda _what, share: progress(share),
         by_time=by_time,
+        date_format=date_format,
         unordered=unordered,
         missing=missing,
     )

@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitor.reference_columns import Wanted, wanted_columns
-from monitor.reference_order import Order, RunKeeper, SortedBy, in_seconds
-from monitor.reference_values import convert, moments
+from monitor.reference_moments import Moments
+from monitor.reference_order import Order, RunKeeper, SortedBy
+from monitor.reference_values import arrow_of, convert
 from registry.errors import ArtifactRejected
 from registry.vocabulary import TensorSpec
 
@@ -57,6 +58,7 @@ class _Told:
 
     target: str | None
     by_time: str | None
+    date_format: str | None
     unordered: bool
     missing: Mapping[str, Sequence[str]]
 
@@ -70,13 +72,15 @@ def read_reference(
     progress: Progress,
     *,
     by_time: str | None = None,
+    date_format: str | None = None,
     unordered: bool = False,
     missing: Mapping[str, Sequence[str]] | None = None,
 ) -> ReferenceRows:
     """Read a table whose columns carry the inputs' names or, for one 2-D input, the names of that input's columns.
 
     `columns` picks and orders; `target`, `prediction` and `by_time` (the rows' moments) name columns that are no input.
-    unordered: the rows are in no order of time. missing: column → texts that stand for a number that is missing.
+    date_format: how texts write the moments, where that can be read in two ways (`dates.check_format`). unordered: the
+    rows are in no order of time. missing: column → texts that stand for a number that is missing.
     progress(text, share done). Raises ArtifactRejected with the reason: unreadable, no rows, missing columns, a value
     that the dtype cannot hold.
     """
@@ -91,7 +95,7 @@ def read_reference(
         else:
             names, chunks = _open_csv(path, gzipped=magic[:2] == b"\x1f\x8b")
         wanted = wanted_columns(names, inputs, columns, target, prediction, by_time)
-        told = _Told(target, by_time, unordered, missing or {})
+        told = _Told(target, by_time, date_format, unordered, missing or {})
         found = _collect(chunks(wanted, told), wanted, inputs, told, progress)
     except ArtifactRejected as error:
         raise ArtifactRejected(f"reference {path.name}: {error.message}", **error.details) from None
@@ -138,6 +142,8 @@ def _open_csv(path: Path, *, gzipped: bool) -> tuple[list[str], _Chunks]:
 
     def chunks(wanted: Sequence[Wanted], told: _Told) -> Iterator[tuple[pd.DataFrame, float]]:
         texts = {item.column: str for item in wanted if item.spec.datatype == "BYTES"}
+        if told.by_time is not None and told.by_time not in {item.column for item in wanted}:
+            texts[told.by_time] = str  # one kind in all chunks, however a few of its rows look
         with (
             path.open("rb") as file,
             pd.read_csv(
@@ -183,11 +189,12 @@ def _collect(
     keeper = RunKeeper(max(min(MOST_ROWS, MOST_VALUES // len(wanted)), 1000))
     is_open = told.by_time is None and not told.unordered
     watch = SortedBy(_used(wanted, told) if is_open else ())
+    clock = None if told.by_time is None else Moments(told.by_time, told.date_format)
     for frame, share in chunks:
         watch.see(frame)
         parts = [convert(_present(frame[i.column], i, told), i, keeper.read) for i in wanted]
-        if told.by_time is not None:
-            parts.append(moments(frame[told.by_time], told.by_time, keeper.read))
+        if clock is not None:
+            parts += clock.read(arrow_of(frame[clock.column]))
         keeper.add(parts, len(frame))
         progress(f"reading reference rows: {keeper.read:,}", share)
     if keeper.read == 0:
@@ -198,16 +205,17 @@ def _collect(
     if sorted_by is not None:
         order = Order(False)
         notes.append(f"its rows are sorted by {sorted_by!r}; if that is the order of time, say --by-time {sorted_by}")
-    if told.by_time is not None:
-        at = whole.pop()
+    if clock is not None:
+        at, times_s = clock.settle(whole[len(wanted) :])
+        del whole[len(wanted) :]
         in_time: bool | None = True
         if (np.diff(at) < 0).any():
             by_time = np.argsort(at, kind="stable")
-            whole, at = [column[by_time] for column in whole], at[by_time]
+            whole, times_s = [column[by_time] for column in whole], times_s if times_s is None else times_s[by_time]
             if keeper.rows < keeper.read:  # the runs that were kept are no runs of time
                 in_time = None
-                notes.append(f"it is too large to be put into the order of {told.by_time!r}: sort it beforehand")
-        order = Order(in_time, in_seconds(at))
+                notes.append(f"it is too large to be put into the order of {clock.column!r}: sort it beforehand")
+        order = Order(in_time, times_s)
     if keeper.rows < keeper.read:
         notes.append(f"{keeper.rows:,} of its {keeper.read:,} rows were kept, in runs of neighbours")
     feeds: dict[str, NDArray[Any]] = {}

@@ -129,6 +129,21 @@ class SortedBy:
             return False
 
 
+def several_units(moments: NDArray[np.float64]) -> str:
+    """What is wrong with numbers (n,) that would be seconds of our days here and milliseconds there; "" if nothing is.
+
+    >>> several_units(np.array([1.7e9, 1.8e9])), several_units(np.array([1.7e9, 1.8e12]))[:30]
+    ('', 'holds times of several units, ')
+    """
+    low, high = (float(moments.min()), float(moments.max())) if len(moments) else (0.0, 0.0)
+    first, last = (sum(value >= epoch[0] for epoch in _EPOCHS) + (value >= _EPOCHS[-1][1]) for value in (low, high))
+    if not first or first == last:
+        return ""
+    return (
+        f"holds times of several units, such as seconds and milliseconds ({low:.0f} and {high:.0f}): write them in one"
+    )
+
+
 def in_seconds(moments: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Unix seconds from seconds, milli-, micro- or nanoseconds by their size; None for what is no time since 1973.
 

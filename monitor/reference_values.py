@@ -6,8 +6,7 @@ Invariant: what the dtype cannot hold is refused with its column, row and value;
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,9 @@ from numpy.typing import NDArray
 from monitor.reference_columns import Wanted
 from registry.errors import ArtifactRejected
 from registry.onnx import FLOATS, NUMPY_DTYPES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _INTEGERS: dict[str, Any] = {
     "INT8": np.int8,
@@ -54,18 +56,12 @@ def convert(values: pd.Series[Any], item: Wanted, first_row: int) -> NDArray[Any
     return numbers.astype(np.bool_ if item.spec.datatype == "BOOL" else _INTEGERS[item.spec.datatype])
 
 
-def moments(values: pd.Series[Any], column: str, first_row: int) -> NDArray[np.float64]:
-    """A column of moments (n,): Unix seconds of dates and times, numbers as they are. Raises ArtifactRejected."""
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
-        found = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that each text is looked at on its own
-            times = pd.to_datetime(values, utc=True, errors="coerce")
-        found = times.to_numpy(dtype="datetime64[us]").astype(np.float64) / 1e6
-        found[times.isna().to_numpy(dtype=bool)] = np.nan
-    _refuse(~np.isfinite(found), values, column, first_row, "no moment of time")
-    return found
+def arrow_of(values: pd.Series[Any]) -> pa.Array:
+    """A column as Arrow has it, null where it is missing: for what reads texts, dates and numbers alike."""
+    import pyarrow as pa
+
+    array = pa.array(values, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _texts(values: pd.Series[Any], item: Wanted) -> NDArray[Any]:

@@ -40,6 +40,7 @@ class Registration:
     target: str | None = None
     prediction: str | None = None
     by_time: str | None = None  # the reference's column of moments
+    date_format: str | None = None  # how its texts write them
     unordered: bool = False  # the reference's rows are in no order of time
     golden: str | None = None
     options: ServingOptions = field(default_factory=ServingOptions)
@@ -74,6 +75,7 @@ class ReadReference(Protocol):
         progress: Callable[[float], None],
         *,
         by_time: str | None,
+        date_format: str | None,
         unordered: bool,
         missing: Mapping[str, tuple[str, ...]],
     ) -> ReferenceRows: ...
@@ -182,16 +184,19 @@ def _check_names(request: Registration) -> None:
         raise MalformedRequest(f"{request.model!r} cannot name a model: letters, digits, '.', '_' and '-', up to 100")
     if request.alias is not None and (not is_alias_name(request.alias) or request.alias == CANARY_ALIAS):
         raise MalformedRequest(f"{request.alias!r} cannot be given as an alias here")
-    described = (request.columns, request.target, request.prediction, request.by_time, request.unordered)
+    ordered = (request.by_time, request.date_format, request.unordered)
+    described = (request.columns, request.target, request.prediction, *ordered)
     if request.reference is None and any(described):
         raise MalformedRequest(
-            "columns, target, prediction, by_time and unordered describe a reference, and none was given"
+            "columns, target, prediction, by_time, date_format and unordered describe a reference, and none was given"
         )
-    check_order(request.by_time, request.unordered)
+    check_order(*ordered)
 
 
-def check_order(by_time: str | None, unordered: bool) -> None:
-    """Raises MalformedRequest for rows that are said to be in an order of time and in none."""
+def check_order(by_time: str | None, date_format: str | None, unordered: bool) -> None:
+    """Raises MalformedRequest for rows that are said to be in an order of time and in none, or dates of nothing."""
+    if date_format is not None and by_time is None:
+        raise MalformedRequest("date_format says how the column of by_time writes dates: name that, too")
     if by_time is not None and unordered:
         raise MalformedRequest("by_time and unordered contradict each other")
 
@@ -261,6 +266,7 @@ def _examine(
         request.prediction,
         lambda share: progress("reading the reference", share),
         by_time=request.by_time,
+        date_format=request.date_format,
         unordered=request.unordered,
         missing=missing_codes(request.options),
     )

@@ -22,7 +22,7 @@ from registry.errors import MalformedRequest
 from registry.vocabulary import CHAMPION_ALIAS
 
 MOST_LABELS = 10_000
-_OF_A_TABLE = ("reference", "columns", "target", "prediction", "by_time", "unordered")
+_OF_A_TABLE = ("reference", "columns", "target", "prediction", "by_time", "date_format", "unordered")
 Register = Callable[[str, Mapping[str, Any], str], dict[str, Any]]
 MakeProfile = Callable[[str, int, Mapping[str, Any], str], dict[str, Any]]  # model, version, body, actor
 
@@ -309,6 +309,7 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
         "target": "reference column that is the label",
         "prediction": "reference column that is a prediction",
         "by_time": "reference column with the rows' moments",
+        "date_format": "how its texts write dates, where that can be read in two ways",
         "unordered": "true: the reference's rows are in no order of time",
         "options": "serving options",
         "tags": "texts by name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,23 @@ def test_a_dictionary_column_decimals_and_dates_are_read(tmp_path: Path) -> None
     assert [(item.feature, item.type) for item in found.alarms] == [("born", "date")]
     assert "1970-" in found.alarms[0].explanation
     assert [item.feature for item in found.not_compared] == ["nested"]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_what_separates_values_is_told_by_what_stands_outside_of_quotes(tmp_path: Path, mark: str) -> None:
+    names = ["a", "b, in EUR; with tax, and | more", 'a 3.5" disk', 'c "quoted, twice"', "two\nlines;;;\t\t\t||| ,,,"]
+    for at, path in enumerate(paths := [tmp_path / "a.csv", tmp_path / "b.csv"]):
+        values = np.random.default_rng(at).integers(0, 9, (300, len(names)))
+        with path.open("w", newline="") as file:
+            file.write("\r\n")
+            writer = csv.writer(file, delimiter=mark)
+            writer.writerows([names, *values.tolist()])
+    assert {feature.feature for feature in drift.compare(*paths).features} == set(names)
+
+
+def test_a_quote_in_the_middle_of_a_name_quotes_nothing(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        rows = "\n".join(f"{at % 3};{at % 2},5;{at % 5}" for at in range(200))
+        (tmp_path / name).write_text(f'a 3.5" disk;a 5" pipe, in stock;c\n{rows}\n')
+    found = drift.compare(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert {feature.feature for feature in found.features} == {'a 3.5" disk', 'a 5" pipe, in stock', "c"}

@@ -106,7 +106,10 @@ def test_a_later_day_of_either_file_settles_what_the_first_ones_leave_open(tmp_p
         (lambda times: [None if at % 100 == 7 else t for at, t in enumerate(times)], "40 rows of .* have no time"),
         (lambda times: ["" if at == 9 else t for at, t in enumerate(times)], "1 row of .*the first is row 10"),
         (lambda times: ["soon" if at == 9 else t for at, t in enumerate(times)], "1 row of .*has no time"),
-        (lambda times: [t + "Z" if at % 2 else t for at, t in enumerate(times)], "2,000 rows have an offset .* alike"),
+        (
+            lambda times: [t + "Z" if at % 2 else t for at, t in enumerate(times)],
+            "stands in 2,000 of 4,000 rows: .* alike",
+        ),
         (lambda times: ["red", "blue"] * (N // 2), "tells no time .category."),
         (lambda times: [1_700_000_000 + at * (1000 if at % 2 else 1) for at in range(N)], None),
         (lambda times: [(1_700_000_000 + at) * (1000 if at % 2 else 1) for at in range(N)], "seconds and milliseconds"),

@@ -189,6 +189,7 @@ def test_the_command_prints_it_and_fails_when_asked_to(tmp_path: Any, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "runs"), [("independent", 300), ("sessions", 120), ("ar .9", 120), ("shorter current", 150)]
 )

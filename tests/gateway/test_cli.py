@@ -397,8 +397,13 @@ def test_with_a_server_a_profile_is_made_by_it(
     control.answers["POST", "/api/v1/models/m/versions/2/profiles"] = (201, answer)
     monkeypatch.chdir(tmp_path)
     home = ["--home", str(tmp_path / "home")]
-    assert run(["profile", "m:2", "--reference", "ref.csv", "--by-time", "at", *home]) == 0
-    assert control.asked[-1][2] == {"reference": str(tmp_path / "ref.csv"), "by_time": "at"}
+    told = ["--reference", "ref.csv", "--by-time", "at", "--date-format", "day-first"]
+    assert run(["profile", "m:2", *told, *home]) == 0
+    assert control.asked[-1][2] == {
+        "reference": str(tmp_path / "ref.csv"),
+        "by_time": "at",
+        "date_format": "day-first",
+    }
     shown = capsys.readouterr().out
     assert "profile 3, 200 rows of ref.csv" in shown
     assert "from 2026-03-01 00:00:00Z to 2026-03-31 23:59:59Z" in shown

@@ -80,6 +80,15 @@ def test_a_column_of_moments_puts_rows_in_order_and_is_no_input(registered: Home
     assert make(registered, reference=path, columns=["age", "income"], unordered=True)["ordered"] is False
 
 
+def test_dates_with_two_meanings_are_refused_until_their_owner_says_which(registered: Home, tmp_path: Path) -> None:
+    moments = [f"{1 + row % 2:02d}/02/2026 00:{row // 2:02d}" for row in range(100)]
+    path = table(tmp_path / "t.csv", rows=100, at=moments)
+    with pytest.raises(ArtifactRejected, match="--date-format day-first or month-first"):
+        make(registered, reference=path, by_time="at")
+    assert make(registered, reference=path, by_time="at", date_format="day-first")["since"][:10] == "2026-02-01"
+    assert make(registered, reference=path, by_time="at", date_format="month-first")["since"][:10] == "2026-01-02"
+
+
 def test_what_cannot_be_made_is_refused_with_the_reason(registered: Home, tmp_path: Path) -> None:
     with pytest.raises(ArtifactRejected, match="no such file"):
         make(registered, reference="/none.csv")
@@ -100,6 +109,9 @@ def test_what_cannot_be_made_is_refused_with_the_reason(registered: Home, tmp_pa
         {"from_traffic": "1h", "target": "y"},
         {"reference": "/r", "by_time": "at", "unordered": True},
         {"reference": "/r", "unordered": "yes"},
+        {"reference": "/r", "date_format": "day-first"},  # of which column?
+        {"reference": "/r", "by_time": "at", "date_format": "dayfirst"},
+        {"from_traffic": "1h", "by_time": "at", "date_format": "day-first"},
         {"reference": "/r", "columns": 3},
     ],
 )
@@ -110,7 +122,15 @@ def test_a_body_that_means_nothing_is_refused(body: dict[str, Any]) -> None:
 
 def test_a_request_survives_the_way_through_the_api() -> None:
     request = ProfileRequest(
-        model="m", version=2, reference="/r", columns=("a", "b"), target="t", prediction="p", by_time="at", actor="ana"
+        model="m",
+        version=2,
+        reference="/r",
+        columns=("a", "b"),
+        target="t",
+        prediction="p",
+        by_time="at",
+        date_format="%d.%m.%y",
+        actor="ana",
     )
     assert ProfileRequest.from_body("m", 2, request.to_body(), "ana") == request
     lately = ProfileRequest(model="m", version=2, from_traffic_s=3600, actor="ana")

@@ -37,6 +37,7 @@ def test_a_request_survives_the_way_through_the_api() -> None:
         target="t",
         prediction="p",
         by_time="at",
+        date_format="day-first",
         options={"max_batch_rows": 3},
         tags={"k": "v"},
         new_version=True,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from driftgate.drift_dates import check_format, look_for_dates, seconds_of
+from monitor.dates import check_format, look_for_dates, seconds_of
 from registry.errors import MalformedRequest
 
 
@@ -60,6 +60,27 @@ def test_a_text_is_the_moment_that_its_reading_says(text: str, reading: str, mom
 def test_offsets_of_several_zones_are_put_on_one_scale() -> None:
     texts = ["2025-06-01T12:00:00+02:00", "2025-06-01T10:00:00Z", "2025-06-01T05:00:00-05:00"]
     assert set(seconds_of(pa.array(texts), "year-first")) == {at(2025, 6, 1, 10)}
+
+
+@pytest.mark.parametrize(
+    ("texts", "form", "zoned"),
+    [
+        (["2025-12-31", "2025-12-31 10:00"], None, 0),  # the last two digits of a day are no offset
+        (["31-12-2025", "31-12-2025 10:00"], None, 0),
+        (["2025-12-31T10", "2025-12-31T10:00:00.5"], None, 0),
+        (
+            ["2025-12-31T10:00Z", "2025-12-31 10:00 -0800", "2025-12-31 10:00:00,25+01", "31/12/25 10:00 PM UTC"],
+            None,
+            4,
+        ),
+        (["10:00 31.12.25", "11:00 31.12.25"], "%H:%M %d.%m.%y", 0),
+        (["31.12.25+0100", "31.12.25+0200"], "%d.%m.%y%z", 2),
+    ],
+)
+def test_an_offset_is_what_follows_a_time(texts: list[str], form: str | None, zoned: int) -> None:
+    found = look_for_dates(pa.array(texts), np.ones(len(texts), np.int64), form)
+    assert (found.zoned, found.local) == (zoned, len(texts) - zoned)
+    assert bool(found.unlike()) is False
 
 
 def test_readings_are_counted_in_rows_and_equal_ones_are_all_named() -> None:

@@ -1,8 +1,9 @@
 """From Arrow to numpy: a column's storage, its numbers, and its texts with each different one held once.
 
 Why: tables come in every Arrow type, and a text that occurs a million times should be read once. Invariants: nothing
-here guesses; a null is NaN in numbers, and the place after the last text in texts. Called by
-`driftgate/drift_columns.py` and what reads texts. Imports pyarrow when a column is looked at.
+here guesses; a null is NaN in numbers, and the place after the last text in texts. Called by `monitor/dates.py`,
+`monitor/reference_moments.py` and the offline comparison (`driftgate/drift_*.py`). Imports pyarrow when a column is
+looked at.
 """
 
 from __future__ import annotations
