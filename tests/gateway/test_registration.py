@@ -235,3 +235,20 @@ def test_without_a_reference_columns_that_are_not_known_yet_are_noted(tmp_path: 
         fit(
             FitInput(inputs=SPECS[0], outputs=SPECS[1], by_rows=True, examples={}, features=(("y", "text_length", ()),))
         )
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"by_time": "at", "date_format": "dayfirst"}, "a date format is"),
+        ({"date_format": "day-first"}, "name that, too"),
+    ],
+)
+def test_a_date_format_that_means_nothing_is_refused_before_anything_is_copied(
+    tmp_path: Path, told: dict[str, Any], reason: str
+) -> None:
+    home = Home(root=tmp_path, run=tmp_path / "run")
+    home.create()
+    with pytest.raises(MalformedRequest, match=reason):
+        run_registration(home, Settings(), Request(model="m", path="/p", reference="/r", **told), lambda *_: None)
+    assert not list((tmp_path / "artifacts").glob("*/*"))

@@ -1,14 +1,16 @@
-"""Files that release 0.1 wrote, kept as they were: every later release must read them."""
+"""Files that earlier releases wrote, kept as they were, here and in `stored/`: every later release must read them."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from monitor.counts import BinSet, ColumnBins
 from monitor.lane import LaneReader
@@ -61,6 +63,61 @@ def test_a_v1_profile_is_read_with_an_order_that_nobody_knew() -> None:
     assert (x0.block_rows, x0.season) == (None, None)
     assert (x1.type, x1.bin_deffs, x1.edge_deffs, x1.complete) == ("categorical", (1.0,) * 4, (), True)
     assert ReferenceProfile.from_bytes(profile.to_bytes()) == profile
+
+
+STORED = Path(__file__).parent / "stored"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_profile_with_types_dependence_and_seasons_is_read_to_the_last_byte(version: int) -> None:
+    content = (STORED / f"profile_v{version}.json").read_bytes().rstrip()
+    assert json.loads(content)["v"] == version
+    profile = ReferenceProfile.from_bytes(content)
+    assert profile.to_bytes() == content
+    assert profile.digest == hashlib.sha256(content).hexdigest()  # what measurements and streams name it by
+    assert (profile.rows, profile.ordered) == (200_000, True)
+    assert (profile.since_s, profile.until_s) == (1_767_225_600.0, 1_771_225_580.0)
+    visits, city = profile.inputs
+    assert (visits.type, visits.bins.whole, visits.complete) == ("integer", True, False)
+    assert (visits.missing, visits.counts[1:4]) == (5940, (3396, 10_810, 0))
+    assert (visits.deff, visits.missing_deff) == (63.367, 3.657)
+    assert (visits.block_rows, visits.levelled) == (2048, True)
+    assert len(set(visits.bin_deffs)) > 10
+    assert (city.type, city.complete, city.counts) == ("categorical", True, (107_632, 46_130, 46_238, 0))
+    assert [[wave.period_s for wave in c.season.waves] for c in profile.inputs if c.season] == [
+        [86_400, 43_200],
+        [86_400],
+    ]
+    assert city.season is not None
+    assert city.season.shares(np.array([0.54, 0.23, 0.23, 0.0]), 6 * 3600.0)[0] == pytest.approx(0.54 + 0.108797)
+    assert [(column.name, column.counts) for column in profile.outputs] == [("label", (139_857, 60_143, 0))]
+    assert (profile.together is None) == (version == 2)
+
+
+def test_a_v3_profile_s_questions_about_columns_together_mean_what_they_meant() -> None:
+    together = ReferenceProfile.from_bytes((STORED / "profile_v3.json").read_bytes()).together
+    assert together is not None
+    assert together.questions.first.tolist() == [0, 0, 0, 1, 1, 1]
+    assert together.questions.second.tolist() == [2, 3, 4, 2, 3, 4]
+    rows = np.array([[1.0, 11.0], [7.0, 22.0], [np.nan, 33.0], [3.0, 44.0], [400.0, 11.0]])
+    answers = together.questions.tally(rows)
+    assert answers.happened[:16].tolist() == [2, 2, 3, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert answers.of[:7].tolist() == [4, 4, 4, 4, 4, 4, 5]  # a missing value answers nothing about pairs
+    assert (len(answers.of), answers.happened.sum(), answers.of.sum()) == (633, 941, 3159)
+    assert answers.unexplained == pytest.approx([0.0, 0.279293], abs=1e-5)
+
+
+def test_a_stream_with_columns_together_goes_on_where_it_stood() -> None:
+    profile = ReferenceProfile.from_bytes((STORED / "profile_v3.json").read_bytes())
+    documents = json.loads((STORED / "stream_v1_together.json").read_bytes())
+    with ThreadPoolExecutor(1) as executor:
+        stream = Stream(profile, executor)
+        stream.restore({name: json.dumps(document).encode() for name, document in documents.items()})
+    assert (stream.evaluations, stream.waiting_rows) == (3, 210)
+    assert [detector.rows for detector in stream.detectors] == [3600, 3600]
+    assert stream.together is not None
+    assert (stream.together.evaluations, stream.together.detector.rows, stream.together.sampled) == (3, 3000, 3210)
+    assert stream.active() == []
 
 
 # A profile and the stored state of its stream: the whole state after two evaluations, the third, and what waits.
