@@ -33,6 +33,10 @@ _OWN_DOMAINS = frozenset(
 )
 
 
+# How often these run their bodies may be said by a value in the request.
+_LOOPS = frozenset(("Loop", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"))
+
+
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
     """Facts that onnxruntime's session does not tell."""
@@ -42,6 +46,7 @@ class GraphFacts:
     shapeless: frozenset[str]  # inputs and outputs without a declared rank
     foreign: tuple[str, ...]  # domains of custom operators
     zipped: dict[str, tuple[str, ...]]  # outputs that end in ZipMap → their classes, in the model's own order
+    loops: bool = False  # its running time may depend on the values in a request, without a bound
 
 
 def read_graph(path: Path) -> GraphFacts:
@@ -71,6 +76,7 @@ def read_graph(path: Path) -> GraphFacts:
         zipped={
             node.output[0]: _classes(node) for node in model.graph.node if node.op_type == "ZipMap" and node.output
         },
+        loops=any(node.op_type in _LOOPS for node in _nodes(model)),
     )
 
 

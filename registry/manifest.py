@@ -62,6 +62,7 @@ class ProbeResult:
     largest_difference: float | None = None  # of a number that came out otherwise when joined; None: none did
     shared: tuple[str, ...] = ()  # see Batching
     never_empty: tuple[tuple[str, int], ...] = ()  # inputs and axes of which a size of 0 ended the process
+    loops: bool = False  # how long a run takes may depend on the values in a request, without a bound
 
     def to_dict(self) -> dict[str, Any]:
         """As stored; what an older release does not know only where it says something."""
@@ -70,7 +71,7 @@ class ProbeResult:
         document["axes"] = None if self.axes is None else self.axes.to_dict()
         document["shared"] = list(self.shared)
         document["never_empty"] = [list(place) for place in self.never_empty]
-        new = ("axes", "largest_difference", "shared", "never_empty")
+        new = ("axes", "largest_difference", "shared", "never_empty", "loops")
         return {name: value for name, value in document.items() if value or name not in new}
 
     @classmethod

@@ -105,6 +105,7 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> tuple[dict[str, Any], Callabl
         axes=finding.axes,
         largest_difference=finding.largest_difference,
         shared=finding.shared,
+        loops=facts.loops,
     )
     result = {
         "inputs": [spec_to_dict(spec) for spec in probe.inputs],

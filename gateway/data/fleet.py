@@ -36,6 +36,7 @@ from registry.vocabulary import LoadState
 logger = logging.getLogger(__name__)
 
 _MOST_DESCRIBED = 256
+_NEVER_US = -1.0
 
 
 class Fleet:
@@ -297,9 +298,11 @@ class Fleet:
             holding.used_s = holdings.now_s
             on_batch(loaded, batch)
 
-        # Nobody knows how long the first run takes of what could not be warmed up: not on the event loop.
+        # Nobody knows how long the first run takes of what could not be warmed up: not on the event loop. Nor any run
+        # of what has loops: a request could say so many turns that the worker stops, as runs there are never ended.
         scheduler, times = self._scheduler, run_times(loaded.servable.curve, 2.0 * self._inline_below_us)
-        loaded.batcher = Batcher(loaded.servable, answer, scheduler, self._inline_below_us, times)
+        inline_below_us = _NEVER_US if loaded.servable.manifest.probe.loops else self._inline_below_us
+        loaded.batcher = Batcher(loaded.servable, answer, scheduler, inline_below_us, times)
         loaded.constant = constant.standing_in(loaded, self.page, on_batch)
 
     def close(self) -> None:

@@ -205,6 +205,21 @@ def endless(path: Path) -> Path:
     return build(path, nodes, *ends, weights)
 
 
+def turning(path: Path) -> Path:
+    """turns INT64 and x [N, 3] → y = x + turns, added one by one in a loop: the value says how long a run takes."""
+    counter = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("c", "c_out")]
+    sums = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("s", "s_out")]
+    nodes = [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Add", ["s", "one"], ["s_out"])]
+    body = helper.make_graph(nodes, "body", [counter, flags[0], sums[0]], [flags[1], sums[1]])
+    weights: dict[str, np.ndarray[Any, Any]] = {"go": np.array(True), "one": np.array(1, np.float32)}
+    ends = (
+        [value("turns", TensorProto.INT64, []), value("x", TensorProto.FLOAT, ["N", 3])],
+        [value("y", TensorProto.FLOAT, ["N", 3])],
+    )
+    return build(path, [helper.make_node("Loop", ["turns", "go", "x"], ["y"], body=body)], *ends, weights)
+
+
 def hungry(path: Path) -> Path:
     """size [1] INT64 → a FP32 tensor of that many elements."""
     nodes = [helper.make_node("ConstantOfShape", ["size"], ["y"])]

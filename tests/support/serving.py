@@ -31,6 +31,7 @@ def aspire(
     by_rows: bool = True,
     limits: tuple[tuple[float, float] | None, ...] | None = None,
     options: ServingOptions | None = None,
+    loops: bool = False,
 ) -> AspiredVersion:
     """A version of this model file, with a manifest as registration would have written it."""
     session = onnx.open_session(model_path)
@@ -51,6 +52,7 @@ def aspire(
             rows_tried=8,
             onnxruntime="any",
             joined_rows=64,
+            loops=loops,
         ),
         log_schema=make_log_schema(inputs, outputs, by_rows).to_dict(),
     )
