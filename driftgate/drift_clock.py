@@ -86,7 +86,7 @@ def check_times(times: Floats, table: str, clock: Column) -> None:
 def _seen(source: Source, name: str, codes: frozenset[str], date_format: str | None) -> Seen:
     """What all rows of a table say that its times are."""
     parts = [
-        look(batch.column(0), codes, date_format)
+        look(batch.column(0), codes, date_format, is_clock=True)
         for batch in read(source, [name], "reading times", lambda what, share: None)
         if batch.num_rows
     ]

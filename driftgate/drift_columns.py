@@ -156,8 +156,13 @@ class Seen:
     words: tuple[tuple[str, float], ...] = ()
 
 
-def look(array: pa.Array, missing_codes: frozenset[str], date_format: str | None = None) -> Seen:
-    """The type of a column, from all rows given; how it writes dates, where its owner says so."""
+def look(
+    array: pa.Array, missing_codes: frozenset[str], date_format: str | None = None, *, is_clock: bool = False
+) -> Seen:
+    """The type of a column, from all rows given; how it writes dates, where its owner says so.
+
+    is_clock: it tells the rows' time, so texts are dates if that format reads them, though they are numbers, too.
+    """
     array = plain(array)
     storage = storage_of(array.type)
     if storage == "other":
@@ -177,7 +182,7 @@ def look(array: pa.Array, missing_codes: frozenset[str], date_format: str | None
     if words and words <= TRUTHS.keys():
         return Seen("boolean")
     numbers = _look_for_numbers(texts, rows)
-    if numbers is not None:
+    if numbers is not None and not (is_clock and date_format and _could_be_dates(texts, date_format)):
         return numbers
     if _could_be_dates(texts, date_format):
         dates = look_for_dates(texts, rows, date_format)

@@ -37,7 +37,8 @@ class Moments:
 
     def __init__(self, column: str, date_format: str | None = None) -> None:
         self.column = column
-        self.readings = ("number", *((date_format,) if date_format else READINGS))
+        # The first of those that understand as much: digits are a number, unless their owner says what date they are.
+        self.readings = (date_format, "number") if date_format else ("number", *READINGS)
         self._format = date_format
         self._rows = 0
         self._read = dict.fromkeys(self.readings, 0)
@@ -68,9 +69,9 @@ class Moments:
         if most < self._rows:
             told = f" (its dates are read {name})" if most and name != "number" else ""
             fault = f", {self._wrong[name]}{told}"
-        elif name == "number":  # 20251231, too, as in a comparison of two files
+        elif name == "number":
             fault = several_units(self._extremes) and f" {several_units(self._extremes)}"
-        elif len(best) > 1:
+        elif len(best) > 1 and "number" not in best:
             fault = f": {AMBIGUOUS}"
         elif self._dates.unlike():
             fault = f": {self._dates.unlike()}"
@@ -88,16 +89,15 @@ class Moments:
             self._see(numbers)
             return found | {"number": numbers}
         if storage == "date":
-            return found | {self.readings[1]: seconds(array)}  # whichever: of a date that is stored there is only one
+            return found | {self._format or READINGS[0]: seconds(array)}  # whichever: there is only one
         if storage != "text":
             return found
         texts = texts_of(array)
         dates = read_dates(texts.distinct, self._format)
         told = dates_of(dates, texts.distinct, texts.rows())
         self._dates = Dates({}, self._dates.zoned + told.zoned, self._dates.local + told.local)
-        if self._format is None:  # else texts are what their owner says
-            dates["number"] = _numbers(texts.distinct)
-            self._see(dates["number"])
+        dates["number"] = _numbers(texts.distinct)
+        self._see(dates["number"])
         return found | {name: texts.spread(values) for name, values in dates.items()}
 
     def _see(self, numbers: Floats) -> None:

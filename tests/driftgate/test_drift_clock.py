@@ -50,6 +50,14 @@ def test_shuffled_rows_are_put_in_the_order_of_their_times(tmp_path: Path, form:
     assert found.time.replace(",", "").startswith(first.replace(",", ""))
 
 
+@pytest.mark.parametrize("form", ["%Y%m%d%H%M", "year-first"])
+def test_digits_are_a_date_where_their_owner_says_so(tmp_path: Path, form: str) -> None:
+    found = began(
+        tmp_path, [moment.strftime(form if "%" in form else "%Y%m%d") for moment in MOMENTS], date_format=form
+    )
+    assert found.time.startswith("2026-0")
+
+
 @pytest.mark.parametrize("unit", [1, 1000, 10**6, 10**9])
 def test_epochs_of_any_unit_are_in_order(tmp_path: Path, unit: int) -> None:
     found = began(tmp_path, [int(moment.timestamp()) * unit for moment in MOMENTS])
