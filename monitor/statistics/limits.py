@@ -25,6 +25,7 @@ from monitor.statistics.kolmogorov import EXACT_CELLS, ks_exact_limit, ks_exact_
 
 _LEAST_P = 1e-300  # smaller probabilities are reported as this one
 _MANY = 1e7  # rows, beyond which the binomial law is that of its limits: scipy's takes seconds there, then gives nan
+_WORTH_SORTING = 1000  # limits at once
 _EXACT_LEVEL = 1e-10  # below, the exact KS law is lost in rounding
 
 Divergence = Literal["psi", "js", "kl", "hellinger", "contrast"]
@@ -203,6 +204,11 @@ def clopper_pearson(events: ArrayLike, rows: ArrayLike, level: float) -> tuple[F
     [0.0, 0.0362]
     """
     k, n = np.broadcast_arrays(np.asarray(events, np.float64), np.asarray(rows, np.float64))
+    if k.size > _WORTH_SORTING:  # bins of quantiles hold the same few counts: each is worked out once
+        pairs, where = np.unique(np.stack((k.ravel(), n.ravel())), axis=1, return_inverse=True)
+        if pairs.shape[1] < k.size:
+            low, high = clopper_pearson(pairs[0], pairs[1], level)
+            return low[where].reshape(k.shape), high[where].reshape(k.shape)
     low = np.where(k > 0, special.betaincinv(np.maximum(k, 1e-9), np.maximum(n - k, 0.0) + 1.0, level), 0.0)
     high = np.where(n > k, special.betaincinv(k + 1.0, np.maximum(n - k, 1e-9), 1.0 - level), 1.0)
     return np.asarray(low, np.float64), np.asarray(high, np.float64)

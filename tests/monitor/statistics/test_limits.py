@@ -162,3 +162,14 @@ def test_without_drift_each_limit_is_passed_no_more_often_than_its_level(n: int,
     }
     most = stats.binom.isf(1e-4, runs, 1.3 * level)  # the law is a large-sample one: 30 % is allowed for that
     assert {name: int(hit.sum()) for name, hit in alarms.items() if hit.sum() > most} == {}
+
+
+def test_limits_of_many_counts_at_once_are_those_of_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    events = rng.integers(0, 40, size=(3, 700)).astype(float)
+    rows = rng.integers(40, 43, size=(3, 700)).astype(float)
+    low, high = statistics.clopper_pearson(events, rows, 1e-3)
+    assert low.shape == high.shape == events.shape
+    for at in [(0, 0), (1, 350), (2, 699)]:
+        test = stats.binomtest(int(events[at]), int(rows[at])).proportion_ci(1 - 2e-3, "exact")
+        assert (low[at], high[at]) == pytest.approx((test.low, test.high), rel=1e-9)
