@@ -82,6 +82,7 @@ def read_lines(body: bytes, limits: LimitSettings) -> list[Any]:
     count, most = json_body.count_byte(body, b"\n") + 1, min(MOST_LINES, limits.tensor_elements)
     if count > most:
         raise PayloadTooLarge(f"the body has {count} lines, the limit is {most}; send Parquet", limit=most)
+    json_body.check_containers(body)
     values = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if not line.strip():

@@ -135,7 +135,7 @@ class Request:
                 count = elements(slot, tensor.shape, limits.tensor_elements)
                 feed = self._packed(slot, position, count)
                 if feed is None:
-                    feed = _from_contents(slot, self._contents_of(position, tensor), count)
+                    feed = _from_contents(slot, self._contents_of(position, tensor, count), count)
                 feeds[index] = feed.reshape(tensor.shape)
         complete = [feed for feed in feeds if feed is not None]
         if len(complete) != len(feeds):
@@ -154,10 +154,13 @@ class Request:
             return None
         return np.frombuffer(cut, dtype, offset=len(tag)).copy()  # now aligned
 
-    def _contents_of(self, position: int, tensor: Any) -> Any:
+    def _contents_of(self, position: int, tensor: Any, count: int) -> Any:
         cut = self._contents.get(position)
         if cut is None:
             return tensor.contents
+        if wire.holds_more(cut, count, texts=tensor.datatype == "BYTES"):
+            name = shown(tensor.name)
+            raise TensorMismatch(f"input {name}: the shape has {count} elements, its contents hold more")
         try:
             return InferTensorContents.FromString(cut)
         except DecodeError as error:

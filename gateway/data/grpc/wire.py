@@ -8,7 +8,7 @@ remains, which is small, goes to protobuf. Pure; raises MalformedRequest or Payl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, repeat
 from typing import NamedTuple
 
 from registry.errors import MalformedRequest, PayloadTooLarge
@@ -16,6 +16,9 @@ from registry.errors import MalformedRequest, PayloadTooLarge
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_FIELDS = 65_536  # of one message and its inputs together: each takes a microsecond of the event loop
 HEAD_BYTES = 1024 * 1024  # of a message beside its tensors' data
+_HARMLESS_BYTES = 1024 * 1024  # of contents, whatever they are
+_NUMBER_BYTES = 12  # more than one takes: its tag and ten bytes
+_TEXTS = 8  # bytes_contents of InferTensorContents
 _SMALL_INPUT = 1024  # bytes of an input below which its contents are left in it
 
 
@@ -114,6 +117,19 @@ def cut(body: bytes) -> Cut:
             )
         kept.append(part)
     return Cut(b"".join(kept), raws, contents)
+
+
+def holds_more(contents: bytes, count: int, *, texts: bool) -> bool:
+    """Whether a tensor's encoded contents surely hold more than its shape says: so many texts, or else numbers.
+
+    Asked before protobuf makes of each byte of them 21 (measured: 64 MiB of small numbers took 1.35 GiB).
+    """
+    if len(contents) <= _HARMLESS_BYTES:
+        return False
+    if not texts:
+        return len(contents) > _NUMBER_BYTES * (count + 1)
+    fields = _fields(memoryview(contents), repeat(0))
+    return any(place >= count or number != _TEXTS for place, (number, *_) in enumerate(fields))
 
 
 def _without_contents(tensor: memoryview, numbers: Iterator[int]) -> tuple[bytes, bytes]:

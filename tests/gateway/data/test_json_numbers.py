@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.data.codecs import json_body, json_numbers
+from gateway.data.codecs import json_body, json_numbers, tables
 from gateway.data.codecs.json_numbers import Numbers
 from gateway.data.codecs.tensors import from_json
 from gateway.data.servable import InputSlot
 from gateway.settings import LimitSettings
 from registry import onnx
-from registry.errors import MalformedRequest, TensorMismatch
+from registry.errors import MalformedRequest, PayloadTooLarge, TensorMismatch
 from registry.vocabulary import TensorSpec
 
 pytest.importorskip("simdjson", reason="simdjson is an extra: without it nothing is read this way")
@@ -178,3 +178,20 @@ def test_long_bodies_are_counted_as_short_ones_are() -> None:
     assert json_body.load(orjson.dumps(rows), limits) == rows
     with pytest.raises(MalformedRequest, match="3 levels"):
         json_body.load(orjson.dumps([rows]), limits)
+
+
+@pytest.mark.parametrize("one", [b"{}", b"[]", b'{"a":[1]}'])
+def test_very_many_lists_and_objects_are_refused_before_they_are_made(
+    one: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 MiB they took 2 GiB and stopped the event loop for 5 s."""
+    monkeypatch.setattr(json_body, "MOST_CONTAINERS", 300)
+    each = one.count(b"[") + one.count(b"{")
+    fits = b"[" + b",".join([one] * (299 // each)) + b"]"
+    assert len(json_body.load(fits, LimitSettings())) == 299 // each
+    json_body.load(b'["' + b"[{" * 300 + b'"]', LimitSettings())  # in a text
+    many = b"[" + b",".join([one] * 300) + b"]"
+    with pytest.raises(PayloadTooLarge, match="more than 300 lists and objects"):
+        json_body.load(many, LimitSettings())
+    with pytest.raises(PayloadTooLarge, match="more than 300 lists and objects"):
+        tables.read_lines(b"\n".join([b"[" + one + b"]"] * 200), LimitSettings())

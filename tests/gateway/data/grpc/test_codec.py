@@ -303,3 +303,38 @@ def test_contents_in_several_pieces_are_one_as_protobuf_has_it(way: str) -> None
     tensor = request_of(shape=[2]).inputs[0].SerializeToString() + (wire.tagged(5, len(piece)) + piece) * 2
     feeds, _ = read(wire.tagged(5, len(tensor)) + tensor, servable_of("FP32"))
     assert feeds[0].tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "contents"),
+    [
+        ("INT64", InferTensorContents(int64_contents=[1] * 2000)),
+        ("BYTES", InferTensorContents(bytes_contents=[b""] * 2000)),
+        ("BYTES", InferTensorContents(bytes_contents=[b"a"], int64_contents=[1] * 2000)),
+    ],
+)
+def test_contents_that_hold_more_than_their_shape_are_refused_before_they_are_read(
+    datatype: str, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 MiB of small values protobuf made 1.35 GiB."""
+    monkeypatch.setattr(codec, "_WHOLE_BELOW", 0)
+    monkeypatch.setattr(wire, "_HARMLESS_BYTES", 1000)
+    message = ModelInferRequest(model_name="m")
+    message.inputs.add(name="x0", datatype=datatype, shape=[4]).contents.CopyFrom(contents)
+    with pytest.raises(TensorMismatch, match="input 'x0': the shape has 4 elements, its contents hold more"):
+        read(message, servable_of(datatype))
+
+
+@pytest.mark.parametrize("datatype", TYPED)
+def test_no_contents_that_fit_are_taken_for_too_many(datatype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_WHOLE_BELOW", 0)
+    monkeypatch.setattr(wire, "_HARMLESS_BYTES", 0)
+    monkeypatch.setattr(wire, "_SMALL_INPUT", 0)
+    dtype = NUMPY_DTYPES[datatype]
+    worst = b"long " * 20 if datatype == "BYTES" else dtype.type(1) if dtype.kind in "bf" else np.iinfo(dtype).min
+    worst = np.iinfo(dtype).max if dtype.kind == "u" else worst  # the most bytes on the wire
+    contents = InferTensorContents(**{CONTENTS[datatype]: [worst] * 50})
+    message = ModelInferRequest(model_name="m")
+    message.inputs.add(name="x0", datatype=datatype, shape=[50]).contents.CopyFrom(contents)
+    feeds, _ = read(message, servable_of(datatype))
+    assert len(feeds[0]) == 50
