@@ -465,7 +465,7 @@ class Predict:
             for pending in waiting:
                 self._fail(pending, batch.error)
             return
-        if loaded.breaker is not None:
+        if loaded.breaker is not None and batch.ended_ns > batch.started_ns:  # else it was kept: nothing has run
             self._breakers.succeeded(loaded)
         is_logged = self._tap is not None and loaded.schema is not None and batch.rows > 0
         logged = loaded.outputs(batch.outputs, batch.rows) if is_logged else None

@@ -269,3 +269,17 @@ def test_rows_that_cannot_be_read_are_no_proof_that_a_version_is_well(tmp_path: 
         assert told(await bench.infer("m", GOOD))[1] == "breaker_open"
 
     run(tmp_path, body)
+
+
+def test_a_kept_answer_is_no_run_that_succeeded(tmp_path: Path) -> None:
+    async def body(bench: Bench, _: ManualClock) -> None:
+        await bench.route("m", route(tmp_path, ServingOptions(answer_cache_bytes=1 << 20)))
+        assert (await bench.infer("m", GOOD)).status == 200
+        breaks(bench)
+        for number in range(5):
+            assert (await bench.infer("m", [[2.0, 1.0, number % 3]])).status == 500
+            assert (await bench.infer("m", GOOD)).headers["x-driftgate-cache"] == "hit"
+        await checked(bench)
+        assert bench.worker.breakers.open_count == 1
+
+    run(tmp_path, body)
