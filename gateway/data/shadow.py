@@ -92,6 +92,7 @@ class Shadows:
         if full or (self._busy and perf_counter_ns() < self._not_before_ns):
             self._accounts.shadow_dropped(servable.model, servable.version, copy.rows)
             return
+        servable.leases += 1  # until it has run
         self._queue.append(copy)
         self._waiting_rows += copy.rows
         self._waiting_bytes += _bytes(copy)
@@ -105,8 +106,9 @@ class Shadows:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        rows = sum(copy.rows for copy in self._next())
-        if self._times_of(self._queue[0].loaded).expected_us(rows) > self._inline_below_us:
+        rows, loaded = sum(copy.rows for copy in self._next()), self._queue[0].loaded
+        has_loops = loaded.servable.manifest.probe.loops  # see Fleet
+        if has_loops or self._times_of(loaded).expected_us(rows) > self._inline_below_us:
             self._scheduler.want(self)
         else:
             job = self.take()
@@ -120,7 +122,6 @@ class Shadows:
             self._queue.popleft()
             self._waiting_rows -= copy.rows
             self._waiting_bytes -= _bytes(copy)
-        copies[0].loaded.servable.leases += 1
         return _Job(copies, self._done)
 
     def _next(self) -> list[Copy]:
@@ -149,9 +150,9 @@ class Shadows:
             times = self._times[loaded] = run_times(loaded.servable.curve, 2.0 * self._inline_below_us)
         return times
 
-    def _done(self, loaded: Loaded, copy: Copy | None, batches: list[Batch[Rows]]) -> None:
+    def _done(self, loaded: Loaded, count: int, copy: Copy | None, batches: list[Batch[Rows]]) -> None:
         self._scheduled = False
-        loaded.servable.leases -= 1
+        loaded.servable.leases -= count
         if copy is not None and batches:
             try:
                 self._record(copy, batches)
@@ -210,7 +211,9 @@ def _bytes(copy: Copy) -> int:
 class _Job:
     """The runs of some copies."""
 
-    def __init__(self, copies: Sequence[Copy], done: Callable[[Loaded, Copy | None, list[Batch[Rows]]], None]) -> None:
+    def __init__(
+        self, copies: Sequence[Copy], done: Callable[[Loaded, int, Copy | None, list[Batch[Rows]]], None]
+    ) -> None:
         self._copies = copies
         self._done = done
         self._copy: Copy | None = None
@@ -225,7 +228,7 @@ class _Job:
             logger.exception("a shadow run of %s failed", self._copies[0].loaded.servable.model)
 
     def finish(self) -> None:
-        self._done(self._copies[0].loaded, self._copy, self._batches)
+        self._done(self._copies[0].loaded, len(self._copies), self._copy, self._batches)
 
 
 def _runs(copy: Copy) -> list[Batch[Rows]]:

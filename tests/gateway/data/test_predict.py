@@ -349,6 +349,31 @@ def test_shadows_see_what_the_champion_answered_and_answer_nobody(tmp_path: Path
     with_worker(tmp_path / "run", body)
 
 
+def test_copies_that_wait_when_their_version_leaves_are_run_before_it_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.data import shadow
+
+    monkeypatch.setattr(shadow, "_WAIT_S", 0.1)
+
+    async def body(bench: Bench) -> None:
+        entry = two(tmp_path, 0.0, shadow=True)
+        await bench.route("m", entry)
+        for _ in range(5):
+            await bench.infer("m", [[1, 2, 3]])
+        assert bench.worker.shadows.waiting_rows == 5
+        await bench.route("m", RouteEntry(champion=1, aspired={1: entry.aspired[1]}))
+        while bench.worker.shadows.waiting_rows:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        bench.worker.beat.step()
+        rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*shadow*"))).read(1000)
+        assert (rows["flags"].tolist(), bool(np.isfinite(rows["outputs"]).all())) == ([0] * 5, True)
+        assert {version for _, version, _ in bench.worker.tap._lanes} == {1}
+
+    with_worker(tmp_path / "run", body)
+
+
 def test_copies_of_requests_that_came_one_after_another_are_run_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
