@@ -26,7 +26,7 @@ from gateway.data.routes import AspiredVersion, RouteEntry, RouteReader, RouteSn
 from gateway.data.runs import Batch
 from gateway.data.scheduler import PRIORITY, Scheduler
 from gateway.data.servable import Servable, describe, load
-from gateway.data.traffic import Evidence, Loaded, Traffic, build
+from gateway.data.traffic import Evidence, Inside, Loaded, Traffic, build
 from gateway.data.warm_up import still_answers, warm_up
 from gateway.settings import BatchSettings, LoadSettings
 from registry.clock import Clock
@@ -77,6 +77,7 @@ class Fleet:
         self._described: dict[Key, Servable] = {}  # of versions that are served and not in memory
         self._traffic: dict[str, Traffic] = {}
         self._evidence: dict[str, Evidence] = {}
+        self._inside: dict[str, Inside] = {}
         self.on_batch: Callable[[Loaded, Batch[Any]], None]  # set once, by the composition root
 
     # ---- for requests
@@ -231,6 +232,7 @@ class Fleet:
         """Obey a new snapshot: start loading what it wants, stop leasing what it does not, then acknowledge it."""
         self._snapshot = snapshot
         self._traffic = {}
+        self._inside = {model: inside for model, inside in self._inside.items() if inside.waiting}
         self.epoch = snapshot.epoch
         wanted = {(m, v): spec for m, entry in snapshot.models.items() for v, spec in entry.aspired.items()}
         for key in [key for key in self._described if key not in wanted]:
@@ -266,7 +268,8 @@ class Fleet:
         if entry.champion is not None and entry.champion not in loaded:
             self.holdings.load_soon((model, entry.champion))
         state = self._evidence.get(model)
-        traffic = build(model, entry, loaded, self.page, snapshot.epoch, state, trusted=snapshot.trusted)
+        inside = self._inside.setdefault(model, Inside())
+        traffic = build(model, entry, loaded, self.page, snapshot.epoch, state, inside, trusted=snapshot.trusted)
         for version, one in loaded.items():
             one.batcher.priority = PRIORITY[entry.role_of(version)]
         self._traffic[model] = traffic

@@ -265,11 +265,11 @@ class Predict:
         arm, key = self._route(model, version, headers)
         if arm.loaded.breaker is not None:
             arm, key = self._stand_ins.past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
-        traffic = arm.traffic
+        inside = arm.traffic.inside
         try:
-            if traffic.waiting >= self._limits.waiting_requests * ROOM.get(arm.role, 1.0):
-                raise Overloaded(f"{traffic.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
-            if deadline_ms is not None and traffic.waiting:
+            if inside.waiting >= self._limits.waiting_requests * ROOM.get(arm.role, 1.0):
+                raise Overloaded(f"{inside.waiting} requests of {model!r} are waiting already", retry_after_s=1.0)
+            if deadline_ms is not None and inside.waiting:
                 self._refuse_if_late(pending, arm.loaded.batcher.wait_us(), deadline_ms)  # before it costs anything
             servable = arm.loaded.servable
             pending.arm = arm
@@ -280,7 +280,7 @@ class Predict:
             timeout_us = pending.call.timeout_us
             if timeout_us is not None:
                 deadline_ms = timeout_us / 1000 if deadline_ms is None else min(timeout_us / 1000, deadline_ms)
-            if deadline_ms is not None or traffic.waiting > _FEW:
+            if deadline_ms is not None or inside.waiting > _FEW:
                 self._admit(pending, arm, deadline_ms)
         except Overloaded as refusal:
             if not arm.is_canary:
@@ -291,7 +291,7 @@ class Predict:
         if arm.stand_in is not None:
             pending.again = codec, body, headers
         pending.queued = True
-        traffic.waiting += 1
+        inside.waiting += 1
         if arm.loaded.answers is None:
             self._submit(pending)
         else:
@@ -330,7 +330,7 @@ class Predict:
     def leave(self, pending: Pending) -> None:
         """Give back what entering took."""
         arm = pending.arm
-        arm.traffic.waiting -= 1
+        arm.traffic.inside.waiting -= 1
         if pending.timer is not None:
             pending.timer.cancel()
         if arm.loaded.batcher.runs:

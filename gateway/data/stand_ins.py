@@ -132,7 +132,7 @@ class StandIns:
         if (
             one is None
             or not one.is_ready(now_s)
-            or canary.traffic.waiting >= self._limits.waiting_requests
+            or canary.traffic.inside.waiting >= self._limits.waiting_requests
             or one.loaded.batcher.waiting >= self._limits.waiting_requests * ROOM[one.role]
         ):
             raise refusal

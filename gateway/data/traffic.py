@@ -189,6 +189,15 @@ class Evidence:
     is_over: bool = False  # the rollout has ended: its keys and segments are another's now
 
 
+class Inside:
+    """The requests of one model that are inside, for admission; like them, it outlives route tables."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+
 @dataclass(slots=True)
 class Traffic:
     """How one model's requests are split here and now."""
@@ -207,7 +216,7 @@ class Traffic:
     key_header: bytes = b"x-routing-key"
     evidence: Evidence | None = None
     direct: dict[int, Arm] = field(default_factory=dict)
-    waiting: int = 0  # requests inside, for admission
+    inside: Inside = field(default_factory=Inside)
 
     def pick(self, headers: Mapping[bytes, bytes], random_bits: int, lease_left_ns: int) -> tuple[Arm, bytes | None]:
         """The arm that answers, and the routing key when one decided. Raises NotReady."""
@@ -250,11 +259,12 @@ def build(
     page: WorkerPage,
     epoch: int,
     evidence: Evidence | None,
+    inside: Inside,
     *,
     trusted: bool,
 ) -> Traffic:
     """The traffic of one model. An untrusted table, or a candidate that is not loaded here, gives weight 0."""
-    traffic = Traffic(model, entry, loaded, evidence=evidence)
+    traffic = Traffic(model, entry, loaded, evidence=evidence, inside=inside)
     candidate = loaded.get(entry.candidate) if entry.candidate is not None else None
     if trusted and candidate is not None and entry.weight > 0:
         traffic.weight = entry.weight

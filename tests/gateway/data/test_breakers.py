@@ -96,7 +96,7 @@ def test_a_broken_version_is_refused_at_once_with_an_honest_time_then_tried_once
         assert page.shed == {("m", "breaker"): 3}
         seen = page.totals["m", 1, "champion"]
         assert (seen.failed, seen.breaker_opened, seen.codes["v2", "500"]) == (6, 1, 6)
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     run(tmp_path, body)
 

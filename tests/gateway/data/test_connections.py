@@ -554,7 +554,7 @@ def test_a_caller_that_leaves_is_booked_and_its_batch_mates_are_answered(tmp_pat
             loaded.batcher.turn()
             assert (await mate.hear())[0] == 200
         assert counted(tmp_path) == {("v2", "200"): 3, ("v2", "499"): 1}
-        assert house.bench.worker.fleet.traffic("m").waiting == 0
+        assert house.bench.worker.fleet.traffic("m").inside.waiting == 0
 
     visited(tmp_path, visit)
 

@@ -99,6 +99,6 @@ def test_answers_do_not_depend_on_how_a_stream_of_requests_is_cut(tmp_path: Path
                         heard += await asyncio.wait_for(answers(caller, 1), 10)
             assert heard == [wanted[at] for at in order]
         assert house.bench.worker.predict.inflight == 0
-        assert house.bench.worker.fleet.traffic("m").waiting == 0
+        assert house.bench.worker.fleet.traffic("m").inside.waiting == 0
 
     visited(tmp_path, visit, new_loop)

@@ -79,7 +79,7 @@ def test_an_answer_that_cannot_be_written_fails_alone(
         )  # callers' errors are not its own
         logged = LaneReader.open(next((tmp_path / "run/lanes").glob("*canary*"))).read(20)
         assert sorted(logged["flags"] & ERROR) == [0] * 7 + [ERROR]
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
         assert bench.worker.predict.inflight == 0
 
     with_worker(tmp_path / "run", body)

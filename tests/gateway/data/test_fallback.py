@@ -73,7 +73,7 @@ def test_the_version_before_answers_marked_and_the_failure_is_the_champions(tmp_
         assert totals(tmp_path, 1, "fallback").codes == {("v2", "200"): 1}
         rows = LaneReader.open(next((tmp_path / "run/lanes").glob("*champion*"))).read(10)
         assert (rows["flags"] & ERROR).tolist() == [0, ERROR]
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 
@@ -114,7 +114,7 @@ def test_of_a_joined_run_only_the_one_that_fails_falls_back(tmp_path: Path) -> N
         answers = await asyncio.gather(*(bench.infer("m", BAD if i == 3 else GOOD) for i in range(8)))
         assert [said(a)[1] for a in answers] == ["champion"] * 3 + ["fallback"] + ["champion"] * 4
         assert [said(a)[3] for a in answers if said(a)[1] == "champion"] == [GOOD[0]] * 7
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 
@@ -176,7 +176,7 @@ def test_a_deadline_that_passes_while_somebody_stands_in_is_a_504(tmp_path: Path
         bench.worker.fleet._loaded["m"][1].batcher._is_scheduled = True  # nothing runs
         answer = await bench.infer("m", BAD, headers={"x-deadline-ms": "30"})
         assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 
@@ -291,7 +291,7 @@ def test_kept_answers_and_a_constant_go_together(tmp_path: Path) -> None:
         answers = await asyncio.gather(*(bench.infer("m", BAD) for _ in range(5)))
         assert {said(a)[2] for a in answers} == {"constant"}  # each asks for itself; a constant is not kept
         assert totals(tmp_path, 2, "champion").failed == 5
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 
@@ -340,7 +340,7 @@ def test_callers_who_leave_or_are_late_while_others_fall_back_cost_nobody_an_ans
                 if i not in left:
                     assert isinstance(answer, Answer)
                     assert said(answer)[2:] == ((None, GOOD[0]) if kinds[i] % 2 else ("constant", [-1.0] * 3))
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
         assert bench.worker.predict.inflight == 0
 
     with_worker(tmp_path / "run", body)

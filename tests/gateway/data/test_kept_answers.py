@@ -91,7 +91,7 @@ def test_of_equal_requests_at_once_one_runs_and_each_gets_its_own_answer(tmp_pat
         assert [answer.headers["x-request-id"] for answer in answers] == [f"r{i}" for i in range(20)]
         seen = totals(tmp_path)
         assert (seen.kept, seen.codes["v2", "200"]) == ((19, 1), 20)
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 
@@ -103,7 +103,7 @@ def test_an_error_is_not_kept_and_those_who_waited_ask_for_themselves(tmp_path: 
         answers = await asyncio.gather(*(bench.infer("m", bad) for _ in range(3)))
         assert [answer.status for answer in answers] == [500] * 3
         assert totals(tmp_path).kept == (0, 3)
-        assert bench.worker.fleet.traffic("m").waiting == 0
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
 
     with_worker(tmp_path / "run", body)
 

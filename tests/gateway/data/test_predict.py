@@ -528,6 +528,26 @@ def test_too_many_waiting_requests_are_refused_with_retry_after_and_counted(tmp_
     with_worker(tmp_path / "run", body, settings)
 
 
+def test_a_new_route_table_makes_no_room_for_more_requests(tmp_path: Path) -> None:
+    settings = Settings(gateway=GatewaySettings(limits=LimitSettings(waiting_requests=4)))
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", one(tmp_path))
+        batcher, asked = bench.worker.fleet._loaded["m"][1].batcher, []
+        batcher._is_scheduled = True  # no turn comes meanwhile
+        for _ in range(3):
+            asked += [asyncio.ensure_future(bench.infer("m", [[1, 2, 3]])) for _ in range(3)]
+            await asyncio.sleep(0)
+            await bench.route("m", bench.models["m"])
+        assert batcher.waiting == 4
+        batcher.turn()
+        statuses = [answer.status for answer in await asyncio.gather(*asked)]
+        assert (statuses.count(200), statuses.count(503)) == (4, 5)
+        assert bench.worker.fleet.traffic("m").inside.waiting == 0
+
+    with_worker(tmp_path / "run", body, settings)
+
+
 def test_twenty_canary_failures_in_a_row_veto_the_canary_here(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
