@@ -23,7 +23,7 @@ class LimitSettings:
     """What one caller, or all together, may ask for."""
 
     body_bytes: int = 64 * 1024 * 1024  # largest request body
-    incoming_bytes: int = 512 * 1024 * 1024  # of long bodies that are coming in at once, of all callers of a worker
+    incoming_bytes: int = 512 * 1024 * 1024  # of long bodies that come in or wait, of all callers of a worker
     tensor_elements: int = 64 * 1024 * 1024  # most elements in one tensor
     json_depth: int = 100  # levels of lists and objects in a JSON body
     head_bytes: int = 64 * 1024  # request line and headers together

@@ -143,6 +143,8 @@ class Exchange(Pending):
         """Count the request out, once, and let the connection go on."""
         self._leave()
         self._line.predict.inflight -= 1
+        if self.held_bytes:
+            self._line.predict.let_go(self)
         self.response_complete = True
         self.feeds, self.again = (), None  # an idle connection keeps its last exchange
         self._line.free(self)

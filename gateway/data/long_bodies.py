@@ -18,6 +18,7 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.data.bodies import LONG
 from gateway.data.codecs.call import Codec, Headers
 from gateway.data.doors import Target
 from gateway.data.pending import Pending
@@ -25,7 +26,7 @@ from gateway.data.predict import REFUSED, Predict
 from gateway.settings import LimitSettings
 from registry.errors import ServingError
 
-_LONG, _BULK = 1 << 16, 1 << 20  # bytes of a body still to come: from when, and how many, they are waited for together
+_BULK = 1 << 20  # bytes of a body still to come that are waited for together; of a body that is `LONG`
 
 
 class LongBodies(HttpToolsProtocol):
@@ -106,7 +107,7 @@ class LongBodies(HttpToolsProtocol):
         self._filled = 0
         self.on_body(self._part)
         self._part = b""
-        if self._reader is None and length - self._filled >= _LONG and self.scheme == "http":
+        if self._reader is None and length - self._filled >= LONG and self.scheme == "http":
             self._reader = _Reader(self)
             self.transport.pause_reading()  # how a transport reads is decided when it begins to
             self.transport.set_protocol(self._reader)
@@ -134,7 +135,7 @@ class LongBodies(HttpToolsProtocol):
 
     def _read_in_bulk(self, left: int) -> None:
         """Be woken when much of the body is there, or the rest: each waking interrupts a run that has this core."""
-        least = min(left, _BULK) if left >= _LONG else 1
+        least = min(left, _BULK) if left >= LONG else 1
         if least == self._lowat:
             return
         sock = self.transport.get_extra_info("socket")

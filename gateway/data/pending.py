@@ -27,6 +27,7 @@ class Pending(Waiter):
         "call",
         "decoded_ns",
         "hash",
+        "held_bytes",
         "identity",
         "key_row",
         "load_wait",
@@ -48,6 +49,7 @@ class Pending(Waiter):
         self.identity = identity
         self.arrived_ns = arrived_ns
         self.queued = False
+        self.held_bytes = 0  # of its body that count among all that are here
         self.timer: asyncio.TimerHandle | None = None
         self.load_wait: LoadWait | None = None  # cancelled by whoever leaves before it is queued
         self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask who stands in

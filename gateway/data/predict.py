@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gateway.data.accounts import Accounts
 from gateway.data.answer_cache import AnswerCache, Turn
-from gateway.data.bodies import Bodies
+from gateway.data.bodies import LONG, Bodies
 from gateway.data.breakers import Breakers
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Codec, Door, Headers
@@ -168,6 +168,7 @@ class Predict:
             await send({"type": "http.response.body", "body": body})
         finally:
             self.inflight -= 1
+            self.let_go(pending)
 
     async def turn_away(self, scope: Scope, send: Send, error: ServingError, protocol: str) -> None:
         """Answer and book a request that names no model, where nothing says which one is meant."""
@@ -262,6 +263,8 @@ class Predict:
         deadline_ms: float | None,
     ) -> None:
         """Route, decode and queue; who enters must leave. Raises before it has entered, as `ask` says."""
+        if len(body) >= LONG:
+            self.hold(pending, len(body))
         arm, key = self._route(model, version, headers)
         if arm.loaded.breaker is not None:
             arm, key = self._stand_ins.past_breaker(pending, arm, key, codec, body, headers, deadline_ms)
@@ -296,6 +299,18 @@ class Predict:
             self._submit(pending)
         else:
             self._ask_kept(arm.loaded.answers, pending)
+
+    def hold(self, pending: Pending, size: int) -> None:
+        """Count a long body, which stays in memory while its request waits, until `let_go`. Raises Overloaded."""
+        if size >= LONG and not pending.held_bytes:
+            if not self.bodies.take(size):
+                raise self.bodies.refusal()
+            pending.held_bytes = size
+
+    def let_go(self, pending: Pending) -> None:
+        """The request is over; whoever enters one calls it in the end. Idempotent."""
+        self.bodies.give_back(pending.held_bytes)
+        pending.held_bytes = 0
 
     def _submit(self, pending: Pending) -> None:
         alone = len(self.running if type(pending) is Awaited else self.callers) == 1

@@ -85,10 +85,11 @@ class Answering(call.Call):
 class Request:
     """One ModelInferRequest: what routes it, and a codec that reads the rest of it."""
 
-    __slots__ = ("_contents", "_message", "_raws", "codec")
+    __slots__ = ("_contents", "_message", "_raws", "codec", "size")
 
     def __init__(self, body: bytes) -> None:
         """Parse a message. Raises MalformedRequest or PayloadTooLarge."""
+        self.size = len(body)
         self._contents: Mapping[int, bytes] = {}
         try:
             if len(body) < _WHOLE_BELOW:

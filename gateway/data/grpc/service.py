@@ -108,6 +108,7 @@ class Inference:
         predict, model = self._predict, request.model
         predict.inflight += 1
         try:
+            predict.hold(pending, request.size)
             allowed_ms = deadline_ms(headers, context.time_remaining())
             answer = await predict.ask(pending, request.codec, b"", headers, model, request.version, allowed_ms)
             return answer if isinstance(answer, bytes) else answer.body
@@ -124,6 +125,7 @@ class Inference:
             return problem
         finally:
             predict.inflight -= 1
+            predict.let_go(pending)
 
     def _left(self, pending: Awaited, model: str, context: Context) -> None:
         """Book a request whose call ended before it was told the outcome."""

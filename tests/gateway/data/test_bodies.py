@@ -11,6 +11,8 @@ import pytest
 
 from gateway.data import long_bodies
 from gateway.data.page import read_pages
+from gateway.data.pending import Pending
+from gateway.data.predict import Predict
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from tests.gateway.data.test_connections import (
     HEAD,
@@ -88,6 +90,40 @@ def test_who_sends_more_than_there_is_room_for_is_refused_and_the_others_are_ans
         assert house.bench.worker.predict.inflight == 0
 
     visited(tmp_path, visit, new_loop)
+
+
+@WAYS
+def test_whole_bodies_count_until_their_requests_have_answers(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, waiting = Predict._submit, list[Pending]()
+    whole = HEADS[way] + BODY + ENDS[way]
+
+    async def visit(house: House) -> None:
+        predict = house.bench.worker.predict
+        async with house.caller() as first, house.caller() as second, house.caller() as late:
+            for caller in (first, second, late):
+                caller.say(WHOLE)
+                await caller.hear()
+            monkeypatch.setattr(Predict, "_submit", lambda _, pending: waiting.append(pending))
+            predict.bodies.most_bytes = SIZE * 5 // 2
+            first.say(whole)
+            second.say(whole)
+            await heard_by_the_server()
+            assert (len(waiting), coming(house)) == (2, 2 * SIZE)
+            late.say(whole)
+            status, headers, told = await asyncio.wait_for(late.hear(), 5)
+            assert (status, headers["retry-after"], told["details"]) == (503, "1", {"reason": "bodies"})
+            second.writer.transport.abort()
+            await heard_by_the_server()
+            assert coming(house) == SIZE
+            monkeypatch.setattr(Predict, "_submit", submit)
+            submit(predict, waiting[0])
+            assert (await asyncio.wait_for(first.hear(), 5))[0] == 200
+            await heard_by_the_server()
+            assert coming(house) == 0
+
+    visited(tmp_path, visit)
 
 
 @WAYS

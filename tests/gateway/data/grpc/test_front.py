@@ -190,6 +190,26 @@ def test_too_many_waiting_requests_are_refused_with_a_time_to_wait(
     with_front(tmp_path / "run", body, settings)
 
 
+def test_long_messages_of_all_callers_are_bounded_together_until_they_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(bench: Bench, caller: Caller) -> None:
+        await bench.route("m", one(tmp_path))
+        waiting, bodies = hold_up(bench, monkeypatch), bench.worker.predict.bodies
+        long = request_of("m", np.zeros((10_000, 3)))
+        size = len(long.SerializeToString())
+        bodies.most_bytes = size + 1000
+        first = caller.infer(long)
+        await until(lambda: waiting)
+        assert bodies.now_bytes == size
+        error = await failure_of(caller.infer(long))
+        assert (error.code(), trailing(error)["driftgate-code"]) == (grpc.StatusCode.UNAVAILABLE, "overloaded")
+        first.cancel()
+        await until(lambda: bodies.now_bytes == 0)
+
+    with_front(tmp_path / "run", body)
+
+
 @pytest.mark.parametrize("given", [{"timeout": 0.1}, {"metadata": (("x-deadline-ms", "30"),)}])
 def test_a_deadline_that_passes_is_told_and_booked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
