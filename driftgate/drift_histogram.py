@@ -6,6 +6,7 @@ cells of each side add up to 1 (or 0, without a value). Called by the command li
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from driftgate.drift_result import Bin, FeatureDrift
@@ -35,7 +36,24 @@ def cells_of(feature: FeatureDrift, most: int) -> list[Cell]:
     closed = [item for item in bins if item.low is not None and item.high is not None]
     if len(bins) <= most and closed and all(item.low == item.high for item in closed):
         return [Cell(item.what, item.low, item.high, item.reference, item.current) for item in bins]
-    return _equal_widths(bins, most)
+    edges = [edge for item in bins for edge in (item.low, item.high) if edge is not None]
+    return _equal_widths(bins, most) if math.isfinite(edges[-1] - edges[0]) else _groups(bins, most)
+
+
+def _groups(bins: list[Bin], most: int) -> list[Cell]:
+    """Neighbouring bins as one, where their range is wider than the largest number."""
+    size = -(-len(bins) // most)
+    parts = [bins[at : at + size] for at in range(0, len(bins), size)]
+    return [
+        Cell(
+            " … ".join(dict.fromkeys((part[0].what, part[-1].what))),
+            None,
+            None,
+            sum(item.reference for item in part),
+            sum(item.current for item in part),
+        )
+        for part in parts
+    ]
 
 
 def _categories(bins: list[Bin], most: int) -> list[Cell]:

@@ -69,8 +69,9 @@ def open_table(table: Any, label: str) -> Source:
             source = _open_file(Path(table), label)
         else:
             source = _in_memory(_as_arrow(table), label)
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise ArtifactRejected(f"{label}: cannot be read as CSV or Parquet: {_reason(error)}") from None
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        what = "read as CSV or Parquet" if isinstance(table, str | os.PathLike) else "taken as a table"
+        raise ArtifactRejected(f"{label}: cannot be {what}: {_reason(error)}") from None
     doubles = sorted({name for name in source.columns if source.columns.count(name) > 1})
     if doubles:
         raise ArtifactRejected(f"{label}: columns appear twice: {', '.join(doubles[:10])}")

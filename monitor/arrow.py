@@ -158,7 +158,8 @@ def canonical(array: pa.Array) -> pa.Array:
 
     if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
         distinct = pc.cast(array, pa.float64(), safe=False).dictionary_encode()
-        texts = [f"{value:.0f}" if value == value // 1 else repr(value) for value in distinct.dictionary.to_pylist()]
+        values = distinct.dictionary.to_pylist()
+        texts = [f"{value + 0.0:.0f}" if value == value // 1 else repr(value) for value in values]  # -0.0 is "0", too
         return pa.DictionaryArray.from_arrays(distinct.indices, pa.array(texts, pa.string()))
     return pc.cast(array, pa.string())
 

@@ -190,7 +190,11 @@ class _Ranges:
             return "any value" if high is None else f"{'up to' if _is_next(high) else 'below'} {name(_rounded(high))}"
         if high is None:
             return f"above {name(_rounded(low))}" if _is_next(low) else f"{name(low)} and above"
-        if high == np.nextafter(low, np.inf) or (self.exact and first == last) or (self.whole and high - low <= 1.0):
+        if (
+            high == math.nextafter(low, math.inf)
+            or (self.exact and first == last)
+            or (self.whole and high - low <= 1.0)
+        ):
             return name(low)
         if self.whole:
             return f"{name(low)} to {name(math.ceil(high) - 1.0)}"
@@ -226,9 +230,9 @@ def _is_next(edge: float) -> bool:
 
 
 def _rounded(edge: float) -> float:
-    """An edge that is the next number after a value stands for that value."""
-    below = float(np.nextafter(edge, -np.inf))
-    return below if len(repr(below)) < len(repr(edge)) else edge
+    """An edge that is the next number after a value stands for that value; below the lowest number there is none."""
+    below = math.nextafter(edge, -math.inf)
+    return below if math.isfinite(below) and len(repr(below)) < len(repr(edge)) else edge
 
 
 def _whole(edges: Sequence[float]) -> bool:
@@ -250,8 +254,9 @@ def quantile(bins: ColumnBins, counts: NDArray[Any], share: float, *, exact: boo
     low, high = bins.edges[at - 1], bins.edges[at]
     if exact or (_whole(bins.edges) and high - low <= 1.0):
         return low
-    inside = (share - reached[at - 1]) / max(reached[at] - reached[at - 1], 1e-12)
-    return float(low + (high - low) * min(max(inside, 0.0), 1.0))
+    inside = min(max((share - reached[at - 1]) / max(reached[at] - reached[at - 1], 1e-12), 0.0), 1.0)
+    # A bin may be wider than the largest number.
+    return float(low + (high - low) * inside if math.isfinite(high - low) else low * (1.0 - inside) + high * inside)
 
 
 def _headline(say: _Ranges, reference: Sample, current: Sample) -> tuple[Direction, str]:

@@ -284,12 +284,13 @@ class Live:
             if not next(pace):
                 return False
             key, known = found
-            assert known.look is not None
-            if known.look.is_done:
-                self._finish(key, known, known.look)
-                known.look = None
+            look, known.look = known.look, None  # one that fails is not gone on with: other windows wait
+            assert look is not None
+            if look.is_done:
+                self._finish(key, known, look)
             else:
-                known.look.go_on()
+                look.go_on()
+                known.look = look
         return True
 
     def _pace(self, most_s: float) -> Iterator[bool]:

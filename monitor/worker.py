@@ -403,8 +403,8 @@ class Monitor:
                 if self._listener is not None:
                     self._listener.counted(header, part, inputs, outputs)
         if some_failed:
-            start_s = int(rows["wall_ns"][failed][0]) // 1_000_000_000
-            self.windows.tile(key, version.bins, self._clamp(start_s)).errors += int(failed.sum())
+            for start_s, part in self._by_tile(rows[failed]):
+                self.windows.tile(key, version.bins, start_s).errors += len(part)
         memory = self._memory(header.model)
         memory.learn(header.version, version.answers)
         if header.role is Role.SHADOW:

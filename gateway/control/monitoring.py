@@ -101,7 +101,10 @@ class Monitoring:
 
     def follow(self, versions: Mapping[Key, str | None]) -> None:
         """These versions are aspired now, with these profiles (sha256)."""
-        for key in set(self._served) - set(versions):
+        gone = set(self._served) - set(versions)
+        if gone:  # what was judged of them since the last checkpoint is stored before they are forgotten
+            self._monitor.checkpoint()
+        for key in gone:
             self._monitor.retire(*key)
         for key, sha256 in versions.items():
             if key not in self._served or self._served[key] != sha256:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from driftgate import drift
+from driftgate.drift_histogram import cells_of
 from registry.errors import ArtifactRejected
 
 N = 6000
@@ -170,3 +171,27 @@ def test_empty_files_are_refused_and_a_header_alone_is_unknown(tmp_path: Path) -
     with pytest.raises(ArtifactRejected, match="has no rows"):
         drift.compare(header, full)
     assert {item.verdict for item in drift.compare(full, header).features} == {"unknown"}
+
+
+def test_numbers_whose_range_is_wider_than_a_float_are_compared_and_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    before, now = rng.uniform(-1.7, 1.7, (2, 2000)) * 1e308
+    assert not drift.compare({"x": before}, {"x": now}).alarms
+    found = drift.compare({"x": before}, {"x": now / 2 + 5e307})
+    found.write_html(tmp_path / "report.html")
+    assert [feature.feature for feature in found.alarms] == ["x"]
+    for most in (3, 12, 40):
+        cells = cells_of(found.features[0], most)
+        assert len(cells) <= most
+        assert sum(cell.reference for cell in cells) == pytest.approx(1.0)
+        assert sum(cell.current for cell in cells) == pytest.approx(1.0)
+
+
+def test_a_negative_zero_is_the_category_zero() -> None:
+    zeros = np.where(np.arange(2000) % 2, 1.0, 0.0)
+    assert not drift.compare({"x": zeros}, {"x": zeros * -1.0 + 2.0 * (zeros > 0)}, types={"x": "category"}).alarms
+
+
+def test_what_is_no_table_is_refused_with_its_reason() -> None:
+    with pytest.raises(ArtifactRejected, match="reference: cannot be taken as a table: 'int' object is not iterable"):
+        drift.compare({"x": 1}, {"x": 2})

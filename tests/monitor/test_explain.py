@@ -107,3 +107,17 @@ def test_no_rows_are_no_reason_to_fail(rows: tuple[int, int]) -> None:
     column = fitted(np.arange(100.0)).inputs[0]
     sides = [Sample(np.bincount([5] * n, minlength=column.bins.bins), 0, n) for n in rows]
     assert explain(column.bins, *sides).sentence
+
+
+@pytest.mark.parametrize("lowest", [-np.finfo(np.float64).max, -1e308])
+def test_the_lowest_numbers_of_all_are_told_like_any_others(lowest: float) -> None:
+    """What some programs write for "unknown": nothing finite lies below, and bins are wider than the largest number."""
+    values = np.where(np.arange(4000) % 4 == 0, lowest, np.linspace(0.0, 1e308, 4000))
+    reference = fitted(values)
+    column, bins = reference.inputs[0], reference.input_bins()
+    live = Counter(bins, "f8").count(np.maximum(values, 0.0)[:, None])
+    told = explain(column.bins, Sample.expected(column, column.rows), Sample.of(live, 0))
+    assert told.direction is Direction.UP
+    middle = quantile(column.bins, np.array(column.counts), 0.2)
+    assert middle is not None
+    assert lowest <= middle <= 1e308

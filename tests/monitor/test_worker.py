@@ -303,6 +303,21 @@ def test_rows_fall_into_the_tiles_of_their_own_time(world: World) -> None:
     assert all(tile.start_s % 10 == 0 for tile in tiles)
 
 
+def test_failed_rows_fall_into_the_tiles_of_their_own_time_too(world: World) -> None:
+    lane = world.lane()
+    for rows, seconds in ((1, 0), (2, 20), (4, 1200)):  # the controller was away for twenty minutes
+        world.clock.advance(seconds)
+        world.offer(lane, ids(rows, f"{rows}-"), flags=ERROR)
+    world.step()
+    recent = world.monitor.window("m", 1, 300)
+    assert recent is not None
+    assert recent.errors == 4
+    assert [tile.errors for tile in world.store.tiles("m", 1, BINS, 0, 2**40)] == [
+        3,
+        4,
+    ]  # two of them in the same minute
+
+
 def test_a_wiped_run_folder_starts_lanes_from_nothing(world: World) -> None:
     lane = world.lane()
     world.offer(lane, ids(10))

@@ -452,6 +452,37 @@ def test_drills_end_with_a_figure_and_change_nothing_that_is_real(lanes: Lanes) 
         lanes.monitoring.drill("m", 7, {})
 
 
+def test_a_version_that_goes_and_comes_back_has_lost_no_row_that_was_counted(lanes: Lanes) -> None:
+    both = {("m", 1): lanes.sha256, ("m", 2): lanes.sha256}
+    lanes.write(2, Role.CHAMPION, [f"r{i}" for i in range(300)], *lanes.rows(300))
+    lanes.tick(0.5)  # counted, and not stored yet
+    assert lanes.monitoring.records == 300
+    lanes.monitoring.follow({("m", 1): lanes.sha256})
+    lanes.tick(5.0)
+    lanes.monitoring.follow(both)
+    live = lanes.monitoring._live
+    known = live.take_up(("m", 2))
+    assert known is not None
+    assert known.stream.waiting_rows == 300
+
+
+def test_a_look_that_fails_ends_no_others(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = live_module.Live._finish
+    names: list[str] = []
+
+    def failing(self: live_module.Live, key: Any, known: Any, look: Any) -> None:
+        names.append(look.name)
+        if len(names) == 1:
+            raise ValueError("of this window")
+        whole(self, key, known, look)
+
+    monkeypatch.setattr(live_module.Live, "_finish", failing)
+    feed(lanes, 4)
+    assert lanes.monitoring._monitor.failures == 1
+    assert set(names) > {names[0]}
+    assert lanes.monitoring._live.versions["m", 1].looks
+
+
 def test_the_self_audit_counts_what_it_promised_and_what_it_found_over_restarts(lanes: Lanes) -> None:
     feed(lanes, 30, shift=1.0)  # drift is none of its business
     names = ("driftgate_self_audit_alarms_total", "driftgate_self_audit_expected")
