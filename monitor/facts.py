@@ -70,6 +70,7 @@ class RolloutFacts:
     latency_ready: bool = False  # a p99 of a closed window is published now
     key_table_full: bool = False  # keyed evidence is incomplete
     has_profile: bool = False  # output ranges are known, so bad_outputs means something
+    watched: bool = True  # False: the monitor's counts are not known, as when a controller has just started
     traffic_age_s: float | None = None  # since the last answer of either arm; None: not known
     source_errors: frozenset[str] = frozenset()  # guardrails whose source failed to answer just now
     veto: str | None = None  # a worker's breaker took the canary out, and why

@@ -90,6 +90,8 @@ def next_step(
         return Transition(record)
     if record.active_state is RolloutState.WARMING:
         return _warm(record, moment, readiness)
+    if not facts.watched:  # what holds it may be what is not known now
+        return Transition(record)
     return _watch(record, tuple(reports), facts, moment)
 
 

@@ -30,12 +30,23 @@ STALE_AFTER_S = 300.0  # a source that had data and is silent this long while it
 LABELS_STALE_AFTER_S = 3600.0  # labels come late and in batches
 MOST_FOLLOWED = 0.90  # measured disagreement that the limit still follows
 
+_OF_THE_MONITOR = ("shadow_disagreement", "labels", "output_drift")
+
 _Event = Literal["errors", "slow", "bad_outputs"]
 
 
 def judge(plan: Plan, facts: RolloutFacts) -> tuple[GuardrailReport, ...]:
     """A report for each guardrail of the plan, in its order. Pure."""
-    return tuple(_JUDGES[guardrail.name](plan, guardrail, facts) for guardrail in plan.guardrails)
+    return tuple(_report(plan, guardrail, facts) for guardrail in plan.guardrails)
+
+
+def _report(plan: Plan, guardrail: Guardrail, facts: RolloutFacts) -> GuardrailReport:
+    if guardrail.name in _OF_THE_MONITOR and not facts.watched:
+        why = "what the monitor has counted in this rollout is being read"
+        if guardrail.name == "output_drift":
+            return _unknown(guardrail, Cause.NOT_ENOUGH, why)
+        return _blank(plan, guardrail, Cause.NOT_ENOUGH, why)
+    return _JUDGES[guardrail.name](plan, guardrail, facts)
 
 
 def disagreement_limit(guardrail: Guardrail, measured: float | None) -> float:

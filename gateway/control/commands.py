@@ -56,7 +56,7 @@ class Commands:
     def start(self, model: str, version: int, plan: Mapping[str, Any] | None, act: Act) -> dict[str, Any]:
         """Begin a rollout of a version against the present champion; the contract's rollout object.
 
-        Raises ModelNotFound, VersionNotFound, InvalidPlan, RolloutActive, IllegalTransition.
+        Raises ModelNotFound, VersionNotFound, InvalidPlan, RolloutActive, IllegalTransition, AliasMoved.
         """
         controller = self._controller
         parsed = parse(plan or {})
@@ -85,6 +85,7 @@ class Commands:
                 answers=gather.arm_answers(pages, model, champion, version),
             )
             with controller.writing():
+                self._check_stored_champion(model, champion)  # another process may have moved it since the last tick
                 self._supersede(state, f"rollout {record.id}", act.actor)
                 store.save(self._catalog, record, transition.events, None, act.actor)
                 store.point_canary(self._catalog, record, act.actor)
@@ -248,14 +249,16 @@ class Commands:
 
     def _check_expected(self, state: ModelState, expected: Expected) -> None:
         """Raise AliasMoved when the champion is another; what the last tick read may be old, so the catalog says it."""
-        if expected is ANY or expected == state.aliases.get(CHAMPION_ALIAS):
-            return
-        row = self._catalog.aliases(state.name).get(CHAMPION_ALIAS)
+        if expected is not ANY and expected != state.aliases.get(CHAMPION_ALIAS):
+            self._check_stored_champion(state.name, expected)
+
+    def _check_stored_champion(self, model: str, expected: int | None) -> None:
+        row = self._catalog.aliases(model).get(CHAMPION_ALIAS)
         current = None if row is None else row.version
         if current != expected:
             names = ["nothing" if version is None else f"version {version}" for version in (current, expected)]
             raise AliasMoved(
-                f"alias {CHAMPION_ALIAS!r} of {state.name!r} points to {names[0]}, not to {names[1]}",
+                f"alias {CHAMPION_ALIAS!r} of {model!r} points to {names[0]}, not to {names[1]}",
                 alias=CHAMPION_ALIAS,
                 version=current,
                 expected=expected,

@@ -25,7 +25,7 @@ from gateway.control.latency import LatencyWindow
 from gateway.control.loads import Leaving, Prepared, Preparer, describe, elsewhere, live, readiness
 from gateway.control.measure import MEASURED_STATES, Measurer, measured_event
 from gateway.control.table import RouteTable
-from gateway.control.watch import Watch, Watched
+from gateway.control.watch import Watch
 from gateway.data.keys import KeySnapshot, read_keys
 from gateway.data.memory import Memory
 from gateway.data.page import LATENCY_EDGES_US, PageSnapshot, read_pages
@@ -310,9 +310,7 @@ class Controller:
         try:
             if state.unstored:
                 self.publish(pages)
-            while state.unstored:
-                self._write(state, *state.unstored[0])
-                state.unstored.pop(0)
+            self._write_unstored(state)
             if state.record is not None:
                 self._measure(state, state.record)
                 if self._judging or not state.record.is_serving:
@@ -439,16 +437,21 @@ class Controller:
         if record.is_serving:
             self._begin_watching(state, record)
             state.gathered = gather.gather(pages, keys, state.name, record.id)
-        profiled = [self.prepared(state.name, version) for version in (record.champion, record.candidate)]
+        is_watched = state.watching == record.id
         return facts_of(
             state,
             record,
             pages,
-            seen=self.watch.watched(record) if state.watching == record.id else Watched(),
-            has_profile=all(found is not None and found.profile_sha256 is not None for found in profiled),
+            seen=self.watch.watched(record) if is_watched else None,
+            has_profile=all(self._has_profile(state, version) for version in (record.champion, record.candidate)),
             measuring=self._is_measuring(state, record),
             now_s=now_s,
         )
+
+    def _has_profile(self, state: ModelState, version: int) -> bool:
+        """Whether workers know what is good of a version; a controller that has just started asks the registry."""
+        found = self.prepared(state.name, version)
+        return (state.profiles.get(version) if found is None else found.profile_sha256) is not None
 
     def _is_measuring(self, state: ModelState, record: RolloutRecord) -> bool:
         return self._measurer is not None and state.measured is None and record.state in MEASURED_STATES
@@ -499,9 +502,9 @@ class Controller:
                 state.routed = record.default_version
             state.unstored.append((transition, actor))  # first: what follows may fail, and is tried again then
             self.publish(pages)
-            self._write(state, transition, actor)
-            state.unstored.pop()
+            self._write_unstored(state)
         else:
+            self._write_unstored(state)
             self._write(state, transition, actor)
             self._follow_champion(state, self.workers(pages))
         self.publish(pages)
@@ -528,6 +531,12 @@ class Controller:
         if not others:
             self._token = token
 
+    def _write_unstored(self, state: ModelState) -> None:
+        """Write what is done and not yet written, in its order: what is written late must not undo what came after."""
+        while state.unstored:
+            self._write(state, *state.unstored[0])
+            state.unstored.pop(0)
+
     def _write(self, state: ModelState, transition: Transition, actor: str) -> None:
         """Write a transition, and finish what it began: alias, record and events in one transaction."""
         record = replace(transition.record, epoch=self.table.epoch)
@@ -549,11 +558,13 @@ class Controller:
             aliases = {alias: found.version for alias, found in self.catalog.aliases(state.name).items()}
         state.aliases = aliases
         state.stored_revision = revision
+        self._count(state, record)
+        if len(state.unstored) > 1:
+            return  # a newer record is in use already
         if record.is_final:
             state.record, state.last_record = None, record
         else:
             state.record = record
-        self._count(state, record)
 
     @staticmethod
     def _count(state: ModelState, record: RolloutRecord) -> None:

@@ -21,12 +21,13 @@ def facts_of(
     record: RolloutRecord,
     pages: Sequence[PageSnapshot],
     *,
-    seen: Watched,
+    seen: Watched | None,
     has_profile: bool,
     measuring: bool,
     now_s: float,
 ) -> RolloutFacts:
-    """The facts of this moment; also notes in `state` when an arm last answered."""
+    """The facts of this moment; also notes in `state` when an arm last answered. seen: None before it is known."""
+    is_watched, seen = seen is not None, seen or Watched()
     threshold = state.window.threshold_us if state.window is not None else None
     shadow = max(0, gather.shadow_rows(pages, state.name, record.candidate) - state.baseline.shadow_rows)
     answers = gather.arm_answers(pages, state.name, record.champion, record.candidate)
@@ -50,6 +51,7 @@ def facts_of(
         latency_ready=threshold is not None,
         key_table_full=state.gathered.key_table_full,
         has_profile=has_profile,
+        watched=is_watched or not record.is_serving,
         traffic_age_s=None if state.answered_s is None else now_s - state.answered_s,
         veto=None if veto is None else f"worker {veto} saw its canary fail 20 times in a row",
     )

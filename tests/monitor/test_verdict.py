@@ -210,3 +210,12 @@ def test_the_worst_output_decides() -> None:
 def test_reports_survive_storage() -> None:
     for item in judge(Plan(), with_arms(errors=30)):
         assert GuardrailReport.from_json(item.to_json()) == item
+
+
+def test_before_the_monitors_counts_are_known_no_guardrail_of_theirs_steps_aside() -> None:
+    reports = judge(Plan(), replace(HEALTHY, watched=False, pair_rows=0, outputs=None))
+    said = {item.name: (item.verdict, item.cause) for item in reports}
+    unknown = (Verdict.UNKNOWN, Cause.NOT_ENOUGH)
+    assert {name for name, word in said.items() if word == unknown} == {"shadow_disagreement", "output_drift", "labels"}
+    assert all(item.takes_part for item in reports)
+    assert [item.evidence_log10 for item in reports if item.name == "output_drift"] == [None]
