@@ -125,7 +125,7 @@ class Plan:
 def parse(source: bytes | str | Mapping[str, Any]) -> Plan:
     """A plan from TOML text or from the same keys as a dict (stamped or not).
 
-    Raises: InvalidPlan with every fault in `details["faults"]`; FormatTooNew for a stored plan of a newer release.
+    Raises: InvalidPlan with its faults, the first 20 or so, in `details["faults"]`; FormatTooNew for a newer release's plan.
 
     >>> parse(b"").steps[1].weight_pct
     5.0
@@ -197,6 +197,8 @@ def _maybe(check: _Check) -> _Check:
     return lambda value: None if value is None else check(value)
 
 
+_MOST_FAULTS = 20  # of a plan that are told; who sends more sends no plan
+_SHOWN = 60  # characters of a key that nobody knows
 _TABLES = ("steps", "guardrails")
 _PLAN_CHECKS: Mapping[str, _Check] = {
     "key": _key,
@@ -239,9 +241,13 @@ def _read_table(
     for key, value in table.items():
         if key in also:
             continue
+        if len(faults) >= _MOST_FAULTS:
+            break
         if key not in checks:
-            near = get_close_matches(str(key), [*checks, *also], n=1)
-            faults.append(f"{place}{key} is not a key here" + (f"; did you mean {near[0]}?" if near else ""))
+            near = get_close_matches(str(key)[:_SHOWN], [*checks, *also], n=1)
+            faults.append(
+                f"{place}{str(key)[:_SHOWN]} is not a key here" + (f"; did you mean {near[0]}?" if near else "")
+            )
             continue
         try:
             read[key] = checks[key](value)
@@ -287,7 +293,7 @@ def _read_guardrails(value: Any, faults: list[str]) -> tuple[Guardrail, ...]:
     for index, table in enumerate(_tables("guardrail", value, len(_GUARDRAIL_KEYS), faults)):
         name = str(table.get("name"))
         if name not in _GUARDRAIL_KEYS:
-            near = get_close_matches(name, list(_GUARDRAIL_KEYS), n=1)
+            near = get_close_matches(name[:_SHOWN], list(_GUARDRAIL_KEYS), n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_GUARDRAIL_KEYS)}"
             faults.append(f"guardrail {index + 1}: no guardrail is named {name!r:.60}; {hint}")
             continue

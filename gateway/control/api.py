@@ -23,6 +23,7 @@ from gateway.control.resources import MakeProfile, Register, Resources, event_js
 from gateway.control.stream import EventStream
 from registry.errors import ServingError
 
+MOST_WAITING = 32  # calls at once that wait for workers or processes; more of them wait in line
 ALIVE_WITHIN_S = 5.0  # a controller whose last finished tick is older is not ready
 _HTML = "text/html; charset=utf-8"
 _PAGE_HEADERS = {
@@ -48,6 +49,7 @@ def build(
     listed = operations(resources)
     collector = DriftgateCollector(controller, version)
     one_at_a_time = anyio.CapacityLimiter(1)  # scrapes of callers that gave up must not pile up
+    waiting = anyio.CapacityLimiter(MOST_WAITING)  # who waits for loads must not keep an operator from a rollback
     description = to_json(openapi.document(listed, version)).encode()
     data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
 
@@ -101,7 +103,7 @@ def build(
     by_path: dict[str, dict[str, Endpoint]] = {}
     for operation in listed:
         methods = by_path.setdefault(openapi.PREFIX + operation.path, {})
-        methods[operation.method] = Endpoint(operation, door, idempotency)
+        methods[operation.method] = Endpoint(operation, door, idempotency, waiting)
     for path, methods in by_path.items():
         routes += [Route(path, endpoint.__call__, methods=[method]) for method, endpoint in methods.items()]
     return Starlette(routes=routes, exception_handlers={ServingError: failed, HTTPException: failed, Exception: failed})

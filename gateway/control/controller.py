@@ -269,6 +269,7 @@ class Controller:
             return
         state.routed = entry.champion
         state.unloaded, state.refused_wish_ns = entry.unloaded, entry.refused_wish_ns
+        state.wish_ns = entry.refused_wish_ns  # looked at, and not to be done later
         self._leaving.restore(state.name, entry.aspired)
         if entry.champion is not None and entry.latency_threshold_us is not None:
             state.window = LatencyWindow(entry.champion, entry.latency_threshold_us)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -106,6 +107,7 @@ class Operation:
     fields: Mapping[str, str] = field(default_factory=dict)  # body: name → what it is
     query: Mapping[str, str] = field(default_factory=dict)
     created: bool = False  # answers 201 when the handler's object says "created": true
+    waits: bool = False  # for seconds or minutes, on workers or on a process: on threads of their own
 
     @property
     def changes_state(self) -> bool:
@@ -118,6 +120,8 @@ def page(items: list[dict[str, Any]], call: Call, key: str) -> dict[str, Any]:
     limit = call.number("limit", 100, 1, MOST_ITEMS)
     after = call.query.get("after")
     if after is not None:
+        if after.isdecimal() and len(after) > 18:
+            raise MalformedRequest(f"after must be the last item that you have, got {after[:40]!r}")
         names = [str(item[key]) for item in items]
         if after in names:
             items = items[names.index(after) + 1 :]
@@ -132,10 +136,13 @@ def page(items: list[dict[str, Any]], call: Call, key: str) -> dict[str, Any]:
 class Endpoint:
     """An operation on the wire."""
 
-    def __init__(self, operation: Operation, door: Doorkeeper, idempotency: Idempotency) -> None:
+    def __init__(
+        self, operation: Operation, door: Doorkeeper, idempotency: Idempotency, waiting: anyio.CapacityLimiter
+    ) -> None:
         self._operation = operation
         self._door = door
         self._idempotency = idempotency
+        self._limiter = waiting if operation.waits else None
 
     async def __call__(self, request: Request) -> Response:
         operation = self._operation
@@ -144,7 +151,7 @@ class Endpoint:
         raw = await read_body(request) if operation.changes_state else b""
         call = Call(principal, dict(request.path_params), dict(request.query_params), _parse(raw))
         key = request.headers.get("idempotency-key")
-        answer = await anyio.to_thread.run_sync(self._answer, call, request, raw, key)
+        answer = await anyio.to_thread.run_sync(self._answer, call, request, raw, key, limiter=self._limiter)
         headers = {"x-request-id": request_id(request)}
         if answer.repeated:
             headers["idempotency-replayed"] = "true"

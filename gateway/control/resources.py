@@ -329,6 +329,7 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
             "operator",
             {"path": "file, folder or fsspec URL", **reference},
             created=True,
+            waits=True,
         ),
         Operation("GET", "/models/{model}/versions/{version}", "version", "One version, whole.", r.version),
         Operation(
@@ -351,6 +352,7 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
                 **{name: reference[name] for name in _OF_A_TABLE},
             },
             created=True,
+            waits=True,
         ),
         Operation(
             "GET",
@@ -368,6 +370,7 @@ def operations(resources: Resources) -> tuple[Operation, ...]:
             r.set_alias,
             "operator",
             {"version": "number, or null to remove", "expected": "the version it must point to now", **why},
+            waits=True,
         ),
         Operation("GET", "/models/{model}/rollout", "rollout", "The running rollout, or the last one.", r.rollout),
         Operation(

@@ -115,3 +115,10 @@ def test_what_is_not_toml_is_refused_with_its_line() -> None:
         parse(b"key = 'request'\nstep = x\n")
     with pytest.raises(InvalidPlan, match="not TOML"):
         parse(b"\xff\xfe")
+
+
+def test_what_is_no_plan_at_all_is_refused_with_its_first_faults() -> None:
+    with pytest.raises(InvalidPlan) as refused:
+        parse({**{f"key{i}": 1 for i in range(10_000)}, "w" * 100_000: 1, "guardrail": [{"name": "lat" * 100_000}]})
+    assert len(refused.value.details["faults"]) <= 25
+    assert len(refused.value.message) < 5_000

@@ -126,3 +126,15 @@ def test_a_controller_that_starts_anew_goes_on_with_it_and_tells_it_once(world: 
     wish(world, loaded=True)
     world.settle(worker)
     assert worker.entry().champion == 1
+
+
+def test_an_unload_that_was_refused_is_not_done_by_the_next_controller(world: World, worker: Worker) -> None:
+    world.commands.start("m", 2, QUICK_PLAN, world.act)
+    asked_ns = wish(world, loaded=False)
+    world.tick()
+    assert worker.entry().refused_wish_ns == asked_ns
+    world.commands.abort("m", world.act)
+    world.settle(worker)
+    world.restart()
+    world.settle(worker)
+    assert (worker.entry().champion, worker.entry().unloaded) == (1, False)

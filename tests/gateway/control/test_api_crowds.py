@@ -1,0 +1,124 @@
+"""The control port when many ask at once, or somebody who may no longer: nobody keeps an operator from a rollback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.control.stream import MOST_STREAMS
+from gateway.settings import ControlSettings, Settings
+from registry.vocabulary import LoadState
+from tests.gateway.control.test_api import BASE, Port
+from tests.gateway.control.world import World
+
+TOKEN = "a-token-of-20-letters"
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[Port]:
+    world = World(tmp_path)
+    made = Port(world)
+    for content in ("one", "two"):
+        world.add(content)
+    world.champion(1)
+    world.settle(made.worker)
+    yield made
+    world.close()
+
+
+class Listener:
+    """One client of the event stream."""
+
+    def __init__(self, port: Port, headers: dict[str, str] | None = None) -> None:
+        self._port = port
+        self._leaves = asyncio.Event()
+        self.status = 0
+        self.text = b""
+        sent = {"host": "127.0.0.1", "accept": "text/event-stream", "last-event-id": "0", **(headers or {})}
+        self._headers = [(name.encode(), value.encode()) for name, value in sent.items()]
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/events", "headers": self._headers}
+        await self._port.app({**scope, "query_string": b""}, self._receive, self._send)  # type: ignore[arg-type]
+
+    async def _receive(self) -> dict[str, Any]:
+        await self._leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+        self.text += message.get("body", b"")
+
+    async def leave(self) -> None:
+        self._leaves.set()
+        await self.task
+
+
+def test_of_streams_that_are_asked_for_at_once_no_more_are_opened_than_may_be(port: Port) -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        asked = [Listener(port) for _ in range(MOST_STREAMS + 20)]
+        while any(each.status == 0 for each in asked):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(each.leave() for each in asked))
+        later = [Listener(port) for _ in range(MOST_STREAMS)]
+        while any(each.status == 0 for each in later):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(each.leave() for each in later))
+        return [each.status for each in asked], [each.status for each in later]
+
+    at_once, later = asyncio.run(asyncio.wait_for(run(), 20))
+    assert sorted(at_once) == [200] * MOST_STREAMS + [503] * 20
+    assert later == [200] * MOST_STREAMS
+
+
+def test_a_stream_ends_when_its_token_is_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"bo viewer {TOKEN}\n")
+    world = World(tmp_path / "home", Settings(control=ControlSettings(host="0.0.0.0", token_file=str(file))))
+    port = Port(world)
+    world.catalog.append_event("test.one", actor="t")
+
+    async def run() -> Listener:
+        listener = Listener(port, {"authorization": f"Bearer {TOKEN}"})
+        while b"test.one" not in listener.text:
+            await asyncio.sleep(0.01)
+        file.write_text("# nobody\n")
+        world.catalog.append_event("test.two", actor="t")
+        await asyncio.wait_for(listener.task, 5)
+        return listener
+
+    listener = asyncio.run(run())
+    assert listener.status == 200
+    assert b"test.two" not in listener.text
+    world.close()
+
+
+def test_callers_that_wait_for_loads_do_not_keep_an_operator_from_a_rollback(port: Port) -> None:
+    async def run() -> tuple[list[int], int]:
+        transport = httpx.ASGITransport(port.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            path = "/api/v1/models/m/aliases/champion"
+            waiting = [asyncio.create_task(client.post(path, json={"version": 2})) for _ in range(60)]
+            await asyncio.sleep(0.2)
+            try:
+                asked = await asyncio.wait_for(client.post("/api/v1/models/m/rollback", json={}), 5)
+            finally:
+                port.worker.page.set_load("m", 2, LoadState.FAILED, "no such operator")
+                answers = await asyncio.gather(*waiting)
+            return [answer.status_code for answer in answers], asked.status_code
+
+    others, asked = asyncio.run(asyncio.wait_for(run(), 30))
+    assert asked == 404  # there never was a rollout; what matters is that it is answered
+    assert set(others) == {500}
+
+
+def test_an_item_to_go_on_after_that_no_list_can_have_is_refused(port: Port) -> None:
+    answer = port.get(f"models/m/versions?after={'9' * 5000}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert [item["version"] for item in port.get("models/m/versions?after=01").json()["items"]] == [2]
