@@ -125,7 +125,7 @@ class Plan:
 def parse(source: bytes | str | Mapping[str, Any]) -> Plan:
     """A plan from TOML text or from the same keys as a dict (stamped or not).
 
-    Raises: InvalidPlan with its faults, the first 20 or so, in `details["faults"]`; FormatTooNew for a newer release's plan.
+    Raises: InvalidPlan with the first 20 faults or so in its details; FormatTooNew for a newer release's plan.
 
     >>> parse(b"").steps[1].weight_pct
     5.0

@@ -45,7 +45,7 @@ class Listener:
 
     async def _run(self) -> None:
         scope = {"type": "http", "method": "GET", "path": "/api/v1/events", "headers": self._headers}
-        await self._port.app({**scope, "query_string": b""}, self._receive, self._send)  # type: ignore[arg-type]
+        await self._port.app({**scope, "query_string": b""}, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
         await self._leaves.wait()
