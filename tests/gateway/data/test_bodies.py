@@ -51,6 +51,14 @@ def coming(house: House) -> int:
     return house.bench.worker.predict.bodies.now_bytes
 
 
+async def until(is_true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if is_true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not happen within 5 s")
+
+
 @contextlib.asynccontextmanager
 async def half_sent(house: House, way: str, count: int) -> AsyncIterator[list[Caller]]:
     """So many callers that have sent half a body each, and room for three quarters more."""
@@ -108,20 +116,19 @@ def test_whole_bodies_count_until_their_requests_have_answers(
             monkeypatch.setattr(Predict, "_submit", lambda _, pending: waiting.append(pending))
             predict.bodies.most_bytes = SIZE * 5 // 2
             first.say(whole)
+            await until(lambda: len(waiting) == 1)
             second.say(whole)
-            await heard_by_the_server()
-            assert (len(waiting), coming(house)) == (2, 2 * SIZE)
+            await until(lambda: len(waiting) == 2)
+            assert coming(house) == 2 * SIZE
             late.say(whole)
             status, headers, told = await asyncio.wait_for(late.hear(), 5)
             assert (status, headers["retry-after"], told["details"]) == (503, "1", {"reason": "bodies"})
             second.writer.transport.abort()
-            await heard_by_the_server()
-            assert coming(house) == SIZE
+            await until(lambda: coming(house) == SIZE)
             monkeypatch.setattr(Predict, "_submit", submit)
             submit(predict, waiting[0])
             assert (await asyncio.wait_for(first.hear(), 5))[0] == 200
-            await heard_by_the_server()
-            assert coming(house) == 0
+            await until(lambda: coming(house) == 0)
 
     visited(tmp_path, visit)
 
