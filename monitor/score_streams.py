@@ -118,28 +118,21 @@ class ScoreStream:
     def _add_blocks(self, blocks: NDArray[np.float64], ends_ns: list[int]) -> None:
         means = blocks.mean(axis=1)
         m2s = np.square(blocks - means[:, None]).sum(axis=1)
-        judged: list[float] = []  # means that Page-Hinkley sees, the scale of each, and when its block ended
-        scales: list[float] = []
-        judged_ns: list[int] = []
-        blocks_seen, last, within, between = self.blocks, self.last, self.within, self.between
         for mean, m2, end_ns in zip(means.tolist(), m2s.tolist(), ends_ns, strict=True):
-            within += (m2 / (BLOCK - 1) - within) / min(blocks_seen + 1.0, MEMORY)
-            if blocks_seen:
-                between += ((mean - last) ** 2 / 2.0 - between) / min(float(blocks_seen), MEMORY)
-            blocks_seen, last = blocks_seen + 1, mean
-            if blocks_seen >= WARM_UP and between > 0.0:
-                judged.append(mean)
-                scales.append(sqrt(between))
-                judged_ns.append(end_ns)
-            self.adwin.add(mean, m2, LEVEL)
-            if abs(end_ns - self.looked_ns) >= LOOK_EVERY_NS:
-                self.looked_ns, self.within, self.between = end_ns, within, between
-                if self.adwin.look(self.deff):
-                    self.adwin_ns = end_ns
-        self.blocks, self.last, self.within, self.between = blocks_seen, last, within, between
-        changes = self.page_hinkley.update_all(judged, scales)
-        if changes:
-            self.page_hinkley_ns = judged_ns[changes[-1]]
+            self._add_block(mean, m2, end_ns)
+
+    def _add_block(self, mean: float, m2: float, wall_ns: int) -> None:
+        self.within += (m2 / (BLOCK - 1) - self.within) / min(self.blocks + 1.0, MEMORY)
+        if self.blocks:
+            self.between += ((mean - self.last) ** 2 / 2.0 - self.between) / min(float(self.blocks), MEMORY)
+        self.blocks, self.last = self.blocks + 1, mean
+        if self.blocks >= WARM_UP and self.between > 0.0 and self.page_hinkley.update(mean, sqrt(self.between)):
+            self.page_hinkley_ns = wall_ns
+        self.adwin.add(mean, m2, LEVEL)
+        if abs(wall_ns - self.looked_ns) >= LOOK_EVERY_NS:
+            self.looked_ns = wall_ns
+            if self.adwin.look(self.deff):
+                self.adwin_ns = wall_ns
 
     def to_dict(self) -> dict[str, Any]:
         """As stored."""

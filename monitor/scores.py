@@ -10,7 +10,7 @@ Sources: Bifet and Gavaldà, "Learning from time-changing data with adaptive win
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, log, sqrt
 from typing import Any
@@ -43,35 +43,24 @@ class PageHinkley:
 
     def update(self, value: float, scale: float = 1.0) -> bool:
         """Take one value; True if a change is found, after which it starts anew. `scale`, > 0: what counts as 1."""
-        return bool(self.update_all((value,), (scale,)))
-
-    def update_all(self, values: Sequence[float], scales: Sequence[float]) -> list[int]:
-        """Take these values, each with its scale: the places of those at which a change was found.
-
-        One loop over local names: thousands of blocks a second come here.
-        """
-        found: list[int] = []
-        n, mean, up, down, least, most = self._n, self._mean, self._up, self._down, self._least, self._most
-        forgetting, delta, threshold, min_values = self.forgetting, self.delta, self.threshold, self.min_values
-        for at, (value, scale) in enumerate(zip(values, scales, strict=True)):
-            if not isfinite(value):
-                self.skipped += 1
-                continue
-            n += 1
-            mean += (value - mean) / n
-            deviation = (value - mean) / scale
-            up = forgetting * up + deviation - delta
-            down = forgetting * down + deviation + delta
-            if up < least:
-                least = up
-            if down > most:
-                most = down
-            if n >= min_values and (up - least > threshold or most - down > threshold):
-                found.append(at)
-                n, mean, up, down, least, most = 0, 0.0, 0.0, 0.0, float("inf"), float("-inf")
-        self._n, self._mean, self._up, self._down, self._least, self._most = n, mean, up, down, least, most
-        self.changes += len(found)
-        return found
+        if not isfinite(value):
+            self.skipped += 1
+            return False
+        self._n += 1
+        self._mean += (value - self._mean) / self._n
+        deviation = (value - self._mean) / scale
+        self._up = self.forgetting * self._up + deviation - self.delta
+        self._down = self.forgetting * self._down + deviation + self.delta
+        self._least = min(self._least, self._up)
+        self._most = max(self._most, self._down)
+        if self._n < self.min_values:
+            return False
+        if self._up - self._least <= self.threshold and self._most - self._down <= self.threshold:
+            return False
+        self.changes += 1
+        self._n, self._mean, self._up, self._down = 0, 0.0, 0.0, 0.0
+        self._least, self._most = float("inf"), float("-inf")
+        return True
 
 
 @dataclass
