@@ -16,6 +16,7 @@ from gateway import api_docs
 from gateway.control import exposition, openapi
 from gateway.control.controller import Controller
 from gateway.control.idempotency import Idempotency
+from gateway.control.line import Line
 from gateway.control.metrics import DriftgateCollector
 from gateway.control.operation import Call, Endpoint, failed, to_json
 from gateway.control.principal import Doorkeeper
@@ -24,6 +25,7 @@ from gateway.control.stream import EventStream
 from registry.errors import ServingError
 
 MOST_WAITING = 32  # calls at once that wait for workers or processes; more of them wait in line
+MOST_SCRAPES_WAITING = 8  # beside the one that is written
 ALIVE_WITHIN_S = 5.0  # a controller whose last finished tick is older is not ready
 _HTML = "text/html; charset=utf-8"
 _PAGE_HEADERS = {
@@ -48,7 +50,7 @@ def build(
     idempotency = Idempotency(controller.catalog, controller.clock)
     listed = operations(resources)
     collector = DriftgateCollector(controller, version)
-    one_at_a_time = anyio.CapacityLimiter(1)  # scrapes of callers that gave up must not pile up
+    scrapes = Line(MOST_SCRAPES_WAITING, retry_after_s=5.0)
     waiting = anyio.CapacityLimiter(MOST_WAITING)  # who waits for loads must not keep an operator from a rollback
     description = to_json(openapi.document(listed, version)).encode()
     data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
@@ -74,7 +76,7 @@ def build(
     async def metrics(request: Request) -> Response:
         door.admit_reader(request.headers)
         write, kind = exposition.negotiated(request.headers.get("accept", ""))
-        text = await anyio.to_thread.run_sync(lambda: write(collector.collect()), limiter=one_at_a_time)
+        text = await scrapes.run(request, lambda: write(collector.collect()))
         return Response(text, headers={"content-type": kind})
 
     async def openapi_json() -> bytes:

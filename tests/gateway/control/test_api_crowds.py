@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.control.api import MOST_SCRAPES_WAITING
 from gateway.control.stream import MOST_STREAMS
 from gateway.settings import ControlSettings, Settings
 from registry.vocabulary import LoadState
@@ -32,19 +34,21 @@ def port(tmp_path: Path) -> Iterator[Port]:
 
 
 class Listener:
-    """One client of the event stream."""
+    """One client that can leave: of the event stream, or of another page."""
 
-    def __init__(self, port: Port, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, port: Port, headers: dict[str, str] | None = None, path: str = "/api/v1/events") -> None:
         self._port = port
+        self._path = path
         self._leaves = asyncio.Event()
         self.status = 0
         self.text = b""
+        self.headers: dict[bytes, bytes] = {}
         sent = {"host": "127.0.0.1", "accept": "text/event-stream", "last-event-id": "0", **(headers or {})}
         self._headers = [(name.encode(), value.encode()) for name, value in sent.items()]
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        scope = {"type": "http", "method": "GET", "path": "/api/v1/events", "headers": self._headers}
+        scope = {"type": "http", "method": "GET", "path": self._path, "headers": self._headers}
         await self._port.app({**scope, "query_string": b""}, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ class Listener:
 
     async def _send(self, message: Any) -> None:
         self.status = message.get("status", self.status)
+        self.headers.update(message.get("headers", ()))
         self.text += message.get("body", b"")
 
     async def leave(self) -> None:
@@ -97,6 +102,47 @@ def test_a_stream_ends_when_its_token_is_taken_back(tmp_path: Path) -> None:
     assert listener.status == 200
     assert b"test.two" not in listener.text
     world.close()
+
+
+async def _told(scrapers: list[Listener]) -> list[Listener]:
+    """Those that have an answer, once the others wait."""
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    return [each for each in scrapers if each.status]
+
+
+def test_beyond_a_short_line_scrapes_are_refused_and_the_others_get_theirs(port: Port) -> None:
+    async def run() -> tuple[list[Listener], list[Listener]]:
+        with port.world.controller.watch_lock:  # a scrape that takes long
+            asked = [Listener(port, path="/metrics") for _ in range(1 + MOST_SCRAPES_WAITING + 30)]
+            refused = await _told(asked)
+        await asyncio.gather(*(each.task for each in asked))
+        return asked, refused
+
+    asked, refused = asyncio.run(asyncio.wait_for(run(), 20))
+    assert [each.status for each in refused] == [503] * 30
+    assert all(each.headers[b"retry-after"] == b"5" for each in refused)
+    assert all(json.loads(each.text)["code"] == "overloaded" for each in refused)
+    written = [each for each in asked if each not in refused]
+    assert [each.status for each in written] == [200] * (1 + MOST_SCRAPES_WAITING)
+    assert all(b"driftgate_build_info{" in each.text for each in written)
+
+
+def test_a_scraper_that_left_gives_up_its_place_in_the_line(port: Port) -> None:
+    async def run() -> list[int]:
+        with port.world.controller.watch_lock:
+            patient = Listener(port, path="/metrics")
+            await _told([patient])
+            for _ in range(5):  # crowd after crowd gives up
+                crowd = [Listener(port, path="/metrics") for _ in range(MOST_SCRAPES_WAITING)]
+                assert not await _told(crowd)
+                await asyncio.gather(*(each.leave() for each in crowd))
+            last = [Listener(port, path="/metrics") for _ in range(MOST_SCRAPES_WAITING)]
+            assert not await _told(last)
+        await asyncio.gather(patient.task, *(each.task for each in last))
+        return [each.status for each in (patient, *last)]
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == [200] * (1 + MOST_SCRAPES_WAITING)
 
 
 def test_callers_that_wait_for_loads_do_not_keep_an_operator_from_a_rollback(port: Port) -> None:
