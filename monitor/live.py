@@ -129,6 +129,8 @@ class Live:
         self._due: deque[tuple[int, int, Key, str]] = deque()  # windows to be looked at, the longest waiting first
         self._due_slot: int | None = None  # of the shortest pace, in which they were found
         self._remembered: set[Key] = set()  # those of which something is stored: an alarm may stand
+        self._failing: set[Key] = set()  # those whose failure was told
+        self.failures = 0  # of single versions
         self.audits: dict[str, Tally] = self._stored_audits()
         self._audited = False
         self._set_limits()
@@ -140,6 +142,7 @@ class Live:
         same = [key for key, known in self.versions.items() if _is_same(known.profile, profiles.get(key))]
         self.versions = {key: self.versions[key] for key in same}
         self._coming = {key: profile for key, profile in profiles.items() if key not in self.versions}
+        self._failing &= profiles.keys()
         self._remembered = self._store.remembered() & self._coming.keys() if self._coming else set()
         self._take_up_some([*self._remembered, *self._coming], self._pace(FOLLOW_S))
         self._set_limits()
@@ -149,15 +152,20 @@ class Live:
         for key in keys:
             if not next(pace):
                 return False
-            self.take_up(key)
+            try:
+                self.take_up(key)
+            except Exception:  # the others wait; this one is taken up when it is needed
+                self._remembered.discard(key)
+                self._failed(key)
         return True
 
     def take_up(self, key: Key) -> VersionLive | None:
         """A followed version as it stands; None if it is not followed."""
-        profile = self._coming.pop(key, None)
+        profile = self._coming.get(key)
         if profile is not None:
-            self._remembered.discard(key)
             self.versions[key] = self._resumed(key, profile)
+            del self._coming[key]
+            self._remembered.discard(key)
             self._due_slot = None
         return self.versions.get(key)
 
@@ -231,7 +239,14 @@ class Live:
 
     def counted(self, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
         """Rows of a version were counted: they wait for the next evaluation."""
-        known = self.take_up((header.model, header.version))
+        key = header.model, header.version
+        try:
+            self._take(key, header, rows, inputs, outputs)
+        except Exception:  # the rows are counted: rollouts need them, and other versions theirs
+            self._failed(key)
+
+    def _take(self, key: Key, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
+        known = self.take_up(key)
         if known is None or header.role not in ROLES or inputs.bins.digest != known.profile.input_bins().digest:
             return
         known.rows += len(rows)
@@ -265,7 +280,11 @@ class Live:
         for key, known in sorted(due, key=lambda each: each[1].stream.evaluated_s):
             if more := not next(pace):
                 break
-            self._evaluate(key, known, now_s)
+            try:
+                self._evaluate(key, known, now_s)
+            except Exception:  # the others wait
+                known.stream.forgo(now_s)
+                self._failed(key)
         if self._remembered and not more:
             more = not self._take_up_some(list(self._remembered), pace)
             if not more:
@@ -276,6 +295,13 @@ class Live:
                 if drill.judge(now_s, self.limits[0 if drill.side == "input" else 1]):
                     self._events.append(Told("drift.drill", *key, drill.to_json()))
         return not more
+
+    def _failed(self, key: Key) -> None:
+        """A version's failure, while its exception is handled: counted each time, told once while it is followed."""
+        self.failures += 1
+        if key not in self._failing:
+            self._failing.add(key)
+            logger.exception("drift of %s:%d could not be judged; later failures of it are only counted", *key)
 
     def look(self) -> bool:
         """Look at windows that are due, the longest waiting first, for a bounded time. False if some are left."""

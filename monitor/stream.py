@@ -122,7 +122,7 @@ class Stream:
     ) -> tuple[list[Evidence], list[Evidence], tuple[Counts, Counts]]:
         """Judge what waits: the alarms that it raised, those that it cleared, and the counts that were judged."""
         if self._packing is not None:
-            self._packing[1].result()  # it reads the state that changes now
+            self._packing[1].exception()  # wait: it reads the state that changes now
         counts = self._waiting
         raised, cleared = self._update(counts, wall_s, limits)
         asked = None
@@ -147,6 +147,11 @@ class Stream:
         if self.evaluations % SNAPSHOT_EVERY == 0:
             self._packing = self.evaluations, self._executor.submit(self._pack, self.evaluations)
         return raised, cleared, counts
+
+    def forgo(self, now_s: float) -> None:
+        """What waits could not be judged: it never will be, or what was judged of it would be judged twice."""
+        self._waiting, self.evaluated_s = self._nothing(), now_s
+        self._unsaved["waiting"] = b""
 
     def _update(
         self, counts: tuple[Counts, Counts], wall_s: float, limits: tuple[Limits, Limits]
@@ -196,8 +201,9 @@ class Stream:
     def unsaved(self) -> dict[str, bytes]:
         """What changed since `saved`, by name."""
         if self._packing is not None and self._packing[1].done():
-            self._unsaved["state"] = self._packing[1].result()
-            self._packing = None
+            (_, packed), self._packing = self._packing, None
+            if packed.exception() is None:  # else the blocks since the last one have to do
+                self._unsaved["state"] = packed.result()
         if "waiting" in self._unsaved:
             inputs, outputs = self._waiting
             body = {

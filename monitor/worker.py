@@ -92,6 +92,11 @@ class _Version:
 class Listener(Protocol):
     """Who else looks at what is counted: detectors, the self-audit, drills. Called in the monitor's thread."""
 
+    @property
+    def failures(self) -> int:
+        """How often it failed for one version, and went on with the others."""
+        ...
+
     def counted(self, header: LaneHeader, rows: Rows, inputs: Counts, outputs: Counts) -> None:
         """These answered rows were counted, so; the listener changes neither."""
         ...
@@ -371,7 +376,7 @@ class Monitor:
             lanes=self._drains.statistics(),
             records=self.records,
             damaged_lanes=self._drains.damaged,
-            failures=self.failures,
+            failures=self.failures + (0 if self._listener is None else self._listener.failures),
             rollouts={
                 model: RolloutSeen(
                     seen.watch, replace(seen.pairs), {arm: counts.copy() for arm, counts in seen.outputs.items()}

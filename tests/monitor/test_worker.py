@@ -431,6 +431,8 @@ def test_the_next_step_comes_before_a_lane_is_full(world: World) -> None:
 class Listening:
     """Notes when it is asked to evaluate and to look; has so much left to do of either."""
 
+    failures = 0
+
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.judged_s: list[float] = []

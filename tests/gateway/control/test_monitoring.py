@@ -483,6 +483,58 @@ def test_a_look_that_fails_ends_no_others(lanes: Lanes, monkeypatch: pytest.Monk
     assert lanes.monitoring._live.versions["m", 1].looks
 
 
+@pytest.mark.parametrize("where", ["evaluate", "add", "sample"])
+def test_a_version_that_fails_is_counted_told_once_and_stops_no_other(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Whichever step of its judging fails, each time: the other version's rows are judged, and all rows counted."""
+    live = lanes.monitoring._live
+    bad = live.take_up(("m", 1))
+    assert bad is not None
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise ValueError("of this version")
+
+    monkeypatch.setattr(bad.stream, where, failing)
+    for tick in range(5):
+        for version in (1, 2):
+            lanes.write(version, Role.CHAMPION, [f"{version}.{tick}.{i}" for i in range(600)], *lanes.rows(600, 1.0))
+        lanes.tick(2.0)
+    assert lanes.monitoring.records == 5 * 2 * 600
+    assert 2 in {event.version for event in lanes.catalog.events() if event.type == "drift.alarm"}
+    assert samples_of(lanes)["driftgate_monitor_failures_total",] == live.failures == 5
+    assert [record.message for record in caplog.records if "could not be judged" in record.message] == [
+        "drift of m:1 could not be judged; later failures of it are only counted"
+    ]
+    assert bad.stream.waiting_rows < 600
+
+
+def test_rows_whose_evaluation_failed_are_not_judged_again(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its detectors of inputs had taken them, those of outputs failed: taken twice they would be evidence twice."""
+    known = lanes.monitoring._live.take_up(("m", 1))
+    assert known is not None
+    inputs, outputs = known.stream.detectors
+    with monkeypatch.context() as patched:
+        patched.setattr(outputs, "update", lambda *_, **__: 1 / 0)
+        feed(lanes, 1, seconds=2.0)
+    feed(lanes, 1, seconds=2.0)
+    found = inputs.worst(1)[0]
+    assert found.start_rows + found.rows == 1000
+
+
+def test_a_version_that_could_not_be_taken_up_is_taken_up_with_its_next_rows(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = lanes.monitoring._live
+    with monkeypatch.context() as patched:
+        patched.setattr(live._store, "states", lambda *_: 1 / 0)
+        feed(lanes, 1)
+        assert ("m", 1) not in live.versions
+    feed(lanes, 1)
+    assert ("m", 1) in live.versions
+    assert live.failures == 1
+
+
 def test_the_self_audit_counts_what_it_promised_and_what_it_found_over_restarts(lanes: Lanes) -> None:
     feed(lanes, 30, shift=1.0)  # drift is none of its business
     names = ("driftgate_self_audit_alarms_total", "driftgate_self_audit_expected")
