@@ -19,7 +19,7 @@ from gateway.data.codecs import arrow_library, json_body
 from gateway.data.codecs.arrow_claims import checked_stream
 from gateway.data.codecs.arrow_columns import Columns
 from gateway.data.codecs.call import Headers
-from gateway.data.codecs.frame import feeds_of
+from gateway.data.codecs.frame import checked_texts, feeds_of
 from gateway.data.codecs.raw import aligned
 from gateway.data.codecs.v2_calls import Call, call_of
 from gateway.data.servable import Servable, Tensor
@@ -78,7 +78,7 @@ def _read_table(
     columns = Columns(table, limits)
     layout = asked.get("layout", "rows")
     if layout == "whole":
-        feeds = _whole_tensors(columns, servable)
+        feeds = checked_texts(_whole_tensors(columns, servable), limits)
     elif layout == "rows":
         feeds = feeds_of(columns, servable, limits)
     else:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gateway.data.codecs import arrow_library
 from gateway.data.codecs.raw import text
-from gateway.data.servable import InputSlot, Tensor
+from gateway.data.servable import MOST_TEXTS, InputSlot, Tensor
 from gateway.settings import LimitSettings
 from registry.errors import PayloadTooLarge, TensorMismatch
 
@@ -83,6 +83,8 @@ class Columns:
 
     def _check_count(self, slot: InputSlot, count: int) -> None:
         most = self._limits.tensor_elements
+        if slot.dtype.kind == "O":
+            most = min(most, MOST_TEXTS)
         if count > most:
             raise PayloadTooLarge(f'input "{slot.spec.name}" has {count} elements, the limit is {most}')
 

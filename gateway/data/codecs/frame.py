@@ -131,7 +131,10 @@ class ColumnFrame:
         column = self._columns[index]
         if not self.height:  # of a file without rows the types are not known
             return np.empty(0, slot.dtype)
-        if column.dtype.kind == "O" or slot.dtype.kind == "O":
+        if slot.dtype.kind == "O" and column.dtype.kind != "O":
+            got = f"got a column of {column.dtype}, model wants strings (BYTES)"
+            raise TensorMismatch(f'input "{slot.spec.name}": {got}', input=slot.spec.name)
+        if column.dtype.kind == "O":
             return _values(slot, column.tolist(), nan)
         return _cast(slot, column, nan)
 
@@ -176,13 +179,25 @@ def feeds_of(frame: Frame, servable: Servable, limits: LimitSettings) -> list[Te
             missing.append(name)
         feeds.append(feed)
     if not any_known:
-        return [fitted(slot, feed, limits) for slot, feed in _in_order(frame, servable, nan)]
+        return checked_texts([fitted(slot, feed, limits) for slot, feed in _in_order(frame, servable, nan)], limits)
     if missing:
         raise TensorMismatch(
             f"the table lacks columns that the model wants: {_told(missing)}; it has {_told(list(index_of))}",
             missing=missing[:_TOLD],
         )
-    return [fitted(slot, feed, limits) for slot, feed in zip(slots, feeds, strict=True) if feed is not None]
+    complete = [fitted(slot, feed, limits) for slot, feed in zip(slots, feeds, strict=True) if feed is not None]
+    return checked_texts(complete, limits)
+
+
+def checked_texts(feeds: list[Tensor], limits: LimitSettings) -> list[Tensor]:
+    """The same, if all texts together are no longer than a body may be. Raises PayloadTooLarge.
+
+    A table tells a text once for many rows, and onnxruntime copies it for each.
+    """
+    size = sum(sum(map(len, feed.ravel().tolist())) for feed in feeds if feed.dtype.kind == "O")
+    if size > limits.body_bytes:
+        raise PayloadTooLarge(f"the table's texts have {size} characters, the limit is {limits.body_bytes}")
+    return feeds
 
 
 def _in_order(frame: Frame, servable: Servable, nan: bool) -> list[tuple[InputSlot, Tensor]]:

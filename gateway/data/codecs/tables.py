@@ -25,6 +25,7 @@ from registry.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 
 MOST_CSV_CELLS = 4_000_000  # 60 to 100 bytes each while they are text
 MOST_LINES = 4_000_000  # of JSON, each a value of its own
+MOST_OBJECTS = 4_000_000  # cells of Parquet that are text, or in a column with missing integers
 MOST_COLUMNS = 65_536
 _LONG_BYTES = 64 * 1024  # parsing less than this takes under a millisecond
 _BATCH_ROWS = 16_384
@@ -115,13 +116,19 @@ def read_parquet(body: bytes, limits: LimitSettings) -> Frame:
         file = parquet.ParquetFile(pa.BufferReader(body), read_dictionary=texts, **most)
         kept = [index for index, name in enumerate(names) if name != _INDEX]
         columns: list[list[Tensor]] = [[] for _ in kept]
-        rows = 0
+        rows = objects = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
             rows += batch.num_rows
             if rows > file.metadata.num_rows:
                 raise PayloadTooLarge("the Parquet file has more rows than it says")
             for into, index in zip(columns, kept, strict=True):
                 into.append(_column(pa, names[index], batch.column(index)))
+                objects += len(into[-1]) if into[-1].dtype.kind == "O" else 0
+            if objects > MOST_OBJECTS:
+                raise PayloadTooLarge(
+                    f"the Parquet file has more than {MOST_OBJECTS} cells of text, or beside missing integers",
+                    limit_cells=MOST_OBJECTS,
+                )
     except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         first = str(error).splitlines() or [type(error).__name__]
         raise MalformedRequest(f"the body is no Parquet file that can be read: {first[0][:200]}") from None

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.data.codecs import arrow
+from gateway.data.codecs import arrow, arrow_columns
 from gateway.data.codecs.arrow_answer import FILE, STREAM, ArrowCall
 from gateway.data.codecs.arrow_columns import Columns
 from gateway.data.codecs.v2 import Writer
@@ -232,6 +232,14 @@ def test_views_that_all_show_one_long_text_and_lists_of_nothing_are_bounded() ->
             slot("FP32"),
             limits=LimitSettings(tensor_elements=10),
         )
+
+
+def test_very_many_texts_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_columns, "MOST_TEXTS", 5)
+    assert len(tensor(pa.array(["a"] * 5), slot("BYTES"))) == 5
+    with pytest.raises(PayloadTooLarge, match="6 elements, the limit is 5"):
+        tensor(pa.array(["a"] * 6), slot("BYTES"))
+    assert len(tensor(pa.array([1.0] * 6), slot("FP32"))) == 6
 
 
 def test_whole_tensors_lie_in_one_row(states: Servable) -> None:

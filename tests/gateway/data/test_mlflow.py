@@ -15,17 +15,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from pyarrow import parquet
 
-from gateway.data.codecs import mlflow, tables
-from gateway.data.codecs.frame import RowFrame, feeds_of
+from gateway.data.codecs import arrow, mlflow, tables
+from gateway.data.codecs.frame import ColumnFrame, RowFrame, feeds_of
 from gateway.data.page import read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry
-from gateway.data.servable import InputSlot, Servable
+from gateway.data.servable import InputSlot, Servable, load
 from gateway.settings import LimitSettings
 from monitor.record import make_log_schema
 from registry import onnx
-from registry.errors import CallerError, PayloadTooLarge, ServingError
+from registry.errors import CallerError, PayloadTooLarge, ServingError, TensorMismatch
 from registry.manifest import Manifest, ServingOptions
 from tests.support import models
 from tests.support.serving import Answer, Bench, aspire, with_worker
@@ -298,6 +299,52 @@ def test_many_rows_of_one_long_text_cost_that_text_once() -> None:
     texts: Any = frame._columns[0]  # type: ignore[attr-defined]
     assert len(texts) == 50_000
     assert len({id(text) for text in texts}) <= 8  # one a batch
+
+
+def test_a_text_of_many_rows_counts_in_each_of_them(tmp_path: Path) -> None:
+    """onnxruntime has a copy for each: 48 KB made 4 GB."""
+    version = aspire(models.columns(tmp_path / "m.onnx"))
+    servable = load("m", 1, Path(version.model_path), Path(version.manifest_path), 1, 64)
+    limits = LimitSettings(body_bytes=10_000)
+
+    def sent(rows: int) -> Any:
+        text = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), ["a" * 1000])
+        return pa.table({"age": np.zeros(rows, np.float32), "visits": np.zeros(rows, np.int64), "city": text})
+
+    def from_parquet(rows: int) -> list[Any]:
+        parquet.write_table(sent(rows), buffer := io.BytesIO())
+        return feeds_of(tables.read_parquet(buffer.getvalue(), limits), servable, limits)
+
+    def from_arrow(rows: int) -> list[Any]:
+        with pa.ipc.new_stream(sink := pa.BufferOutputStream(), sent(rows).schema) as stream:
+            stream.write_table(sent(rows))
+        return arrow.read(sink.getvalue().to_pybytes(), {}, servable, limits)[0]
+
+    for read in (from_parquet, from_arrow):
+        assert read(10)[2].shape == (10, 1)
+        with pytest.raises(PayloadTooLarge, match="11000 characters"):
+            read(11)
+
+
+def test_a_parquet_file_of_very_many_texts_is_refused_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_OBJECTS", 20_000)
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"s": ["a"] * 20_001, "n": np.zeros(20_001)}), buffer)
+    with pytest.raises(PayloadTooLarge, match="20000 cells of text"):
+        tables.read_parquet(buffer.getvalue(), LIMITS)
+
+
+def test_numbers_where_texts_are_wanted_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = models.build(
+        tmp_path / "m.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [models.value("x", TensorProto.STRING, ["N", 1])],
+        [models.value("y", TensorProto.STRING, ["N", 1])],
+    )
+    version = aspire(path)
+    servable = load("m", 1, path, Path(version.manifest_path), 1, 64)
+    with pytest.raises(TensorMismatch, match="got a column of float64, model wants strings"):
+        feeds_of(ColumnFrame(["x"], [np.zeros(3)]), servable, LIMITS)
 
 
 def test_a_csv_file_of_too_many_cells_is_refused_before_it_is_parsed() -> None:
