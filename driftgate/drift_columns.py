@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from driftgate.drift_numbers import MISSING_CODES, TRUTHS, Mark, codes_as_numbers, numbers_of
+from driftgate.drift_numbers import MISSING_CODES, TRUTHS, Mark, codes_as_numbers, numbers_of, sign_of
 from monitor.arrow import Texts, canonical, floats, plain, seconds, storage_of, strings, taken, texts_of, truths
 from monitor.dates import AMBIGUOUS, Dates, look_for_dates, seconds_of
 from monitor.feature_types import is_free_text
@@ -31,7 +31,8 @@ ColumnType = Literal["number", "integer", "boolean", "category", "date", "text"]
 TYPES: tuple[str, ...] = get_args(ColumnType)
 
 _STRAY = 0.01  # of the values may be unreadable in a column of numbers or dates
-_WORDS, _LEAST_NUMBERS, _LEAST_SHARE = 5, 30, 0.8  # a few words among many numbers stand for missing ones, too
+_WORDS, _LEAST_NUMBERS, _LEAST_SHARE = 5, 30, 0.5  # a few words among many numbers stand for missing ones, too
+_ALL_DIFFERENT = 0.9  # of texts: these name rows, and are no codes that come again
 _LABELS = 20_000  # remembered for one column: callers' data choose them, so the memory is bounded
 _LABEL = 60  # characters of a category that are remembered
 _PROBED = 200  # different texts that tell at once what most columns are not
@@ -52,13 +53,14 @@ class Values:
 class Column:
     """A column with its type. Mutable in one thing: it remembers the texts behind its category codes.
 
-    mark, dates: how its texts write numbers and dates. words: the reference's texts among numbers, and shares.
+    mark, sign, dates: how its texts write numbers and dates. words: the reference's texts among numbers, and shares.
     """
 
     name: str
     type: ColumnType
     missing_codes: frozenset[str]
     mark: Mark = "."
+    sign: str = ""
     dates: str = "year-first"
     words: tuple[tuple[str, float], ...] = ()
     labels: dict[float, str] = field(default_factory=dict)
@@ -103,7 +105,12 @@ class Column:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self.type in ("number", "integer") and self.mark == "." and not pa.types.is_dictionary(array.type):
+        if (
+            self.type in ("number", "integer")
+            and self.mark == "."
+            and not self.sign
+            and not pa.types.is_dictionary(array.type)
+        ):
             try:  # numbers that are numbers everywhere need not be told apart
                 return Values(self._without_codes(floats(pc.cast(array, pa.float64()))), 0)
             except pa.ArrowInvalid:
@@ -117,7 +124,7 @@ class Column:
         elif self.type == "date":
             values = seconds_of(texts.distinct, self.dates)
         else:
-            values = numbers_of(texts.distinct, self.mark)
+            values = numbers_of(texts.distinct, self.mark, self.sign)
             if self.type == "boolean":
                 values = np.where((values == 0.0) | (values == 1.0), values, np.nan)
         values[is_missing] = np.nan
@@ -145,13 +152,14 @@ class Column:
 class Seen:
     """What one side's rows say a column is: a type, or why it is none; None for a column without any value.
 
-    mark: how its texts write numbers. dates: what its texts are as dates. words: texts among its numbers, with their
-    share of the rows that have a value.
+    mark, sign: how its texts write numbers. dates: what its texts are as dates. words: texts among its numbers, with
+    their share of the rows that have a value.
     """
 
     type: ColumnType | None
     why_not: str = ""
     mark: Mark = "."
+    sign: str = ""
     dates: Dates | None = None
     words: tuple[tuple[str, float], ...] = ()
 
@@ -188,17 +196,27 @@ def look(
         dates = look_for_dates(texts, rows, date_format)
         if max(dates.readable.values()) >= (1.0 - _STRAY) * present:
             return Seen("date", dates=dates)
-    return Seen("text" if is_free_text(len(texts), present) else "category")
+    return Seen("text" if is_free_text(len(texts), present) and not _are_codes(texts, present) else "category")
+
+
+def _are_codes(texts: pa.StringArray, present: int) -> bool:
+    """Whether their length says nothing, as all have the same, and they come again in other rows."""
+    import pyarrow.compute as pc
+
+    lengths = pc.min_max(pc.utf8_length(texts)).as_py()
+    return lengths["min"] == lengths["max"] and len(texts) <= _ALL_DIFFERENT * present
 
 
 def _look_for_numbers(texts: pa.StringArray, rows: NDArray[np.int64]) -> Seen | None:
     """As numbers, if that is what they are; a few words among many different numbers stand for missing ones."""
     present = int(rows.sum())
+    probed = texts.slice(0, _PROBED)
+    sign = sign_of(probed)
     for mark in cast(tuple[Mark, ...], (".", ",")):
-        few = numbers_of(texts.slice(0, _PROBED), mark)
+        few = numbers_of(probed, mark, sign)
         if (~np.isnan(few)).sum() < 0.5 * len(few):
             continue
-        values = numbers_of(texts, mark)
+        values = numbers_of(texts, mark, sign)
         is_number = ~np.isnan(values)
         share = float(rows[is_number].sum()) / present
         others = int((~is_number).sum())
@@ -209,7 +227,8 @@ def _look_for_numbers(texts: pa.StringArray, rows: NDArray[np.int64]) -> Seen | 
             words = tuple(
                 (str(texts[int(at)])[:_LABEL], float(rows[at]) / present) for at in np.flatnonzero(~is_number)[:_WORDS]
             )
-            return Seen("integer" if bool((finite == np.floor(finite)).all()) else "number", mark=mark, words=words)
+            whole = bool((finite == np.floor(finite)).all())
+            return Seen("integer" if whole else "number", mark=mark, sign=sign, words=words)
     return None
 
 
@@ -221,8 +240,8 @@ def _could_be_dates(texts: pa.StringArray, date_format: str | None) -> bool:
 
 def settle(name: str, reference: Seen, current: Seen, override: str | None, codes: frozenset[str]) -> Column | str:
     """The column that both sides are read as, or why it is not compared."""
-    mark = reference.mark if reference.type in ("number", "integer") else current.mark
-    column = Column(name, "number", codes, mark, words=reference.words)
+    written = reference if reference.type in ("number", "integer") else current
+    column = Column(name, "number", codes, written.mark, written.sign, words=reference.words)
     if override is not None:
         if override not in TYPES:
             raise MalformedRequest(f"column {name!r}: {override!r} is no type; types are {', '.join(TYPES)}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from driftgate.drift_clock import Clocks, check_times
 from driftgate.drift_codes import suspect_code
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
-from driftgate.drift_order import Order, order_of
+from driftgate.drift_order import Order, goes_on, order_of
 from driftgate.drift_table import Progress, Rows, Source, read
 from driftgate.drift_together import Depends, Together
 from monitor.arrow import plain, storage_of
@@ -176,8 +176,9 @@ def learn(
             for values in block:
                 values[:] = values[by_time]
     order = order_of(columns, block)
-    kept = [at for at, column in enumerate(columns) if column.name not in order.counters or column.name in types]
-    not_compared |= {name: why for name, why in order.counters.items() if name not in types}
+    clocks_told = order.counters | ({} if first is None else _later(columns, block, first))
+    kept = [at for at, column in enumerate(columns) if column.name not in clocks_told or column.name in types]
+    not_compared |= {name: why for name, why in clocks_told.items() if name not in types}
     if len(kept) < len(columns):
         columns, block, unreadable = [columns[at] for at in kept], block[kept], unreadable[kept]
     if independent or (times is None and order.sorted_by is not None):
@@ -207,6 +208,13 @@ def learn(
         if column.kind == "number" and _is_exact(profile.inputs[at].bins.edges, block[at])
     )
     return Learned(tuple(columns), profile, order, unreadable, not_compared, together, few, not complete)
+
+
+def _later(columns: Sequence[Column], block: Floats, first: pa.Table) -> dict[str, str]:
+    """The columns of dates that only tell that the current rows came after the reference's, with the reason."""
+    dates = [(at, column) for at, column in enumerate(columns) if column.type == "date"]
+    found = {column.name: goes_on(column, block[at], _converted(first, [column])[0][0]) for at, column in dates}
+    return {name: why for name, why in found.items() if why}
 
 
 def _in_order(first: pa.Table | None, columns: Sequence[Column], clock: Column | None) -> Floats | None:

@@ -33,15 +33,33 @@ _GROUPED = {
 _PLAIN = {".": r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$", ",": r"^[+-]?\d+$"}
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _NO_DIGITS = re.compile(r"[^\d.eE+-]")
+_SIGNS = "%$€£¥"  # that are written at a number and are no part of it
+_BEFORE, _AFTER = r"^([+-]?){} ?", r" ?{}$"
+_SIGN_SHARE = 0.9  # of some texts, that have the sign of a column
 
 Floats = NDArray[np.float64]
 
 
-def numbers_of(texts: pa.StringArray, mark: Mark) -> Floats:
-    """Different texts, without blanks around them, as numbers (d,); NaN for what is none."""
+def sign_of(texts: pa.StringArray) -> str:
+    """The sign, of per cent or of a currency, that these texts have at their numbers; "" where they have none."""
+    found = [next((sign for sign in _SIGNS if sign in text), "") for text in texts.to_pylist()]
+    most = max(_SIGNS, key=found.count)
+    return most if found.count(most) >= max(_SIGN_SHARE * len(found), 1.0) else ""
+
+
+def numbers_of(texts: pa.StringArray, mark: Mark, sign: str = "") -> Floats:
+    """Different texts, without blanks around them, as numbers (d,); NaN for what is none.
+
+    sign: stands before or after each number, and a number without it is none of the column's: 65 % are not 0.65.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if sign:
+        has_sign = truths(pc.match_substring(texts, sign))
+        for pattern, kept in ((_BEFORE, "\\1"), (_AFTER, "")):
+            texts = pc.replace_substring_regex(texts, pattern.format(re.escape(sign)), kept, max_replacements=1)
+        return np.where(has_sign, numbers_of(texts, mark), np.nan)
     if mark == ".":
         try:
             return floats(pc.cast(texts, pa.float64()))

@@ -24,6 +24,9 @@ _TIME = re.compile(r"(^|[_ .])(time|timestamp|date|datetime|dt|ts|day|week|month
 _ID = re.compile(r"(^|[_ .])(id|uuid|guid|idx|index|row|rownum|instant|key|no|nr|number)([_ .]|$)|[a-z]Id$|ID$", re.I)
 _PROBED = 4096  # rows tell at once of most columns that they are in no order
 _NAMES = "it names the rows: no value comes twice"
+_LATER = "its dates go on where the reference's ended: they tell when rows came"
+_LATER_SHARE = 0.5  # of the current dates lie after all of the reference's; without drift one of as many rows does
+_MOST_LATER_S = 50 * 365.25 * 86_400  # 9999-12-31 is no time at which a row came
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,16 @@ def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
         elif sorted_by is None and _is_grouped(present):
             sorted_by = column.name
     return Order(counters, None if recorded else sorted_by)
+
+
+def goes_on(column: Column, before: NDArray[np.float64], now: NDArray[np.float64]) -> str:
+    """Why a column of dates, in whatever order, tells when rows came and is no feature, or ""."""
+    before, now = before[np.isfinite(before)], now[np.isfinite(now)]
+    if column.type != "date" or len(before) < _LEAST_ROWS or not len(now):
+        return ""
+    last = float(before.max())
+    later = (now > last) & (now <= last + _MOST_LATER_S)
+    return _LATER if float(later.mean()) >= _LATER_SHARE and float(before.min()) < last else ""
 
 
 def _counts_rows(column: Column, values: NDArray[np.float64]) -> str:

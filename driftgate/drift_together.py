@@ -20,6 +20,7 @@ from driftgate.drift_leading import columns_rebuilt_worse, pairs_that_moved
 from driftgate.drift_result_together import ColumnError, Multivariate, MultivariateStatistic, PairMoved
 from driftgate.drift_runs import RunSample
 from monitor.column_profile import ColumnProfile
+from monitor.design_effect import places
 from monitor.explain import Name, bin_names, percent
 from monitor.multivariate import Coordinate, Coordinates, fit_basis
 from monitor.permutation import exchange, resolves
@@ -82,9 +83,10 @@ class Together:
 
         probability: of a false alarm of this test.
         """
-        coordinates = Coordinates([columns[at] for at in self._at])
         before, now = self._sides()
         blocks, size = now.shape[:2]
+        taught = before[blocks:].reshape(-1, before.shape[2])
+        coordinates = Coordinates([_as_taught(columns[at], taught[:, place]) for place, at in enumerate(self._at)])
         rows = blocks * size
         level = probability / 2.0  # two distances
         told = Multivariate(
@@ -158,6 +160,17 @@ class Together:
             before, now = (part[: len(part) // size * size].reshape(-1, size, part.shape[2]) for part in (before, now))
         blocks = min(len(before) // 2, len(now), BLOCKS)
         return before, now[:blocks]
+
+
+def _as_taught(column: ColumnProfile, values: Floats) -> ColumnProfile:
+    """A column with the counts of the rows that teach, if there are any.
+
+    The most frequent categories of some rows are rarer in all others, in those of the reference, too.
+    """
+    if not len(values):
+        return column
+    counts = np.bincount(places(column.bins, values), minlength=column.bins.bins + 1)[:-1]
+    return replace(column, counts=tuple(counts.tolist()))
 
 
 def _distances(gaps: Floats) -> Floats:

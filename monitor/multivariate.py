@@ -95,7 +95,9 @@ def _table(column: ColumnProfile) -> tuple[Floats, list[int | None]]:
         raw = np.array([[normal.inv_cdf(float(middle))] for middle in middles])
         chosen = [None]
     else:
-        frequent = [int(at) for at in np.argsort(-shares, kind="stable")[:_CATEGORIES] if shares[at] >= _LEAST_SHARE]
+        # What lies outside of the most frequent of many looks rarer than it is to the rows that chose these.
+        own = shares if column.complete else shares[:-1]
+        frequent = [int(at) for at in np.argsort(-own, kind="stable")[:_CATEGORIES] if own[at] >= _LEAST_SHARE]
         chosen = [*frequent]
         raw = (np.arange(len(counts))[:, None] == np.array(frequent, np.int64)[None]).astype(np.float64)
     centred = raw - shares @ raw

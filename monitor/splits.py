@@ -58,7 +58,8 @@ def _of_column(at: int, column: ColumnProfile) -> list[Split]:
         ]
         least = _BALANCED
     else:
-        frequent = [int(bin) for bin in np.argsort(-shares, kind="stable")[:_CATEGORIES]]
+        own = shares if column.complete else shares[:-1]  # as in `multivariate.py`
+        frequent = [int(bin) for bin in np.argsort(-own, kind="stable")[:_CATEGORIES]]
         asked = [("category", bin, np.arange(len(shares)) == bin) for bin in frequent]
         least = _LEAST_SHARE
     splits, seen = [], set()

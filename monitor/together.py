@@ -35,7 +35,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 TogetherStatistic = Literal["pairs", "reconstruction", "mmd"]
 STATISTICS: tuple[TogetherStatistic, ...] = get_args(TogetherStatistic)
-METHOD = 1  # of asking: a profile that was fitted by another one has no detector
+METHOD, OF_MANY = 1, 2  # of asking: the second where a column has more categories than bins, of which the first
+# asked about all others at once. A profile that was fitted by another method has no detector.
 MOST_COORDINATES = 1024
 MOST_PAIRS = 1280  # all of fifty columns
 FEATURES = 32  # random Fourier features, each of which is watched
@@ -87,6 +88,11 @@ class Tally:
             raise ValueError("answers that cannot be")
         unexplained = unpack(document["unexplained"], "<f8", columns)
         return cls(int(document["rows"]), happened, of, unexplained)
+
+
+def method_of(columns: Sequence[ColumnProfile]) -> int:
+    """Which method asks about these columns."""
+    return METHOD if all(column.bins.kind == "number" or column.complete for column in columns) else OF_MANY
 
 
 class Layout:
@@ -218,7 +224,7 @@ class Together:
         """As a profile stores it."""
         asked, basis = self.questions, self.questions.basis
         return {
-            "method": METHOD,
+            "method": method_of(asked.columns),
             "pairs": len(asked.first),
             "components": basis.components.shape[1],
             "features": len(basis.phases),
@@ -235,7 +241,7 @@ class Together:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], columns: Sequence[ColumnProfile]) -> Together | None:
         """Of these columns; None for another method's. Raises KeyError, TypeError or ValueError for damaged ones."""
-        if document["method"] != METHOD:
+        if document["method"] != method_of(columns):
             return None
         pairs, kept, features = (int(document[name]) for name in ("pairs", "components", "features"))
         layout = Layout(columns)

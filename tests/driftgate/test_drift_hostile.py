@@ -43,6 +43,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Rng, float], Any]]] = {
         lambda rng, by: [f"{v:,.1f}".replace(",", " ") for v in rng.lognormal(8 + by, 1, N)],
     ),
     "words among numbers": ("number", lambda rng, by: coded(rng.normal(50 + by, 1, N), rng, "ERR", 0.05)),
+    "a word for many": ("number", lambda rng, by: coded(rng.normal(50 + by, 1, N), rng, "unknown", 0.4)),
+    "per cent": ("number", lambda rng, by: [f"{value:.1f}%" for value in rng.normal(50 + by, 1, N)]),
+    "dollars": ("number", lambda rng, by: [f"${value:,.2f}" for value in rng.lognormal(8 + by, 1, N)]),
+    "euros": ("number", lambda rng, by: [f"{value} €" for value in european(rng.lognormal(8 + by, 1, N))]),
+    "codes of one length": (
+        "category",
+        lambda rng, by: [f"S{value:05d}" for value in np.minimum(rng.zipf(1.2, N), 90_000) + int(3 * by)],
+    ),
     "numbers among words": (
         "category",
         lambda rng, by: rng.choice(["a", "b", "17"], N, p=[0.5 - by / 4, 0.3 + by / 4, 0.2]),
@@ -150,6 +158,45 @@ def test_dates_that_can_be_read_in_two_ways_are_not_compared_until_it_is_said(tm
     assert "--date-format" in found.not_compared[0].why
     said = drift.compare(*files(tmp_path, *sides), date_format="day-first")
     assert [item.type for item in said.features] == ["date"]
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_dates_that_go_on_where_the_reference_ended_are_no_feature_in_whatever_order(
+    tmp_path: Path, is_shuffled: bool
+) -> None:
+    """A reference that was shuffled for training, and rows of several customers one after the other."""
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=N // 10)
+
+    def side(first: str) -> pd.DataFrame:
+        days = pd.date_range(first, periods=N // 10).strftime("%Y-%m-%d")
+        made = pd.DataFrame({"day": np.tile(days, 10), "paid": rng.lognormal(3, 1, N)})
+        return made.iloc[rng.permutation(N)] if is_shuffled else made
+
+    found = drift.compare(*files(tmp_path, side("2024-01-01"), side(str((days[-1] + pd.Timedelta(days=1)).date()))))
+    assert {item.feature: item.why for item in found.not_compared} == {
+        "day": "its dates go on where the reference's ended: they tell when rows came"
+    }
+    assert not found.is_alarm
+
+
+@pytest.mark.parametrize("wrong", ["1970-01-01", "9999-12-31"])
+def test_dates_that_stand_for_none_are_still_drift(tmp_path: Path, wrong: str) -> None:
+    rng = np.random.default_rng(0)
+    born = [pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 20_000, N), "D") for _ in range(2)]
+    sides = [pd.DataFrame({"born": day.strftime("%Y-%m-%d"), "x": rng.normal(size=N)}) for day in born]
+    sides[1].loc[: N // 2, "born"] = wrong
+    assert [item.feature for item in drift.compare(*files(tmp_path, *sides)).alarms] == ["born"]
+
+
+def test_a_number_without_its_columns_sign_is_none_of_the_columns(tmp_path: Path) -> None:
+    """65 % that are written as 0.65 from some day on are an alarm, and not 65 times less."""
+    rng = np.random.default_rng(0)
+    rate = rng.normal(50, 5, N)
+    sides = [pd.DataFrame({"rate": [f"{value:.1f} %" for value in rate], "x": rng.normal(size=N)}) for _ in range(2)]
+    sides[1].loc[N // 2 :, "rate"] = [f"{value / 100:.3f}" for value in rate[N // 2 :]]
+    (found,) = drift.compare(*files(tmp_path, *sides)).alarms
+    assert (found.feature, found.statistic, found.unreadable) == ("rate", "missing", (0, N // 2))
 
 
 @pytest.mark.parametrize("rows", [1, 2])

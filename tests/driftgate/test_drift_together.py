@@ -51,6 +51,35 @@ def test_a_correlation_that_turns_around_is_seen_though_no_column_moves() -> Non
         assert item.p <= 0.0005
 
 
+@pytest.mark.parametrize("levels", [1440, 3000])
+def test_thousands_of_equally_frequent_categories_are_no_drift(levels: int) -> None:
+    """The most frequent of them are so by chance alone, and only in the rows that chose them."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        sides = [
+            {"code": [f"c{n:04d}" for n in rng.integers(0, levels, 12_000)], **table(2 * seed + at, rows=12_000)}
+            for at in (0, 1)
+        ]
+        found = drift.compare(*sides)
+        assert (together(found).verdict, found.alarms) == ("pass", ())
+
+
+@pytest.mark.slow
+def test_categories_that_chance_made_the_most_frequent_are_not_counted_among_what_they_are_compared_with() -> None:
+    runs = 100
+
+    def side(rng: np.random.Generator) -> dict[str, Any]:
+        return {
+            name: [f"c{n}" for n in rng.integers(0, levels, 500)] for name, levels in (("a", 45), ("b", 40), ("c", 30))
+        }
+
+    wrong = 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        wrong += together(drift.compare(side(rng), side(rng), false_alarm_probability=0.5)).verdict == "breach"
+    assert wrong <= stats.binom.ppf(0.999, runs, 0.05)
+
+
 def test_rows_of_the_same_kind_go_together_as_before() -> None:
     found = drift.compare(table(0), table(1))
     assert together(found).verdict == "pass"
