@@ -16,7 +16,7 @@ import typer
 
 from gateway import cli_drift, cli_drill, cli_models, cli_profile, cli_rollout, cli_serve
 from gateway.cli_common import Shell, UsageFault, report_error
-from registry.errors import InternalError, ServingError
+from registry.errors import InternalError, ServingError, StorageFailed
 
 app = typer.Typer(
     name="driftgate",
@@ -81,7 +81,8 @@ def run(words: Sequence[str]) -> int:
         return 1
     except OSError as error:  # a full disk, a folder of somebody else, a file where a folder should be
         where = f"{error.filename}: " if error.filename else ""
-        report_error(InternalError(f"{where}{error.strerror or error}"), as_json="--json" in words)
+        told = StorageFailed.of(error) or InternalError(f"{where}{error.strerror or error}")
+        report_error(told, as_json="--json" in words)
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from registry.errors import ArtifactRejected, InvalidSetting, StateDamaged
+from registry.errors import ArtifactRejected, InvalidSetting, StateDamaged, StorageFailed
 from registry.manifest import Manifest
 
 _CHUNK = 1 << 20
@@ -284,7 +284,9 @@ def copy_file(source: Path, target: Path, progress: Callable[[float], None] | No
             return _copy(reader, writer, os.fstat(reader.fileno()).st_size, progress)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ArtifactRejected(f"{source} cannot be read: {error.strerror}") from None
-    except OSError as error:  # a name that is too long, a target that is there already, a full disk
+    except OSError as error:  # a name that is too long, a target that is there already
+        if (full := StorageFailed.of(error)) is not None:
+            raise full from None
         raise ArtifactRejected(f"{str(source)[:300]} cannot be copied: {error.strerror or error}") from None
 
 

@@ -19,12 +19,22 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
 from registry import schema
-from registry.errors import FormatTooNew, InvalidSetting, StateDamaged
+from registry.errors import FormatTooNew, InvalidSetting, StateDamaged, StorageFailed
 
 WRITE = "driftgate_write"  # execution option of a connection that is about to write
 _BUSY_TIMEOUT_MS = 30_000
 _CACHE_KIB = 512  # of pages, for each connection; SQLite's own 2,000 fill over minutes, and the kernel keeps the same
 _IN_MEMORY = (None, "", ":memory:")  # SQLite's names for no file
+_PASSING = frozenset(  # SQLite's results for what may be gone the next time
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+)
 _ADVISORY_LOCK = 0x6472696674  # "drift"
 
 
@@ -41,6 +51,7 @@ def make_engine(url: str) -> Engine:
             engine = sa.create_engine(parsed, pool_pre_ping=True)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
         raise InvalidSetting(f"the registry's database URL cannot be used: {error}") from None
+    _tell_failures(engine)
     return engine
 
 
@@ -58,6 +69,20 @@ def _listen(engine: Engine) -> None:
     def _begun(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _tell_failures(engine: Engine) -> None:
+    """Raise StorageFailed for what is nobody's mistake: a full disk, a lock that is held too long, a lost server."""
+
+    @event.listens_for(engine, "handle_error")
+    def _failed(context: sa.engine.ExceptionContext) -> None:
+        original = context.original_exception
+        if not isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+            return
+        code = getattr(original, "sqlite_errorcode", None)
+        if not isinstance(original, sqlite3.Error) or (code is not None and code & 0xFF in _PASSING):
+            told = str(original).splitlines() or [type(original).__name__]
+            raise StorageFailed(f"the registry's database cannot be used now: {told[0]}", retry_after_s=5.0)
 
 
 def migrate(engine: Engine) -> None:

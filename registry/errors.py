@@ -35,6 +35,7 @@ ServingError                     code: the class name in snake case; details: a 
 │   ├─ NotReady
 │   ├─ Draining
 │   ├─ DeadlineExceeded
+│   ├─ StorageFailed             a full disk, or a database that is locked or away
 │   └─ ServerNotFound            the command needs a running server and found none
 └─ Fault
     ├─ LoadFailed
@@ -46,9 +47,11 @@ ServingError                     code: the class name in snake case; details: a 
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Any, ClassVar
 
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -201,6 +204,18 @@ class Draining(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """The caller's deadline has passed or cannot be met."""
+
+
+class StorageFailed(Unavailable):
+    """Files or the database cannot be written or read now."""
+
+    @classmethod
+    def of(cls, error: OSError) -> StorageFailed | None:
+        """What a fault of the file system is to a caller, where a disk is full, broken or read-only."""
+        if error.errno not in _STORAGE:
+            return None
+        where = f"{error.filename}: " if error.filename else ""
+        return cls(f"this cannot be stored now: {where}{error.strerror}", retry_after_s=5.0)
 
 
 class ServerNotFound(Unavailable):

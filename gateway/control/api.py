@@ -18,7 +18,7 @@ from gateway.control.controller import Controller
 from gateway.control.idempotency import Idempotency
 from gateway.control.line import Line
 from gateway.control.metrics import DriftgateCollector
-from gateway.control.operation import Call, Endpoint, failed, to_json
+from gateway.control.operation import Call, Endpoint, failed, storage_failed, to_json
 from gateway.control.principal import Doorkeeper
 from gateway.control.resources import MakeProfile, Register, Resources, event_json, operations
 from gateway.control.stream import EventStream
@@ -108,4 +108,5 @@ def build(
         methods[operation.method] = Endpoint(operation, door, idempotency, waiting)
     for path, methods in by_path.items():
         routes += [Route(path, endpoint.__call__, methods=[method]) for method, endpoint in methods.items()]
-    return Starlette(routes=routes, exception_handlers={ServingError: failed, HTTPException: failed, Exception: failed})
+    handlers = {ServingError: failed, HTTPException: failed, OSError: storage_failed, Exception: failed}
+    return Starlette(routes=routes, exception_handlers=handlers)

@@ -166,6 +166,8 @@ class Commands:
             transition: Transition = command(record, controller.moment(), act.actor, act.reason)
             if transition.events or transition.record.state is not record.state:
                 controller.apply(state, transition, act.actor)
+            elif state.unstored:
+                controller.publish()  # what an earlier call asked for may not have got so far
             epoch = controller.table.epoch
             inflight = sum(page.inflight for page in controller.workers())
             document = self._document(model, state)

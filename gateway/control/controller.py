@@ -1,9 +1,9 @@
 """The controller's one loop: pages and lanes in, verdicts, next steps, the route table out.
 
-Invariants: the canary lease is renewed only after a finished tick; a weight is lowered in the data plane before it is
-written down and raised only after it was; one process writes the table. `tick()` runs on one thread; operators'
-commands (`commands.py`) come from the HTTP server's threads and take the same lock, which no tick holds while it
-drains lanes, so a rollback waits for milliseconds.
+Invariants: the canary lease is renewed only while ticks that judge get through; a weight is lowered in the data plane
+before it is written down and raised only after it was; one process writes the table. `tick()` runs on one thread;
+operators' commands (`commands.py`) come from the HTTP server's threads and take the same lock, which no tick holds
+while it drains lanes, so a rollback waits for milliseconds.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ RENEW_EVERY_S = 0.5
 LOOK_EVERY_S = 1.0  # for changes that others made in the registry
 FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are waited for
 WATCH_EVERY_S = 1.0
+LOG_EVERY_S = 60.0  # a fault that stays
 GIVE_BACK_EVERY_S = 60.0  # memory that blocks of rows, bodies and profiles left free between what stays: some ms
 SETTLED_TURNS = 10  # of models for which there is nothing to do, one in so many is looked at in a tick
 SAVE_EVERY_S = 5.0  # a running rollout's counts, for those who read the database; evidence is kept elsewhere
@@ -106,6 +107,8 @@ class Controller:
         self._first_s: float | None = None
         self._turn = 0
         self._judging = True  # in this tick
+        self._is_blind = False  # a tick failed, and since then none that judges has got as far as judging
+        self._logged_s: dict[str, float] = {}  # what failed, and how → when its trace was last logged
         self._elsewhere: set[tuple[str, int]] = set()
         self._followed: dict[tuple[str, int], str | None] = {}
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
@@ -152,16 +155,27 @@ class Controller:
             if watching:
                 with self.watch_lock:
                     self.watch.step(began_s)
+            self._is_blind = self._is_blind and not judging
             if looking:
                 with self.lock:
                     self._look(began_s)
         except Exception as error:
-            logger.exception("a tick of the controller failed")
-            self.health = replace(self.health, failures=self.health.failures + 1, last_error=describe(error))
+            self._failed("a tick of the controller", error)
+            self._is_blind = True
             return False
         now_s = self.clock.now_s()
         self.health = replace(self.health, ticks=self.health.ticks + 1, last_s=now_s, spent_s=now_s - began_s)
         return True
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Count it. The same again is logged once a minute: a log on a full disk must not be what fills it."""
+        told, now_s = describe(error), self.clock.now_s()
+        self.health = replace(self.health, failures=self.health.failures + 1, last_error=told)
+        self._logged_s = {key: at_s for key, at_s in self._logged_s.items() if now_s - at_s < LOG_EVERY_S}
+        key = f"{what}: {told.partition(chr(10))[0]}"
+        if key not in self._logged_s:
+            self._logged_s[key] = now_s
+            logger.error("%s failed", what, exc_info=error)
 
     def _look(self, now_s: float) -> None:
         self._look_for_changes(now_s)
@@ -174,7 +188,7 @@ class Controller:
             self.publish(pages)
         self._follow()
         self._tell_fallbacks(pages)
-        if self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
+        if not self._is_blind and self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
             self.table.renew(self.settings.gateway.lease_s)
             self._renewed_s = self.clock.now_s()
 
@@ -318,8 +332,7 @@ class Controller:
                     self._step_rollout(state, pages, workers, now_s)
             state.failing_since_s = None
         except Exception as error:
-            logger.exception("the rollout of %s could not be judged", state.name)
-            self.health = replace(self.health, failures=self.health.failures + 1, last_error=describe(error))
+            self._failed(f"the judging of the rollout of {state.name}", error)
             if state.failing_since_s is None:
                 state.failing_since_s = now_s
 

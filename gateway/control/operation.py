@@ -31,6 +31,7 @@ from registry.errors import (
     PayloadTooLarge,
     RouteNotFound,
     ServingError,
+    StorageFailed,
 )
 
 BODY_BYTES = 4 * 1024 * 1024  # 10,000 labels of usual size are under 1 MB
@@ -221,6 +222,14 @@ def request_id(request: Request) -> str:
     if 0 < len(offered) <= 128 and all(ord(sign) in _VISIBLE for sign in offered):
         return offered
     return str(uuid.uuid4())
+
+
+def storage_failed(request: Request, error: Exception) -> Response:
+    """A disk that is full or broken is told; any other fault of the operating system is a bug, with a trace."""
+    told = StorageFailed.of(error) if isinstance(error, OSError) else None
+    if told is None:
+        raise error
+    return failed(request, told)
 
 
 def failed(request: Request, error: Exception) -> Response:

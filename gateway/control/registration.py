@@ -22,7 +22,7 @@ from gateway.orphan import die_with_parent
 from gateway.settings import Settings
 from gateway.settings_load import from_json, to_json
 from registry import errors
-from registry.errors import Draining, InternalError, Overloaded, ServingError
+from registry.errors import Draining, InternalError, Overloaded, ServingError, StorageFailed
 from registry.home import Home
 
 logger = logging.getLogger("driftgate.registration")
@@ -140,9 +140,11 @@ def main() -> int:
     except ServingError as error:
         answer = {"error": error.message, "code": error.code, "details": _plain(error.details)}
     except Exception as error:
-        logger.exception("a registration failed")
-        answer = {"error": f"registration failed: {type(error).__name__}: {error}", "code": "internal_error"}
-        answer["details"] = {}
+        told: ServingError | None = StorageFailed.of(error) if isinstance(error, OSError) else None
+        if told is None:
+            logger.exception("a registration failed")
+            told = InternalError(f"registration failed: {type(error).__name__}: {error}")
+        answer = {"error": told.message, "code": told.code, "details": {}}
     answers.write(json.dumps(answer))
     answers.close()
     return 0

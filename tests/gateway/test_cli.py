@@ -333,7 +333,10 @@ def test_what_the_system_refuses_is_told_without_a_traceback(
     monkeypatch.setattr("registry.register.find_source", full)
     assert run([*words, "--home", str(tmp_path / "home")]) == 1
     found = answer_of(capsys)
-    assert (found["code"], found["error"]) == ("internal_error", "/disk: No space left on device")
+    assert (found["code"], found["error"]) == (
+        "storage_failed",
+        "this cannot be stored now: /disk: No space left on device",
+    )
 
 
 # -- through a server --------------------------------------------------------------------------------------------------

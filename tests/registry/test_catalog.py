@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from registry.errors import (
     RolloutActive,
     RolloutNotFound,
     StateDamaged,
+    StorageFailed,
     VersionNotFound,
 )
 from tests.support.models import manifest_of
@@ -307,3 +309,44 @@ def test_a_database_url_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         Catalog.open("nonsense")
     with pytest.raises(InvalidSetting, match="does not exist"):
         Catalog.open(f"sqlite:///{tmp_path / 'missing' / 'registry.db'}")
+
+
+def _full(connection: sqlite3.Connection, _record: object, _proxy: object) -> None:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages}")
+
+
+def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path: Path) -> None:
+    catalog = Catalog.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    sa.event.listen(catalog.engine, "checkout", _full)
+
+    def tell_much() -> None:
+        for number in range(1000):
+            catalog.append_event("test.told", actor="t", data={"number": number, "long": "x" * 500})
+
+    with pytest.raises(StorageFailed, match="cannot be used now: database or disk is full") as told:
+        tell_much()
+    assert told.value.retry_after_s
+    before = [event.data["number"] for event in catalog.events(limit=1000)]
+    assert before == list(range(len(before)))
+    sa.event.remove(catalog.engine, "checkout", _full)
+    with catalog.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    catalog.append_event("test.told", actor="t", data={"number": len(before)})
+    assert [event.data["number"] for event in catalog.events(limit=1000)] == [*before, len(before)]
+
+
+def test_a_database_that_somebody_else_holds_is_told_as_such(tmp_path: Path) -> None:
+    catalog = Catalog.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    sa.event.listen(catalog.engine, "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=1"))
+    other = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageFailed, match="database is locked"):
+        catalog.append_event("test.told", actor="t")
+    other.close()
+    catalog.append_event("test.told", actor="t")
+
+
+def test_a_mistake_of_ours_is_no_failure_of_the_storage(catalog: Catalog) -> None:
+    with catalog.engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match="no such table"):
+        connection.exec_driver_sql("SELECT * FROM absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -348,3 +349,25 @@ def test_a_versions_profiles_are_listed_and_made(served: Port) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "artifact_rejected")
     assert served.post("models/m/versions/9/profiles", {"reference": "/new.csv"}).status_code == 404
     assert served.get("models/none/versions/1/profiles").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "wait"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/run"), 503, "storage_failed", "5"),
+        (OSError(errno.EROFS, "Read-only file system"), 503, "storage_failed", "5"),
+        (OSError(errno.ENOENT, "No such file or directory"), 500, "internal_error", None),
+    ],
+)
+def test_a_full_disk_is_no_bug(
+    served: Port, monkeypatch: pytest.MonkeyPatch, fault: OSError, status: int, code: str, wait: str | None
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as broken:
+        broken.setattr(served.world.catalog, "set_alias", refuse)
+        answer = served.post("models/m/aliases/stable", {"version": 1})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers.get("retry-after") == wait
+    assert served.post("models/m/aliases/stable", {"version": 1}).status_code == 200

@@ -69,6 +69,33 @@ def test_the_lease_is_renewed_only_by_ticks_that_finish(world: World) -> None:
     assert world.controller.table.lease_age_s(3.0) == 0.0
 
 
+def test_looks_between_ticks_that_fail_do_not_renew_the_lease(world: World) -> None:
+    world.tick(1.0)
+    world.watch.fails = True
+    for _ in range(5):
+        world.clock.advance(0.5)
+        assert not world.controller.tick()
+        world.clock.advance(0.5)
+        assert world.controller.tick(watching=False, judging=False)
+    assert world.controller.table.lease_age_s(3.0) == pytest.approx(5.0)
+    world.watch.fails = False
+    world.clock.advance(0.5)
+    assert world.controller.tick(judging=False)  # lanes are read again, and nobody has judged yet
+    assert world.controller.table.lease_age_s(3.0) == pytest.approx(5.5)
+    world.tick(0.5)
+    assert world.controller.table.lease_age_s(3.0) == 0.0
+
+
+def test_a_fault_that_stays_is_logged_once_a_minute(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.watch.fails = True
+    for _ in range(150):
+        world.clock.advance(1.0)
+        assert not world.controller.tick()
+    assert world.controller.health.failures == 150
+    assert [record.getMessage() for record in caplog.records] == ["a tick of the controller failed"] * 3
+    assert all(record.exc_info for record in caplog.records)
+
+
 def test_a_champion_moved_by_another_process_is_loaded_first_and_routed_then(world: World, worker: Worker) -> None:
     served(world, worker)
     world.champion(2)
@@ -230,8 +257,9 @@ def test_a_rollback_that_could_not_be_published_is_finished_by_the_next_tick(
 
     with monkeypatch.context() as broken:
         broken.setattr(world.controller.table, "publish", refuse)
-        with pytest.raises(OSError, match="disk is full"):
-            world.commands.roll_back("m", world.act)
+        for _ in range(2):  # who asks again is told again
+            with pytest.raises(OSError, match="disk is full"):
+                world.commands.roll_back("m", world.act)
     world.tick()
     assert worker.entry().weight == 0.0
     assert world.catalog.latest_rollout("m")["state"] == "rolled_back"  # type: ignore[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -44,6 +45,47 @@ def test_what_has_not_changed_is_neither_written_nor_read_anew(tmp_path: Path) -
     assert all(after[name] is before[name] for name in others)
     table.publish(others)
     assert reader.current().models == others
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_on_a_full_disk_the_next_table_is_written_over_the_spare_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, reader, _ = pair(tmp_path)
+    for _ in range(5):
+        table.publish({"m": ENTRY})
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", _refuse)
+        without_canary = {"m": RouteEntry(champion=1)}
+        epoch = table.publish(without_canary)
+        assert reader.current() == RouteSnapshot(epoch, without_canary)
+    kept = {path.name for path in tmp_path.iterdir() if path.name.startswith("routes-")}
+    assert kept == {f"routes-{epoch - 1}.json", f"routes-{epoch}.json"}  # the others' room is given back
+    spare = tmp_path / "routes.spare"
+    assert spare.stat().st_size >= 2 * snapshot_path(tmp_path, epoch).stat().st_size
+
+
+def test_a_disk_without_any_room_leaves_the_table_as_it_was_and_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, reader, _ = pair(tmp_path)
+    epoch = table.publish({"m": ENTRY})
+    spare = tmp_path / "routes.spare"
+    spare.unlink()
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", _refuse)
+        for _ in range(3):
+            with pytest.raises(OSError, match="routes-"):
+                table.publish({"m": RouteEntry(champion=1)})
+    assert reader.current() == RouteSnapshot(epoch, {"m": ENTRY})
+    assert sorted(tmp_path.iterdir()) == before
+    table.publish({"m": RouteEntry(champion=1)})  # room came back
+    assert reader.current().models == {"m": RouteEntry(champion=1)}
+    assert spare.exists()
 
 
 def test_a_stored_v1_snapshot_is_read_for_ever() -> None:
