@@ -9,6 +9,7 @@ own distribution, so nothing drifts; a hundredth is missing. Called by `bench/sc
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from monitor import profile
 from monitor.lane import LaneWriter
 from monitor.record import MAX_ELEMENTS, LogSchema, make_log_schema
+from monitor.settings import LaneSettings
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.clock import SystemClock
@@ -69,7 +71,7 @@ def feed(folder: Path, features: int, rate: int, lane_bytes: int) -> None:
     pool = draw(features, POOL_ROWS, seed=2)
     said = np.nan_to_num(pool[:, :1]) * 2
     rng = np.random.default_rng(3)
-    began, sent = time.monotonic(), 0
+    began, sent, looks = time.monotonic(), 0, 0
     most = max(int(CATCH_UP * rate * BURST_S), 1)
     while True:
         due = min(int((time.monotonic() - began) * rate) - sent, most)
@@ -80,6 +82,12 @@ def feed(folder: Path, features: int, rate: int, lane_bytes: int) -> None:
             writer.offer(rng.bytes(16 * n), time.time_ns(), 1, 0, 0, 10.0, None, None, pool[rows], said[rows])
             sent += n
             due -= n
+        if time.monotonic() - began > looks + 1:  # as a worker's tap does
+            looks += 1
+            grown = writer.grown(lane_bytes, math.ceil(rate * LaneSettings().lane_seconds))
+            if grown is not None:
+                writer.close()
+                writer = grown
         time.sleep(BURST_S)
 
 

@@ -60,6 +60,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "monitor.features_shown": (1, 10_000),
     "monitor.features_shown_in_all": (1, 1_000_000),
     "lanes.lane_bytes": (64 * 1024, 2**40),
+    "lanes.lane_seconds": (0.0, 60.0),
     "lanes.lane_rows_per_request": (1, 2**20),
 }
 # Settings that are one of a few words.

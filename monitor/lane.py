@@ -39,6 +39,7 @@ from monitor.lane_file import (
     LaneStatistics,
     capacity_of,
     generation_of,
+    grown_capacity,
     is_locked,
     lane_path,
     layout_of,
@@ -165,6 +166,22 @@ class LaneWriter(LaneFile):
             os.close(file)
             raise
 
+    def grown(self, lane_bytes: int, rows: int) -> LaneWriter | None:
+        """The generation after this one, with room for so many rows; None where it has that, or may not be larger.
+
+        The caller closes this one. Raises OSError when the file cannot be made: then this one goes on.
+        """
+        h = self.header
+        capacity = grown_capacity(h, lane_bytes, rows)
+        if capacity <= h.capacity:
+            return None
+        counts = {at: self.words[at] for at in (TAIL, OFFERED, DROPPED, SAMPLED)}
+        header = replace(
+            h, capacity=capacity, generation=h.generation + 1, base=counts[TAIL], words_at=0, rows_at=0, layout=LAYOUT
+        )
+        path = lane_path(self.path.parent, h.slot, h.model, h.version, h.role, header.generation)
+        return self._create(path, header, counts)
+
     def offer(
         self,
         hashes: bytes,
@@ -220,6 +237,11 @@ class LaneWriter(LaneFile):
         at = slot * self.slot_bytes
         self._bytes[at + 4 : at + 4 + len(block)] = block
         self._sums[at >> 2] = zlib.crc32(block)
+
+    @property
+    def offered(self) -> int:
+        """Rows that were offered, ever."""
+        return int(self.words[OFFERED])
 
     def count_sampled(self, rows: int) -> None:
         """Count rows that were left out by sampling and so never offered."""

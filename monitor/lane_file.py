@@ -137,6 +137,19 @@ def capacity_of(schema: LogSchema, lane_bytes: int) -> int:
     return max(MIN_ROWS, (int(lane_bytes * times) - 2 * PAGE) // slot_bytes)
 
 
+def grown_capacity(header: LaneHeader, lane_bytes: int, rows: int) -> int:
+    """What a lane of this size should hold where so many rows ought to find room: at most MOST_TIMES lane_bytes.
+
+    In doublings, so that a rate that moves a little asks for no other file.
+    """
+    slot_bytes = ColumnBlocks(header.schema, header.role).slot_bytes
+    most = max(header.capacity, (int(lane_bytes * MOST_TIMES) - 2 * PAGE) // slot_bytes)
+    capacity = header.capacity
+    while capacity < min(rows, most):
+        capacity *= 2
+    return min(capacity, most)
+
+
 def lane_path(folder: Path, slot: int, model: str, version: int, role: str, generation: int) -> Path:
     """`<slot>-<model>-<version>-<role>[.gN].lane`; the header, not the name, says what is inside."""
     suffix = f".g{generation}" if generation else ""

@@ -53,7 +53,8 @@ logger = logging.getLogger(__name__)
 
 ROLES = (Role.CHAMPION, Role.CANARY, Role.SHADOW)  # not direct: somebody's experiments are not the traffic
 LEAST_PACE_S = min(LOOK_EVERY_S.values())  # divides the others
-JUDGE_S, LOOK_S = 0.02, 0.01  # of processor time, of evaluating versions and of looking at windows in one step
+# Of processor time: of asking sampled rows, of evaluating versions and of looking at windows in one step.
+ASK_S, JUDGE_S, LOOK_S = 0.02, 0.02, 0.01
 FOLLOW_S = 0.05  # and of taking up versions at once
 FAST = "fast"  # the window of an alarm that a fast detector raised
 DAY_S = 86_400
@@ -267,6 +268,19 @@ class Live:
         known = self.take_up((model, version))
         if known is not None and role in ROLES:
             known.scores.add_loss(role, output, is_class, loss, self._clock.wall_ns())
+
+    def ask(self) -> None:
+        """Ask the rows that were sampled what they say as a whole, for a bounded time: the rest waits for `unsaved`."""
+        pace = self._pace(ASK_S)
+        for key, known in self.versions.items():
+            if known.stream.together is None or not known.stream.together.sample.is_waiting:
+                continue
+            if not next(pace):
+                return
+            try:
+                known.stream.together.ask()
+            except Exception:  # the others wait
+                self._failed(key)
 
     def judge(self, now_s: float) -> bool:
         """Evaluate what is due, the longest waiting first: streams, audits and drills. False if some are left.

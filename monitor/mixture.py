@@ -31,7 +31,7 @@ STEPS_H = (0.04, 0.08, 0.16, 0.32, 0.64)  # alternatives, in Cohen's h beyond th
 BETS = (0.03, 0.1, 0.3, 0.6, 0.9)  # of the largest bet that cannot lose all
 LEAST_SHARE = 1e-6  # limits and alternatives stay this far from 0 and 1
 _MOST = 1e300  # M stops here: a later reset or alarm is far below
-_MOST_LOG = 650.0
+_MOST_LOG, _LEAST_LOG = 650.0, -700.0  # below the latter `exp` underflows, which takes it nine times as long
 
 
 class Mixture:
@@ -50,13 +50,17 @@ class Mixture:
         self.starts = np.flatnonzero(np.diff(events.column, prepend=-1))  # first event of each feature
         self.columns = events.column[self.starts]
         parts = zip(_likelihoods(events), _bets(events), strict=True)
-        self._hit, self._miss, valid = (np.where(is_share[:, None], bet, ratio) for ratio, bet in parts)
+        # Alternatives lie side by side: they are few, and numpy goes along what is long.
+        self._hit, self._miss, valid = (
+            np.asfortranarray(np.where(is_share[:, None], bet, ratio)) for ratio, bet in parts
+        )
         per_feature = np.add.reduceat(valid.sum(axis=1), self.starts) if e else np.zeros(0)
-        self._weight = valid / np.maximum(np.repeat(per_feature, np.diff(self.starts, append=e)), 1.0)[:, None]
+        shares = np.maximum(np.repeat(per_feature, np.diff(self.starts, append=e)), 1.0)
+        self._weight = np.asfortranarray(valid / shares[:, None])
         self._event_weight = np.maximum(self._weight.sum(axis=1), 1e-300)
         self._tile_rows = np.maximum(tile_rows, 1.0)
         self._is_plain = bool((self._tile_rows <= 1.0).all()) and not is_share.any()
-        self.m = np.zeros(valid.shape)
+        self.m = np.zeros(valid.shape, order="F")
         self.happened, self.of, self.rise = np.zeros(e), np.zeros(e), np.zeros(e)
         self.since_rows, self.since_s = np.zeros(e), np.zeros(e)
         self.tile_happened, self.tile_of = np.zeros(e), np.zeros(e)
@@ -88,15 +92,7 @@ class Mixture:
             return
         self._count(happened, of, rows, now_s)
         if self._is_plain and (of > 0.0).all():
-            log = happened[:, None] * self._hit
-            log += (of - happened)[:, None] * self._miss
-            if strength is not None:
-                log *= strength[:, None]
-            np.minimum(log, _MOST_LOG, out=log)
-            np.exp(log, out=log)
-            self.m += 1.0
-            self.m *= log
-            np.minimum(self.m, _MOST, out=self.m)
+            self._update_plain(happened, of - happened, strength)
             bet = np.ones(len(self.events), bool)
         else:
             bet = self._update_tiles(happened, of, strength)
@@ -104,6 +100,20 @@ class Mixture:
         self._weigh()
         gain = np.log(np.maximum(self._event_m, 1e-300)) - np.log(before)
         self.rise = np.where(bet, np.maximum(self.rise + gain, 0.0), self.rise)
+
+    def _update_plain(self, happened: Floats, missed: Floats, strength: Floats | None) -> None:
+        """Every event is bet on: one alternative after the other, whose arrays stay in a core's own cache."""
+        log, of_misses = np.empty((2, len(happened)))
+        for m, hit, miss in zip(self.m.T, self._hit.T, self._miss.T, strict=True):
+            np.multiply(happened, hit, out=log)
+            np.multiply(missed, miss, out=of_misses)
+            log += of_misses
+            if strength is not None:
+                log *= strength
+            np.exp(np.clip(log, _LEAST_LOG, _MOST_LOG, out=log), out=log)
+            m += 1.0
+            m *= log
+            np.minimum(m, _MOST, out=m)
 
     def _update_tiles(self, happened: Floats, of: Floats, strength: Floats | None) -> NDArray[np.bool_]:
         """(E,): the events that were bet on, as their tile was full."""
@@ -115,7 +125,7 @@ class Mixture:
         log = k * self._hit[at] + (n - k) * self._miss[at]
         if strength is not None:
             log *= strength[at, None]
-        self.m[at] = np.minimum((1.0 + self.m[at]) * np.exp(np.minimum(log, _MOST_LOG)), _MOST)
+        self.m[at] = np.minimum((1.0 + self.m[at]) * np.exp(np.clip(log, _LEAST_LOG, _MOST_LOG)), _MOST)
         at = np.flatnonzero(closed & self.is_share)
         gain = self._hit[at] * (self.tile_happened[at] / self.tile_of[at])[:, None] + self._miss[at]
         self.m[at] = np.minimum((1.0 + self.m[at]) * gain, _MOST)

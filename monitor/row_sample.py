@@ -39,6 +39,11 @@ class RowSample:
             self._waiting.append(np.array(some))
             self._rows += len(some)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether rows were chosen since `take`."""
+        return bool(self._waiting)
+
     def take(self) -> NDArray[Any] | None:
         """The rows that wait, which wait no more; None without any."""
         if not self._waiting:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,9 @@ MUCH_S = 0.01  # after which the next step goes on: draining, evaluating and sto
 OLDEST_TILE_S = 3600  # a row that waited longer is counted into the tile of an hour ago
 PRUNE_S = 600.0
 ROLLS = 4  # tiles added up to wider ones in one checkpoint
+
+_Stage = Literal["drain", "ask", "judge", "store"]
+_STAGES: tuple[_Stage, ...] = get_args(_Stage)
 
 BinsOf = Callable[[str, int], VersionBins | None]
 _ARMS = {Role.CHAMPION: "champion", Role.CANARY: "canary", Role.SHADOW: "shadow"}
@@ -105,6 +108,10 @@ class Listener(Protocol):
         """A label was joined with what a version said: 0 or 1 of a class, the absolute error of a number."""
         ...
 
+    def ask(self) -> None:
+        """Ask sampled rows what they say as a whole, for some milliseconds: what is left waits for `unsaved`."""
+        ...
+
     def judge(self, now_s: float) -> bool:
         """Evaluate what was counted, for some milliseconds: whether nothing is left to evaluate.
 
@@ -154,12 +161,13 @@ class Monitor:
         self._evidence: dict[tuple[str, str], Mapping[str, Any]] = {}  # as last stored
         self._due_s = clock.now_s()  # when the last checkpoint was due
         self._judging = False  # versions are left that the last step had no time to evaluate
-        self._begin_with: Literal["drain", "judge", "store"] = "drain"  # what the last step had no time for
+        self._stage: _Stage = "drain"  # with which the next step begins
+        self._is_due = self._is_storing = False  # what was drained last is to be judged; is to be stored
         self._passed_over: LaneReader | None = None  # the first lane that the last step had no time for
         self._pruned_s = clock.now_s()
         self._rolled_s = 0
         self._stepped_s = self._resolved_s = clock.now_s()
-        self.pause_s = math.inf  # at most so long until the next step, or a lane gets full
+        self.pause_s = self._rest_s = math.inf  # at most so long until the next step, or a lane gets full
         self.records = 0
         self.failures = 0  # of judging drift
         self.windows = Windows(settings.tile_s, store.tiles)
@@ -183,37 +191,33 @@ class Monitor:
     def step(self, now_s: float) -> None:
         """Drain what waits, for a bounded time; count and join it; evaluate, and checkpoint when that is due.
 
-        A step that has spent much leaves the rest of this to the next one, which comes at once.
+        A step that has spent much leaves the other stages to the next one, which comes at once.
         """
-        begin_with, self._begin_with = self._begin_with, "drain"
         self._drains.look(self._positions)
         began_s, spent_s = self._clock.now_s(), self._clock.spent_s()
-        is_due = began_s - self._due_s >= CHECKPOINT_S
-        if begin_with == "drain":
-            more, is_pressed = self._drain(began_s, SHORT_S if is_due or self._judging else STEP_S, now_s)
-        else:
-            more, is_pressed, self.pause_s = True, False, AGAIN_S
-        if not more or began_s - self._resolved_s >= CHECKPOINT_S:  # else the next step reads on
-            self._resolved_s = began_s
-            wall_ns = self._clock.wall_ns()
-            for memory in self._memories.values():
-                memory.resolve(now_s, wall_ns)
-
-        def is_enough() -> bool:
-            return is_due and not is_pressed and self._clock.spent_s() - spent_s > MUCH_S
-
-        if begin_with == "drain" and is_enough():
-            self._begin_with, self.pause_s = "judge", 0.0
-            return
-        if begin_with != "store" and not self._judge(now_s, is_due, is_due or is_pressed, spent_s + SHORT_S):
-            self.pause_s = min(self.pause_s, AGAIN_S)
-        if begin_with != "store" and is_enough():
-            self._begin_with, self.pause_s = "store", 0.0
-            return
-        if is_due or is_pressed:
-            self.checkpoint()
-        if is_due:
+        first, self._stage = self._stage, "drain"
+        if first == "drain":
+            self._is_due = began_s - self._due_s >= CHECKPOINT_S
+            more, is_pressed = self._drain(began_s, SHORT_S if self._is_due or self._judging else STEP_S, now_s)
+            self._is_storing, self._rest_s = self._is_due or is_pressed, self.pause_s
+            if not more or began_s - self._resolved_s >= CHECKPOINT_S:  # else the next step reads on
+                self._resolved_s = began_s
+                wall_ns = self._clock.wall_ns()
+                for memory in self._memories.values():
+                    memory.resolve(now_s, wall_ns)
+        for stage in _STAGES[max(1, _STAGES.index(first)) :]:
+            if stage != first and self._clock.spent_s() - spent_s > MUCH_S:
+                self._stage, self.pause_s = stage, 0.0
+                return
+            if stage == "ask" and self._is_storing:
+                self._ask()
+            elif stage == "judge" and not self._judge(now_s, spent_s + SHORT_S):
+                self._rest_s = min(self._rest_s, AGAIN_S)
+            elif stage == "store" and self._is_storing:
+                self.checkpoint()
+        if self._is_due:
             self._due_s = began_s
+        self.pause_s = self._rest_s
 
     def _drain(self, began_s: float, most_s: float, now_s: float) -> tuple[bool, bool]:
         """Count what waits: whether more is left, and whether a lane's space is to be given back soon.
@@ -249,15 +253,20 @@ class Monitor:
         self.pause_s = 0.0 if more else max(LEAST_PAUSE_S, FILL * elapsed_s / fullest) if fullest else math.inf
         return more, is_pressed
 
-    def _judge(self, now_s: float, is_due: bool, is_storing: bool, spent_until_s: float) -> bool:
+    def _ask(self) -> None:
+        """What rows say as a whole is found before they are judged and stored: of wide ones that takes a while."""
+        if self._listener is not None:
+            self._listener.ask()
+
+    def _judge(self, now_s: float, spent_until_s: float) -> bool:
         """Evaluate and look at windows: whether nothing is left. A step that stores looks only if it was short."""
         if self._listener is None:
             return True
         try:
-            if is_due or self._judging:
+            if self._is_due or self._judging:
                 self._judging = False
                 self._judging = not self._listener.judge(now_s)
-            if is_storing and self._clock.spent_s() >= spent_until_s:
+            if self._is_storing and self._clock.spent_s() >= spent_until_s:
                 return False
             return self._listener.look() and not self._judging
         except Exception:  # counting goes on: rollouts need it

@@ -81,6 +81,7 @@ def measure(folder: Path, rate: int, features: int, warm_up_s: float, seconds: f
     subprocess.run([*feeder, "prepare", str(folder), str(features)], cwd=machine.ROOT, check=True)
     from bench.lane_feed import MODEL, home_of
     from gateway.control.monitoring import Monitoring
+    from gateway.garbage import settle
     from gateway.settings import Settings
     from registry.artifacts import ArtifactStore
     from registry.catalog import Catalog
@@ -90,6 +91,7 @@ def measure(folder: Path, rate: int, features: int, warm_up_s: float, seconds: f
     catalog = Catalog.open(home.database_url, clock)
     monitoring = Monitoring(home, settings.monitor, catalog, ArtifactStore(home.artifacts), clock)
     monitoring.follow({(MODEL, 1): catalog.profiles(MODEL, 1)[-1].sha256})
+    settle()
     before = peak_mib()
     lane_bytes = lane_bytes or settings.lanes.lane_bytes
     feeding = subprocess.Popen(

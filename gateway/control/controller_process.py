@@ -31,6 +31,7 @@ from gateway.control.registration import Registrar
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watch
 from gateway.data.memory import ProcessMemory
+from gateway.garbage import settle
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
@@ -129,6 +130,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     )
     server = _Server(config)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    settle()
     ticking = threading.Thread(target=_tick, args=(controller, stop, loop, ended), name="tick")
     ticking.start()
     serving = loop.create_task(server.serve(sockets=[listen(settings.control.host, settings.control.port)]))

@@ -7,6 +7,7 @@ Invariant: rows are committed or counted (dropped, sampled) before the answer is
 from __future__ import annotations
 
 import logging
+import math
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from registry.errors import ServingError
 logger = logging.getLogger(__name__)
 
 REOPEN_AFTER_S = 5.0  # a lane that could not be made is tried again after this long
+LOOK_EVERY_S = 1.0  # at how fast lanes fill
 
 
 class Tap:
@@ -53,6 +55,8 @@ class Tap:
         self._rng = rng
         self._lanes: dict[tuple[str, int, str], LaneWriter] = {}
         self._retry_at_s: dict[tuple[str, int, str], float] = {}
+        self._looked_s = clock.now_s()
+        self._offered: dict[tuple[str, int, str], int] = {}  # rows at the last look
 
     def record(
         self,
@@ -168,6 +172,33 @@ class Tap:
                 logger.warning("no lane for %s:%d %s, its rows are dropped and counted: %s", *key, error)
         self._accounts.lane_less(self._page.totals(*key), rows)
         return None
+
+    def look(self) -> None:
+        """Give lanes that fill fast larger files: the monitor may stall for longer then, and stores less often.
+
+        Called with each heartbeat; looks once a second.
+        """
+        now_s = self._clock.now_s()
+        elapsed_s = now_s - self._looked_s
+        if elapsed_s < LOOK_EVERY_S:
+            return
+        self._looked_s, before = now_s, self._offered
+        self._offered = {key: lane.offered for key, lane in self._lanes.items()}
+        for key, lane in list(self._lanes.items()):
+            rate = (self._offered[key] - before.get(key, self._offered[key])) / elapsed_s
+            if now_s >= self._retry_at_s.get(key, float("-inf")):
+                self._grow(key, lane, math.ceil(rate * self._settings.lane_seconds))
+
+    def _grow(self, key: tuple[str, int, str], lane: LaneWriter, rows: int) -> None:
+        try:
+            grown = lane.grown(self._settings.lane_bytes, rows)
+        except OSError as error:
+            self._retry_at_s[key] = self._clock.now_s() + REOPEN_AFTER_S
+            logger.warning("the lane of %s:%d %s stays as it is, though it fills fast: %s", *key, error)
+            return
+        if grown is not None:
+            self._lanes[key] = grown
+            lane.close()
 
     def forget(self, model: str, version: int) -> None:
         """Close the lanes of a version that is unloaded; their files stay until they are drained."""

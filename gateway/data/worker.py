@@ -43,6 +43,7 @@ from gateway.data.scheduler import Scheduler, slots_for
 from gateway.data.shadow import Shadows
 from gateway.data.tap import Tap
 from gateway.data.triton import Triton
+from gateway.garbage import settle
 from gateway.orphan import watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
@@ -165,7 +166,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         curve_files.forget(run, slot, model, version)
 
     fleet.holdings.on_gone = gone
-    beat = Heartbeat(fleet, predict, shadows, breakers, page, clock, gateway.shadow.busy_above)
+    beat = Heartbeat(fleet, predict, shadows, breakers, tap, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
@@ -204,6 +205,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
         task.add_done_callback(lambda task: _died(task, server))
     try:
         await _first_table(worker.fleet, server)
+        settle()
         if not server.is_draining:
             if gateway.grpc == "on":  # the supervisor's word: it holds the port
                 from gateway.data.grpc.front import Front  # grpc and protobuf: 0.2 s and 15 MB that HTTP alone spares
@@ -247,6 +249,7 @@ class Heartbeat:
         predict: Predict,
         shadows: Shadows,
         breakers: Breakers,
+        tap: Tap,
         page: WorkerPage,
         clock: Clock,
         busy_above: float,
@@ -255,6 +258,7 @@ class Heartbeat:
         self._predict = predict
         self._shadows = shadows
         self._breakers = breakers
+        self._tap = tap
         self._page = page
         self._clock = clock
         self._busy_above = busy_above
@@ -281,6 +285,7 @@ class Heartbeat:
             self._shadows.set_busy((cpu_s - self._cpu_s) / elapsed_s > self._busy_above)
         self._beat_s, self._cpu_s = now_s, cpu_s
         self._fleet.look()
+        self._tap.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
         self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
         if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):

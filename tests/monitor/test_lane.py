@@ -215,6 +215,45 @@ def test_anything_else_starts_a_new_generation_at_the_old_ones_end(
     assert (len(old.read(100)), new.position, new.waiting) == (5, 5, 0)
 
 
+def test_a_lane_grows_in_doublings_to_what_is_asked_for_and_goes_on_where_it_stood(tmp_path: Path) -> None:
+    lane = open_lane(tmp_path, SCHEMA)
+    offer(lane, 5)
+    lane.count_sampled(2)
+    assert lane.grown(64 * 1024, lane.capacity) is None
+    grown = lane.grown(64 * 1024, 3 * lane.capacity)
+    assert grown is not None
+    assert (grown.capacity, grown.path) == (4 * lane.capacity, lane_path(tmp_path, 0, "m", 1, "champion", 1))
+    lane.close()
+    offer(grown, 3, start=5)
+    counts = grown.statistics()
+    assert (counts.offered, counts.committed, counts.sampled) == (8, 8, 2)
+    old, new = LaneReader.open(lane.path), LaneReader.open(grown.path)
+    assert old.header.key == new.header.key
+    assert said(old.read(100)) + said(new.read(100)) == list(range(8))
+
+
+@pytest.mark.parametrize("columns", [3, 2000])
+def test_a_lane_grows_to_eight_times_its_size_at_most_however_wide_its_rows_are(tmp_path: Path, columns: int) -> None:
+    lane = open_lane(tmp_path, regression_schema(columns))
+    grown = lane.grown(64 * 1024, 10**9)
+    largest = lane if grown is None else grown
+    assert 7 * 64 * 1024 < largest.path.stat().st_size <= 9 * 64 * 1024
+    assert largest.grown(64 * 1024, 10**9) is None
+
+
+def test_a_lane_that_cannot_grow_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = open_lane(tmp_path, SCHEMA)
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="no space"):
+        lane.grown(64 * 1024, 3 * lane.capacity)
+    assert offer(lane, 5) == 5
+    assert [path.name for path in tmp_path.iterdir()] == [lane.path.name]
+
+
 def test_two_processes_cannot_write_one_lane(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
     with pytest.raises(StateDamaged, match="another process"):

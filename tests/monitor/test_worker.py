@@ -185,6 +185,25 @@ def test_an_old_generation_is_drained_first_then_removed(world: World) -> None:
     assert world.rows() == 16
 
 
+def test_a_lane_that_grows_under_its_rows_loses_none_and_counts_none_twice(world: World) -> None:
+    lane = world.lane()
+    for turn in range(3):
+        world.offer(lane, ids(20, f"{turn}a"))
+        grown = lane.grown(64 * 1024, 2 * lane.capacity)
+        assert grown is not None
+        lane.close()
+        lane = grown
+        world.offer(lane, ids(20, f"{turn}b"))
+        if turn == 1:
+            world.die()
+        world.step(1.0)
+    assert world.rows() == 120
+    counts = world.monitor.snapshot().lanes["m", 1, "champion"]
+    assert (counts.offered, counts.committed, counts.consumed, counts.waiting) == (120, 120, 120, 0)
+    world.step(1.0)
+    assert [path.name for path in (world.folder / "lanes").iterdir()] == [lane.path.name]
+
+
 def test_a_damaged_lane_is_set_aside_and_counted(world: World) -> None:
     lane = world.lane()
     lane.close()
@@ -436,12 +455,16 @@ class Listening:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.judged_s: list[float] = []
-        self.looks = self.left = self.looks_left = 0
-        self.judge_takes_s = 0.0
+        self.looks = self.left = self.looks_left = self.asked = 0
+        self.judge_takes_s = self.ask_takes_s = 0.0
 
     def counted(self, *_: object) -> None: ...
 
     def labelled(self, *_: object) -> None: ...
+
+    def ask(self) -> None:
+        self.asked += 1
+        self.clock.advance(self.ask_takes_s)
 
     def judge(self, now_s: float) -> bool:
         self.judged_s.append(now_s)
@@ -528,6 +551,18 @@ def test_a_step_that_has_evaluated_for_long_stores_in_the_next_one(world: World)
     assert len(listener.judged_s) == 2
 
 
+def test_a_step_that_has_asked_sampled_rows_for_long_evaluates_in_the_next_one(world: World) -> None:
+    listener, lane = listening(world), world.lane()
+    listener.ask_takes_s = 0.02
+    world.offer(lane, ids(10))
+    world.step(0.5)
+    assert (listener.asked, world.monitor.records) == (0, 10)  # nothing is judged or stored
+    world.step(0.5)
+    assert (listener.asked, len(listener.judged_s), world.monitor.pause_s) == (1, 0, 0.0)
+    world.step()
+    assert (listener.asked, len(listener.judged_s), lane.statistics().waiting) == (1, 1, 0)
+
+
 def test_windows_are_looked_at_soon_where_steps_that_store_have_no_time_for_it(world: World) -> None:
     listener = listening(world)
     world.step(1.0)
@@ -559,7 +594,7 @@ def test_lanes_that_a_step_has_no_time_for_are_read_first_in_the_next(
         world.clock.advance(0.03)
 
     monkeypatch.setattr(Monitor, "_count", dear)
-    for turn in range(6):
+    for turn in range(8):  # one reads, and the next does the rest
         world.offer(lanes[0], ids(5, f"more-{turn}-"))  # the first always has some
         world.step()
     assert read[:4] == [0, 1, 2, 0]
