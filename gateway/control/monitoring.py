@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from prometheus_client.core import Metric
 
+from gateway.control.ages import Ages
 from gateway.control.drifting import DriftView, TogetherView, VersionView, seconds_of
 from gateway.control.monitor_metrics import LaneLess, monitor_families
 from gateway.control.watch import Watched
@@ -59,6 +60,7 @@ class Monitoring:
         self._catalog = catalog
         self._artifacts = artifacts
         self._clock = clock
+        self._ages = Ages(clock)
         self._known: dict[Key, _Known] = {}
         self._read: WeakValueDictionary[str, ReferenceProfile] = WeakValueDictionary()  # sha256 → one that is in use
         self._served: dict[Key, str | None] = {}  # followed now → sha256 of the profile in use
@@ -147,23 +149,23 @@ class Monitoring:
     def end(self, model: str) -> None:
         """No rollout of this model is judged any more."""
         self._monitor.end_rollout(model)
+        self._ages.forget(model)
 
     def watched(self, record: RolloutRecord) -> Watched:
         """What was seen of a rollout that began."""
         seen = self._monitor.rollout(record.model)
         if seen is None or seen.watch.id != record.id:
             return Watched()
-        pairs, wall_ns = seen.pairs, self._clock.wall_ns()
-        labels = None
-        if pairs.label_wall_ns:
-            age_s = _age_s(pairs.label_wall_ns, wall_ns)
+        pairs, labels = seen.pairs, None
+        age_s = self._ages.age_s((record.model, "label"), record.id, pairs.label_wall_ns)
+        if age_s is not None:
             labels = LabelFacts(farther=pairs.farther, closer=pairs.closer, ties=pairs.ties, age_s=age_s)
         return Watched(
             shadow_errors=pairs.shadow_errors,
             pair_rows=pairs.rows,
             pair_disagreements=pairs.disagreements,
             pair_requests=pairs.requests,
-            pair_age_s=_age_s(pairs.pair_wall_ns, wall_ns) if pairs.pair_wall_ns else None,
+            pair_age_s=self._ages.age_s((record.model, "pair"), record.id, pairs.pair_wall_ns),
             labels=labels,
             outputs=_outputs(seen),
         )
@@ -249,10 +251,6 @@ class Monitoring:
     def families(self, lane_less: LaneLess) -> Sequence[Metric]:
         """Prometheus metric families of what it has seen."""
         return list(monitor_families(self._monitor.snapshot(), lane_less, self._live))
-
-
-def _age_s(then_ns: int, now_ns: int) -> float:
-    return max(0.0, (now_ns - then_ns) / 1e9)
 
 
 def _outputs(seen: RolloutSeen) -> Any:

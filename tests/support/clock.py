@@ -12,6 +12,7 @@ class ManualClock:
 
     def __init__(self, start_s: float = 1000.0) -> None:
         self._s = start_s
+        self.wall_jump_s = 0.0  # how far the wall clock has been set forward, or back
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
@@ -22,7 +23,7 @@ class ManualClock:
         return round(self._s * 1e9)
 
     def wall_ns(self) -> int:
-        return 1_700_000_000_000_000_000 + self.host_ns()
+        return 1_700_000_000_000_000_000 + self.host_ns() + round(self.wall_jump_s * 1e9)
 
     def spent_s(self) -> float:
         return self._s

@@ -121,6 +121,40 @@ def a_rollout() -> RolloutRecord:
     ).record
 
 
+@pytest.mark.parametrize("jump_s", [36_000.0, -36_000.0])
+def test_a_wall_clock_that_jumps_neither_loses_a_source_nor_finds_one_again(lanes: Lanes, jump_s: float) -> None:
+    record = a_rollout()
+    lanes.monitoring.begin(record)
+
+    def pairs(name: str) -> None:
+        ids = [f"{name}{number}" for number in range(20)]
+        features, outputs = lanes.rows(20)
+        lanes.write(1, Role.CHAMPION, ids, features, outputs)
+        lanes.write(2, Role.SHADOW, ids, features, outputs)
+        lanes.tick()
+        truth = [{"request_id": name, "values": [float(value)]} for name, value in zip(ids, outputs[:, 0], strict=True)]
+        assert lanes.monitoring.feedback("m", truth)["joined"] == 20
+
+    def ages() -> tuple[float, float]:
+        seen = lanes.monitoring.watched(record)
+        assert seen.labels is not None
+        assert seen.labels.age_s is not None
+        assert seen.pair_age_s is not None
+        return seen.pair_age_s, seen.labels.age_s
+
+    pairs("a")
+    assert ages() == (0.0, 0.0)
+    lanes.clock.wall_jump_s = jump_s
+    lanes.tick()
+    assert ages() == (1.0, 1.0)
+    lanes.tick(400.0)
+    assert ages() == (401.0, 401.0)
+    pairs("b")
+    assert ages() == (0.0, 0.0)
+    lanes.monitoring.end("m")
+    lanes.tick()
+
+
 def test_pairs_and_labels_of_a_rollout_are_facts_that_survive_a_kill(lanes: Lanes) -> None:
     record = a_rollout()
     lanes.monitoring.begin(record)
