@@ -5,7 +5,8 @@ Invariant: external data is named here, never opened; whoever copies it checks t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,11 @@ class GraphFacts:
 
 
 def read_graph(path: Path) -> GraphFacts:
-    """Parse a model file. One in onnxruntime's own format tells nothing. Raises ArtifactRejected with the reason."""
+    """Parse a model file. One in onnxruntime's own format tells little. Raises ArtifactRejected with the reason."""
     if path.stat().st_size == 0:
         raise ArtifactRejected("the model file is empty")
     if is_ort_format(path):
-        return GraphFacts({}, (), frozenset(), (), {})
+        return GraphFacts({}, (), frozenset(), (), {}, loops=_is_named(path, _LOOPS))
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors differ by its implementation
@@ -79,6 +80,12 @@ def read_graph(path: Path) -> GraphFacts:
         },
         loops=any(node.op_type in _LOOPS for node in _nodes(model)),
     )
+
+
+def _is_named(path: Path, operators: Iterable[str]) -> bool:
+    """Whether a file in onnxruntime's own format, a flatbuffer, holds one of these texts."""
+    content = path.read_bytes()
+    return any(struct.pack("<I", len(name)) + name.encode() + b"\0" in content for name in operators)
 
 
 def _classes(node: Any) -> tuple[str, ...]:

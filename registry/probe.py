@@ -128,6 +128,8 @@ def _never_empty(
 ) -> tuple[probe_empty.Place, ...]:
     """The inputs and axes of which a size of 0 ended the child; each time another one goes on behind it."""
     found: dict[probe_empty.Place, None] = {}
+    if cases and not (work / "empty.log").exists():  # it ended before, beside made-up rows
+        _run({**job, "empty": {"cases": cases, "first": 0}}, work, limits, None)
     while (ended := probe_empty.ended_at(work / "empty.log")) is not None and ended < len(cases):
         found.update(dict.fromkeys((str(name), int(axis)) for name, axis in cases[ended]))
         (work / "empty.log").unlink()

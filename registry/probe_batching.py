@@ -250,11 +250,11 @@ class _Trial:
                 joined, want = np.asarray(output[index], order="C"), single[number]
                 if same_bits(joined, want):
                     continue
-                distance = _distance(joined, want)
-                if distance is None:
+                gap = distance(joined, want)
+                if gap is None:
                     return f"output {number}{_how(joined, want)}"
-                if distance >= self.largest:
-                    self.largest, self.where = distance, f"output {number}, {len(alone)} rows in one run"
+                if gap >= self.largest:
+                    self.largest, self.where = gap, f"output {number}, {len(alone)} rows in one run"
         return ""
 
 
@@ -269,7 +269,7 @@ def _mixed(rows: int, size: int, rng: np.random.Generator) -> list[list[int]]:
     return [order[number * size : (number + 1) * size].tolist() for number in range(limit)]
 
 
-def _distance(joined: NDArray[Any], want: NDArray[Any]) -> float | None:
+def distance(joined: NDArray[Any], want: NDArray[Any]) -> float | None:
     """The largest absolute difference of floating-point numbers; None when no tolerance covers it.
 
     A number that is not finite must be the same in both; -0.0 for 0.0 is a difference of the smallest number.

@@ -44,12 +44,17 @@ def main(argv: Sequence[str]) -> int:
         result = {"refused": {"message": f"probing wrote a file above {job['limits']['file_mb']} MB"}}
     except MemoryError:
         result = {"refused": {"message": f"probing needs more than {job['limits']['memory_mb']} MB of memory"}}
-    aside = work / "result.json.aside"
-    aside.write_text(json.dumps(result))
-    aside.replace(work / "result.json")
+    leave(work, result)
     if afterwards is not None:
         afterwards()  # may end this process
     return 0
+
+
+def leave(work: Path, result: Mapping[str, Any]) -> None:
+    """Write down the result, in the place of an earlier one if there is one."""
+    aside = work / "result.json.aside"
+    aside.write_text(json.dumps(result))
+    aside.replace(work / "result.json")
 
 
 def limit_process(limits: Mapping[str, float], parent: int) -> None:

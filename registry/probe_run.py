@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import golden, probe_empty, rows
+from registry import golden, probe_empty, probe_strangers, rows
 from registry.artifacts import checked_relative
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.graph import GraphFacts, read_graph
@@ -32,7 +32,7 @@ from registry.onnx import (
 from registry.options import ServingOptions
 from registry.probe_axes import find_axes
 from registry.probe_batching import BatchingFinding, find_batching
-from registry.probe_child import is_value_independent
+from registry.probe_child import is_value_independent, leave
 from registry.probe_model import ProbedModel, Tensors
 from registry.probe_reference import Reference, Tell
 from registry.rows import Feeds
@@ -65,22 +65,21 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> tuple[dict[str, Any], Callabl
     finding: BatchingFinding | None = None
     proven, reason = True, ""
     given: list[Tensors] = []  # requests that the user gave
-    whole: Tensors | None = None  # a request that the model answers
     if job["golden"]:
         tell("running the golden set", 0.0)
         given = _run_golden(job, probe, work)
     if job["feeds"]:
         tell("running reference rows", 0.0)
         reference = Reference(load_tensors(Path(job["feeds"])), probe)
-        some = [*given, *reference.some()]
-        finding = _find(job, probe, some, seconds)
-        whole = dict(some[0]) if some else None
+        given += reference.some()
+        finding = _find(job, probe, given, seconds)
         finding = reference.run(finding, work, tell, (seconds - (time.monotonic() - started)) / 2)
     elif given and not job["later"]:
-        finding, whole = _find(job, probe, given, seconds), given[0]
+        finding = _find(job, probe, given, seconds)
     elif not job["later"]:
         tell("running made-up inputs", 0.0)
-        proven, reason, finding, whole = _run_made_up(probe)
+        proven, reason, finding, made_up = _run_made_up(probe)
+        given += made_up
     if not job["later"]:
         probe.name_classes()
     if probe.examples:
@@ -113,11 +112,40 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> tuple[dict[str, Any], Callabl
         "warnings": probe.warnings,
         "probe": found.to_dict(),
     }
-    if whole is None:
+    if job["later"] or not given:
         return result, None
+    whole = given[0]
     empty = probe_empty.cases_of(whole, probe.inputs, axis_names(probe.session), by_rows=finding.by_rows)
     save_tensors(work / "one.tensors", whole)
-    return {**result, "empty": empty}, _empty(job, probe, whole, empty, 0)
+    result["empty"] = empty
+    try_empty = _empty(job, probe, whole, empty, 0)
+    if finding.axes is None or finding.kind == "never":
+        return result, try_empty
+    # What is tried now may end this process, and then this is what is true.
+    ended = replace(found, batch="never", batch_reason="a made-up row in the run of a given one ended the process")
+
+    def afterwards() -> None:
+        tell("running made-up rows beside given ones", 0.0)
+        harm = _harm(job, probe, given, finding)
+        told = replace(found, batch="never", batch_reason=harm) if harm else found
+        leave(work, {**result, "probe": told.to_dict()})
+        try_empty()
+
+    return {**result, "probe": ended.to_dict()}, afterwards
+
+
+def _harm(job: Mapping[str, Any], probe: ProbedModel, given: Sequence[Feeds], finding: BatchingFinding) -> str:
+    assert finding.axes is not None
+    options = ServingOptions.from_dict(job["options"])
+    return probe_strangers.harm(
+        probe.run,
+        given,
+        probe.inputs,
+        finding.axes,
+        options.batch_tolerance if finding.kind == "within_tolerance" else None,
+        budget_s=float(job["limits"]["seconds"]) / 8,
+        loops=probe.facts.loops,
+    )
 
 
 def _empty(
@@ -172,10 +200,10 @@ def _find(job: Mapping[str, Any], probe: ProbedModel, requests: Sequence[Feeds],
     )
 
 
-def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding, Tensors | None]:
+def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding, list[Tensors]]:
     """Run on inputs that nobody promised to be right: only what no value would cure refuses.
 
-    Last of the result: the inputs that it answered.
+    Last of the result: the request that it answered, if any.
     """
     first: InferenceFailed | None = None
     for size in _FREE_SIZES:
@@ -194,13 +222,13 @@ def _run_made_up(probe: ProbedModel) -> tuple[bool, str, BatchingFinding, Tensor
         probe.examples = dict(zip(probe.names, outputs, strict=True))
         found = next(find_axes(probe.run, [feeds], probe.inputs))
         reason = found.reason or "no golden or reference rows were given to prove it on"
-        return True, "", BatchingFinding(found.by_rows, "never", reason), feeds
+        return True, "", BatchingFinding(found.by_rows, "never", reason), [feeds]
     reason = "made-up inputs fail" + (f": {first.message}" if first else ": they would be too large")
     probe.warnings.append(
         f"{reason}. The version was never seen to run: it is never batched, and serves only when an alias or a rollout "
         "with a shadow step says so. Give --golden or --reference rows to prove it."
     )
-    return False, reason, BatchingFinding(False, "never", "it was never seen to run"), None
+    return False, reason, BatchingFinding(False, "never", "it was never seen to run"), []
 
 
 def _made_up(probe: ProbedModel, size: int) -> Tensors | None:

@@ -59,7 +59,10 @@ def run_group(servable: Servable, group: Sequence[R], options: Any = None) -> li
         if len(group) > 1:
             feeds = joining.join([waiter.feeds for waiter in group])
         elif servable.joinable and joining.are_rows and rows > servable.max_rows:
-            return [_in_parts(servable, group, options, started_ns)]
+            batch = _in_parts(servable, group, options, started_ns)
+            if batch is not None:
+                return [batch]
+            _join_no_more(servable, "a run of a part of a request")
         outputs = servable.run(feeds, options)
     except Exception as error:  # whatever it is, somebody waits for the answer
         if len(group) > 1 and not (options is not None and options.terminate):
@@ -70,8 +73,7 @@ def run_group(servable: Servable, group: Sequence[R], options: Any = None) -> li
         return [Batch(group, feeds, outputs, rows, started_ns, perf_counter_ns())]
     parts = None if joining.are_rows else joining.split(outputs, [_extent(servable, waiter) for waiter in group])
     if parts is None:
-        logger.warning("%s:%d: a joined run did not return rows; running alone", servable.model, servable.version)
-        servable.joinable = False
+        _join_no_more(servable, "a joined run")
         return [batch for waiter in group for batch in run_group(servable, [waiter], options)]
     ended_ns = perf_counter_ns()
     return [
@@ -84,14 +86,22 @@ def _extent(servable: Servable, waiter: Rows) -> int:
     return servable.joining.extent(waiter.feeds) or 0
 
 
-def _in_parts(servable: Servable, group: Sequence[R], options: Any, started_ns: int) -> Batch[R]:
-    """One request of more rows than a run may have: several runs, for rows were proven not to notice each other."""
+def _join_no_more(servable: Servable, what: str) -> None:
+    logger.warning("%s:%d: %s did not return rows; running alone", servable.model, servable.version, what)
+    servable.joinable = False
+
+
+def _in_parts(servable: Servable, group: Sequence[R], options: Any, started_ns: int) -> Batch[R] | None:
+    """One request of more rows than a run may have: several runs, for rows were proven not to notice each other.
+
+    None when the model does not return a row for each row that went in.
+    """
     (waiter,) = group
     parts: list[list[Tensor]] = []
     for first in range(0, waiter.rows, servable.max_rows):
         feeds = [feed[first : first + servable.max_rows] for feed in waiter.feeds]
         parts.append(servable.run(feeds, options))
         if any(not output.ndim or len(output) != len(feeds[0]) for output in parts[-1]):
-            raise InferenceFailed("the model did not return a row for each row that went in")
+            return None
     outputs = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     return Batch(group, waiter.feeds, outputs, waiter.rows, started_ns, perf_counter_ns())

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from onnx import FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from registry.errors import ArtifactRejected
 from registry.graph import read_graph
+from registry.onnx import is_ort_format
+from tests.support import models
 from tests.support.models import OPSETS, value
 
 
@@ -75,3 +78,14 @@ def test_external_data_is_named_wherever_it_is_used(tmp_path: Path, place: str) 
 def test_external_data_without_one_certain_location_is_refused(tmp_path: Path, locations: tuple[str, ...]) -> None:
     with pytest.raises(ArtifactRejected, match="location"):
         read_graph(PLACES["constant"](outside(*locations), tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("has_loops", [True, False])
+def test_loops_are_found_in_onnxruntimes_own_format_too(tmp_path: Path, has_loops: bool) -> None:
+    how = onnxruntime.SessionOptions()
+    how.optimized_model_filepath = str(tmp_path / "m.ort")
+    how.add_session_config_entry("session.save_model_format", "ORT")
+    path = (models.turning if has_loops else models.linear)(tmp_path / "m.onnx")
+    onnxruntime.InferenceSession(str(path), how, providers=["CPUExecutionProvider"])
+    assert is_ort_format(tmp_path / "m.ort")
+    assert read_graph(tmp_path / "m.ort").loops is read_graph(path).loops is has_loops

@@ -195,6 +195,15 @@ def test_runs_hold_at_most_max_rows_and_a_larger_request_is_run_in_parts(max_row
     asyncio.run(main())
 
 
+def test_a_large_request_is_run_whole_where_a_part_of_it_does_not_return_rows() -> None:
+    async def main() -> None:
+        room = Room(Doubler(lies=True, max_rows=2))
+        assert (await room.ask(1.0, 2.0, 3.0)).tolist() == [[2.0]]
+        assert (room.servable.runs, room.servable.joinable) == ([2, 3], False)
+
+    asyncio.run(main())
+
+
 def test_requests_of_different_widths_are_not_joined() -> None:
     async def main() -> None:
         room = Room(Doubler())
