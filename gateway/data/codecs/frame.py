@@ -205,7 +205,10 @@ def _in_order(frame: Frame, servable: Servable, nan: bool) -> list[tuple[InputSl
     slots = servable.slots
     if len(slots) == 1 and _is_flat(slots[0], 2):
         return [(slots[0], frame.matrix(slots[0], range(frame.width), nan))]
-    if frame.width != len(slots) or (frame.names is not None and len(slots) > 1):
+    is_named = frame.names is not None and list(frame.names) != [str(number) for number in range(frame.width)]
+    if frame.width != len(slots) or (
+        is_named and len(slots) > 1
+    ):  # pandas numbers the columns of a frame without names
         wanted = [name for slot in slots for name in columns_of(servable, slot.spec.name) or [slot.spec.name]]
         raise TensorMismatch(
             f"the table has {frame.width} columns ({_told(list(frame.names or ()))}), the model wants {_told(wanted)}"

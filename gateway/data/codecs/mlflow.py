@@ -153,8 +153,6 @@ def _split(value: Any) -> Frame:
     names = value.get("columns")
     if names is not None and (type(names) is not list or any(type(name) not in (str, int) for name in names)):
         raise MalformedRequest('"columns" must be a list of names')
-    if names is not None and all(type(name) is int for name in names):
-        names = None  # pandas numbers the columns of a frame without names
     return RowFrame(names if names is None else [str(name) for name in names], value["data"])
 
 

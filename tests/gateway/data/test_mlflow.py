@@ -38,11 +38,11 @@ VISITS = pd.DataFrame({"city": ["Zürich", "東京"], "visits": [3, 4], "age": [
 VISITS_SAID = [{"total": [4.5], "named": ["Zürich"]}, {"total": [6.0], "named": ["東京"]}]
 
 
-def named(path: Path, **options: Any) -> AspiredVersion:
+def named(path: Path, columns: list[str] | None = None, **options: Any) -> AspiredVersion:
     """A version of the linear model whose reference data named its columns."""
     version = aspire(models.linear(path), options=ServingOptions(**options) if options else None)
     manifest = Manifest.from_json(Path(version.manifest_path).read_text())
-    schema = make_log_schema(manifest.inputs, manifest.outputs, True, columns=list(FRAME.columns))
+    schema = make_log_schema(manifest.inputs, manifest.outputs, True, columns=columns or list(FRAME.columns))
     Path(version.manifest_path).write_text(dataclasses.replace(manifest, log_schema=schema.to_dict()).to_json())
     return version
 
@@ -118,6 +118,31 @@ def test_columns_of_any_type_find_the_inputs_of_their_name(tmp_path: Path) -> No
         ):
             answer = await invoke(bench, request, kind)
             assert answer.json == {"predictions": VISITS_SAID}, answer.body
+
+    with_worker(tmp_path / "run", body)
+
+
+@pytest.mark.parametrize("columns", [[0, 1, 2], [2, 0, 1], ["2", "0", "1"]])
+def test_numbers_are_names_where_the_model_knows_them(tmp_path: Path, columns: list[Any]) -> None:
+    frame = pd.DataFrame(TABLE)[[int(number) for number in columns]]
+    sent = {"dataframe_split": {"columns": columns, "data": frame.to_numpy().tolist()}}
+
+    async def body(bench: Bench) -> None:
+        version = named(tmp_path / "m.onnx", columns=["0", "1", "2"])
+        await bench.route("m", RouteEntry(champion=1, aspired={1: version}))
+        answer = await invoke(bench, sent)
+        assert answer.json == {"predictions": expected(tmp_path / "m.onnx").tolist()}
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_numbered_columns_are_taken_in_order_where_no_name_is_known(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        path = models.columns(tmp_path / "m.onnx")
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(path)}))
+        for columns, status in (([0, 1, 2], 200), ([1, 0, 2], 400), (["a", "b", "c"], 400)):
+            answer = await invoke(bench, {"dataframe_split": {"columns": columns, "data": [[1.5, 3, "Zürich"]]}})
+            assert answer.status == status
 
     with_worker(tmp_path / "run", body)
 
