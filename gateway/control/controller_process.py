@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -41,8 +44,11 @@ from registry.clock import Clock, SystemClock
 from registry.errors import FormatTooNew, InvalidSetting
 from registry.home import Home
 
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 logger = logging.getLogger("driftgate.controller")
 
+BACKLOG = 64  # callers that the kernel holds; where no file is left, asyncio tries to accept so many each second
+TELL_EVERY_S = 60.0
 HOPELESS = 2  # exit code: starting again would fail in the same way
 
 
@@ -97,6 +103,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     memory.share_heap()  # before there is a thread
     ended, stop = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(quiet_accepts())
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     watch_supervisor(ended.set, environ)
     catalog = open_catalog(home, settings, clock)
@@ -126,6 +133,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=1,
     )
     server = _Server(config)
@@ -156,6 +164,25 @@ def _tick(controller: Controller, stop: threading.Event, loop: asyncio.AbstractE
         if not stop.is_set():  # the loop must not end by itself; the supervisor starts us anew
             logger.critical("the controller's loop ended")
             loop.call_soon_threadsafe(ended.set)
+
+
+def quiet_accepts() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """A loop's exception handler that tells once a minute that no connection can be accepted, as no file is left.
+
+    asyncio tells of every try, with a trace: that took all of a core, and a gigabyte of log an hour.
+    """
+    told_s = -math.inf
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told_s
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _OUT_OF_FILES and "socket" in context):
+            loop.default_exception_handler(context)
+        elif loop.time() - told_s >= TELL_EVERY_S:
+            told_s = loop.time()
+            logger.error("no connection can be accepted: %s", error)
+
+    return handle
 
 
 class _Server(uvicorn.Server):
