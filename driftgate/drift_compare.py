@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from driftgate.drift_clock import Clocks, check_times
 from driftgate.drift_codes import suspect_code
 from driftgate.drift_columns import Column, ColumnType, Seen, look, settle
+from driftgate.drift_groups import come_again, groups_of, is_clustered, is_listed, sizes_within
 from driftgate.drift_order import Order, goes_on, order_of
 from driftgate.drift_table import Progress, Rows, Source, read
 from driftgate.drift_together import Depends, Together
 from monitor.arrow import plain, storage_of
 from monitor.counts import CHUNK_ROWS, Counter, Counts
-from monitor.design_effect import Dependence, dependences, rows_looked_at
+from monitor.design_effect import Dependence, dependences, dependences_within, rows_looked_at
 from monitor.profile import Order as RowOrder
 from monitor.profile import ReferenceProfile, fit
 from monitor.record import Column as Logged
@@ -79,15 +80,21 @@ class Learned:
     not_compared: Mapping[str, str]
     together: Together
     exact: frozenset[str]  # columns of so few values that each has a bin of its own
+    is_listed: bool  # rows are in groups, and each group's in the order of time
     sampled: bool  # edges come from a sample of the rows; the counts never do
 
     def notes(self) -> list[str]:
         """What the owner of the reference should know, in plain sentences."""
         said = []
         if self.profile.ordered is False and self.order.sorted_by is not None:
+            what = (
+                "rows are taken for independent."
+                if not self.is_listed
+                else "how they depend is told within its values."
+            )
             said.append(
                 f"The reference's rows are sorted by {self.order.sorted_by}, so their order says nothing about time: "
-                "rows are taken for independent."
+                + what
             )
         for column, profile in zip(self.columns, self.profile.inputs, strict=True):
             if column.words:
@@ -176,6 +183,11 @@ def learn(
             for values in block:
                 values[:] = values[by_time]
     order = order_of(columns, block)
+    within = None
+    if times is None and complete and not independent and first is not None:
+        order = _grouped(order, columns, block, first)
+        places = [at for at, column in enumerate(columns) if column.name == order.sorted_by]
+        within = sizes_within(columns, block, places[0]) if places else None
     clocks_told = order.counters | ({} if first is None else _later(columns, block, first))
     kept = [at for at, column in enumerate(columns) if column.name not in clocks_told or column.name in types]
     not_compared |= {name: why for name, why in clocks_told.items() if name not in types}
@@ -191,7 +203,11 @@ def learn(
     profile = fit(_schema(columns), block.T, none, types=kinds, order=RowOrder(in_time, moments))
     if not complete and in_time is not False:
         profile = _depending(profile, dependences(profile.input_bins(), _converted(head, columns)[0].T))
-    ordered = None if independent and clocks is None else _in_order(first, columns, clocks.current if clocks else None)
+    if within is not None:
+        profile = _depending(profile, dependences_within(profile.input_bins(), block.T, within))
+    ordered = None
+    if not independent or clocks is not None:
+        ordered = _in_order(first, columns, clocks.current if clocks else None, order.sorted_by)
     if ordered is not None:
         profile = _weakened(profile, ordered)
     depends = [Depends(column.block_rows, column.levelled) for column in profile.inputs]
@@ -207,7 +223,22 @@ def learn(
         for at, column in enumerate(columns)
         if column.kind == "number" and _is_exact(profile.inputs[at].bins.edges, block[at])
     )
-    return Learned(tuple(columns), profile, order, unreadable, not_compared, together, few, not complete)
+    return Learned(
+        tuple(columns), profile, order, unreadable, not_compared, together, few, within is not None, not complete
+    )
+
+
+def _grouped(order: Order, columns: Sequence[Column], block: Floats, first: pa.Table) -> Order:
+    """What the rows' order means once the current rows are known: whether groups come again there."""
+    if order.recorded:
+        return order
+    for column, values in zip(columns, block, strict=True):
+        is_sorted = column.name == order.sorted_by
+        if (is_sorted and is_clustered(values)) or (order.sorted_by is None and is_listed(values)):
+            again = come_again(values, _converted(first, [column])[0][0])
+            if again is not None and again is not is_sorted:
+                return replace(order, sorted_by=column.name if again else None)
+    return order
 
 
 def _later(columns: Sequence[Column], block: Floats, first: pa.Table) -> dict[str, str]:
@@ -217,8 +248,13 @@ def _later(columns: Sequence[Column], block: Floats, first: pa.Table) -> dict[st
     return {name: why for name, why in found.items() if why}
 
 
-def _in_order(first: pa.Table | None, columns: Sequence[Column], clock: Column | None) -> Floats | None:
-    """As many of the first current rows (C, n), in order, as tell how they depend; None where somebody sorted them."""
+def _in_order(
+    first: pa.Table | None, columns: Sequence[Column], clock: Column | None, listed_by: str | None
+) -> Floats | None:
+    """As many of the first current rows (C, n), in order, as tell how they depend; None where somebody sorted them.
+
+    listed_by: the column by whose values the reference's rows are grouped.
+    """
     if first is None:
         return None
     looked_at = rows_looked_at(first.num_rows, len(columns))
@@ -226,7 +262,9 @@ def _in_order(first: pa.Table | None, columns: Sequence[Column], clock: Column |
         by_time = np.argsort(_converted(first, [clock])[0][0], kind="stable")[:looked_at]
         return _converted(first.take(by_time), columns)[0]
     rows, _ = _converted(first.slice(0, looked_at), columns)
-    return rows if order_of(columns, rows).sorted_by is None else None
+    names = [column.name for column in columns]
+    is_listed_so = listed_by in names and groups_of(rows[names.index(listed_by)]) is not None
+    return None if is_listed_so or order_of(columns, rows).sorted_by is not None else rows
 
 
 def _weakened(profile: ReferenceProfile, rows: Floats) -> ReferenceProfile:

@@ -32,17 +32,18 @@ _MOST_LATER_S = 50 * 365.25 * 86_400  # 9999-12-31 is no time at which a row cam
 @dataclass(frozen=True, slots=True)
 class Order:
     """counters: columns that tell a row's time or number, with the reason. sorted_by: the column by whose values
-    somebody sorted or grouped the rows, if so."""
+    somebody sorted or grouped the rows, if so. recorded: they are in the order in which they came."""
 
     counters: dict[str, str]
     sorted_by: str | None
+    recorded: bool
 
 
 def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
     """From the reference rows (C, n), in the file's order."""
     counters: dict[str, str] = {}
     sorted_by: str | None = None
-    recorded = False  # the rows are in the order in which they came
+    recorded = False
     for column, values in zip(columns, block, strict=True):
         is_finite = np.isfinite(values)
         present = values if is_finite.all() else values[is_finite]
@@ -54,7 +55,7 @@ def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
             recorded = recorded or why != _NAMES
         elif sorted_by is None and _is_grouped(present):
             sorted_by = column.name
-    return Order(counters, None if recorded else sorted_by)
+    return Order(counters, None if recorded else sorted_by, recorded)
 
 
 def goes_on(column: Column, before: NDArray[np.float64], now: NDArray[np.float64]) -> str:

@@ -20,6 +20,7 @@ from monitor.threads import in_threads
 
 BASE = 8  # rows of the shortest block
 _LEAST_BLOCKS = 12  # apart from each other, of the longest
+_LEAST_IN_GROUP = 3  # blocks, of rows that are listed in groups
 _DOUBT = 5.0  # standard errors, of the logarithm, that an excess must have
 MARGIN = 1.3  # the estimate itself is uncertain: simulated false alarms were right with this
 _LEVEL = 1.15  # variance that grows by no more than this (and noise) with the block's length has levelled off
@@ -60,6 +61,49 @@ def dependences(bins: BinSet, block: NDArray[np.floating]) -> list[Dependence]:
     return list(in_threads(lambda at: _dependence(bins.columns[at], block[:rows, at]), range(len(bins.columns))))
 
 
+def dependences_within(bins: BinSet, block: NDArray[np.floating], sizes: NDArray[np.intp]) -> list[Dependence]:
+    """The same of rows (n, C) that are listed in groups of these sizes (G,), each in the order in which it happened.
+
+    About each group's own share: groups that are the same on every day, such as shops, say nothing by differing.
+    """
+    rows = rows_looked_at(*block.shape)
+    sizes = np.diff(np.minimum(np.cumsum(sizes), rows), prepend=0)
+    blocks = sizes // BASE
+    starts = np.cumsum(sizes) - sizes
+    place = np.arange(int(blocks.sum()) * BASE) + np.repeat(starts - (np.cumsum(blocks) - blocks) * BASE, blocks * BASE)
+    return list(
+        in_threads(lambda at: _dependence_within(bins.columns[at], block[place, at], blocks), range(len(bins.columns)))
+    )
+
+
+def _dependence_within(column: ColumnBins, values: NDArray[np.floating], blocks: NDArray[np.intp]) -> Dependence:
+    sums = event_counts(column, values)
+    rows = float(len(values))
+    lengths, kept, ratios = [], [], []
+    ends = np.cumsum(blocks)
+    share = sums[:, -1] / max(rows, 1.0)
+    seen = _is_seen(share, rows)
+    for length in (1 << power for power in range(40)):
+        groups = np.flatnonzero(blocks >= _LEAST_IN_GROUP * length)
+        parts = blocks[groups] // length
+        if parts.sum() < _LEAST_BLOCKS:
+            break
+        first = np.repeat(ends[groups] - blocks[groups], parts)
+        first += (np.arange(len(first)) - np.repeat(np.cumsum(parts) - parts, parts)) * length
+        own = (sums[:, ends[groups]] - sums[:, ends[groups] - blocks[groups]]) / (blocks[groups] * float(BASE))
+        rest = sums[:, first + length] - sums[:, first] - np.repeat(own, parts, axis=1) * (length * BASE)
+        # About its own mean a group varies less than about the true one, by a block's share of it.
+        free = (parts * (1.0 - length / blocks[groups])).sum() * length * BASE
+        ratios.append(
+            np.where(seen, (rest * rest).sum(axis=1) / np.where(seen, free * share * (1.0 - share), 1.0), 1.0)
+        )
+        lengths.append(length)
+        kept.append(parts.sum())
+    if not lengths:
+        return Dependence.same(column, 1.0, None)
+    return _judged(column, np.array(ratios), seen, lengths, np.array(kept, np.float64), BASE)
+
+
 def rows_looked_at(rows: int, columns: int) -> int:
     """How many of so many rows are looked at: as many as take a moment."""
     return min(rows, _MOST_ROWS, max(_MOST_VALUES // max(columns, 1), 4096))
@@ -88,7 +132,7 @@ def dependence_of_sums(column: ColumnBins, sums: NDArray[np.float64]) -> Depende
     known = share[seen]
     for row, length in enumerate(lengths):
         ratios[row, seen] = _variance_ratio(sums, known, length, blocks)
-    return _judged(column, ratios, seen, lengths, blocks, BASE)
+    return _judged(column, ratios, seen, lengths, _kept(blocks, lengths), BASE)
 
 
 def dependence_of_tiles(column: ColumnBins, counts: NDArray[np.int64], missing: NDArray[np.int64]) -> Dependence:
@@ -113,7 +157,11 @@ def dependence_of_tiles(column: ColumnBins, counts: NDArray[np.int64], missing: 
         rest = got - n[:, None] * share[seen]
         independent = n.sum() * share[seen] * (1.0 - share[seen])
         ratios[at, seen] = (rest * rest).sum(axis=0) / independent * len(starts) / (len(starts) - 1.0)
-    return _judged(column, ratios, seen, lengths, len(rows), max(int(rows.mean()), 1))
+    return _judged(column, ratios, seen, lengths, _kept(len(rows), lengths), max(int(rows.mean()), 1))
+
+
+def _kept(blocks: int, lengths: list[int]) -> NDArray[np.float64]:
+    return np.array([blocks // length for length in lengths], np.float64)
 
 
 def _is_seen(share: NDArray[np.float64], rows: float) -> NDArray[np.bool_]:
@@ -130,13 +178,12 @@ def _judged(
     ratios: NDArray[np.float64],
     seen: NDArray[np.bool_],
     lengths: list[int],
-    blocks: int,
+    kept: NDArray[np.float64],
     block_rows: int,
 ) -> Dependence:
-    """What variance ratios (lengths, events) come to; events are the bins, missing, and the edges."""
+    """What variance ratios (lengths, events), each of so many blocks, come to; events: bins, missing, and edges."""
     if not seen.any():
         return Dependence.same(column, 1.0, 1)
-    kept = np.array([blocks // length for length in lengths], np.float64)
     is_bin = np.arange(ratios.shape[1]) <= column.bins
     groups = [seen & is_bin, seen & ~is_bin]
     means = np.max([ratios[:, group].mean(axis=1) for group in groups if group.any()], axis=0)
