@@ -154,6 +154,10 @@ class Drains:
         """This version is loaded again."""
         self._retired.discard((model, version))
 
+    def ended(self) -> set[tuple[str, int]]:
+        """The versions that are unloaded everywhere and whose lanes are gone: no row of theirs will come."""
+        return self._retired - {(reader.header.model, reader.header.version) for _, reader in self._readers.values()}
+
     def statistics(self) -> dict[LaneKey, LaneStatistics]:
         """Counts by model, version and role, over all worker slots."""
         result = dict(self._gone)

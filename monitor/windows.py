@@ -247,6 +247,13 @@ class Windows:
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
+    def forget(self, model: str, version: int) -> None:
+        """Let go of a version of which no rows come any more. Asked for again, its tiles come from the store."""
+        for key in [key for key in self._tiles if key[:2] == (model, version)]:
+            self._forget(key)
+        self._edges.pop((model, version), None)
+        self._complete_from_s.pop((model, version), None)
+
     def _known(self, version: tuple[str, int], bins: VersionBins, wall_s: int) -> tuple[VersionBins, str]:
         """These bins and their digest, with the version's recent tiles under them in memory.
 

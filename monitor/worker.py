@@ -296,6 +296,9 @@ class Monitor:
         if stored_s - self._pruned_s >= PRUNE_S:
             self._pruned_s = stored_s
             self._store.prune(self._wall_s() - self._settings.keep_tiles_h * 3600)
+            for version in self._drains.ended():
+                self._versions.pop(version, None)
+                self.windows.forget(*version)
 
     def close(self) -> None:
         """A last checkpoint, then let the lanes go."""

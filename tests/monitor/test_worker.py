@@ -20,7 +20,7 @@ from monitor.record import ERROR, LogSchema, make_log_schema
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, StateKey, Told
 from monitor.windows import VersionBins
-from monitor.worker import Monitor
+from monitor.worker import PRUNE_S, Monitor
 from registry.catalog import Catalog
 from registry.clock import SystemClock
 from registry.errors import MalformedRequest
@@ -229,6 +229,30 @@ def test_the_lanes_of_a_retired_version_go_when_nobody_writes_and_keep_their_cou
     assert world.monitor.snapshot().lanes["m", 1, "champion"].consumed == 4
 
 
+def test_of_a_version_that_is_gone_nothing_stays_in_memory_and_all_in_the_store(world: World) -> None:
+    for version in range(1, 20):  # one after the other, and one that stays
+        lane = world.lane(version=version)
+        world.offer(lane, ids(4))
+        world.step(1.0)
+        if version > 1:
+            world.monitor.retire("m", version)
+            lane.close()
+    world.step(PRUNE_S)
+    world.step(1.0)
+    windows = world.monitor.windows
+    assert list(world.monitor._versions) == list(windows._edges) == list(windows._complete_from_s) == [("m", 1)]
+    assert {key[:2] for key in (*windows._tiles, *windows._shelved)} == {("m", 1)}
+    found = world.monitor.window("m", 7, 3600)
+    assert found is not None
+    assert found.rows == 4
+    world.offer(world.lane(version=7), ids(3))  # it is back
+    world.monitor.refresh("m", 7)
+    world.step(1.0)
+    found = world.monitor.window("m", 7, 3600)
+    assert found is not None
+    assert found.rows == 7
+
+
 def test_without_a_profile_rows_are_still_counted(world: World) -> None:
     world.profile = None
     world.offer(world.lane(), ids(4), float("nan"))
@@ -356,7 +380,7 @@ import sys
 from pathlib import Path
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, StateKey, Told
-from monitor.worker import Monitor
+from monitor.worker import PRUNE_S, Monitor
 from registry.catalog import Catalog
 from registry.clock import SystemClock
 from tests.monitor.test_worker import BINS
