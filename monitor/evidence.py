@@ -86,25 +86,23 @@ def excess_below(
     return _mixture_log10(logs)
 
 
-def share_above(events: ArrayLike, rows: ArrayLike, limit: float, scale: ArrayLike = 1.0) -> Floats:
-    """Evidence that the mean of a 0/1 value is above `limit`: the product of 1 + bet (value - limit).
+def share_above(events: ArrayLike, units: ArrayLike, limit: float) -> Floats:
+    """Evidence that the mean of a value from 0 to 1 is above `limit`: the product of 1 + bet (value - limit).
 
-    Shapes: events and rows broadcast together; returns that shape. `scale` (0 to 1) is requests per row: rows of one
-    request are not independent, so a request bets once, with the mean of its rows' logs, which is at most the log of
-    the bet on its mean and so keeps the promise.
+    Shapes: events and units broadcast together; returns that shape. events: the sum of the values. A value between 0
+    and 1, such as a request's share of rows, bets with the mean of its rows' logs, which is at most the log of the bet
+    on their mean and so keeps the promise.
     """
-    k, n = np.asarray(events, dtype=np.float64), np.asarray(rows, dtype=np.float64)
+    k, n = np.asarray(events, dtype=np.float64), np.asarray(units, dtype=np.float64)
     bets = ABOVE_BETS / limit
-    logs = [k * np.log1p(bet * (1.0 - limit)) + (n - k) * np.log1p(-bet * limit) for bet in bets]
-    return _mixture_log10([np.asarray(scale * each) for each in logs])
+    return _mixture_log10([k * np.log1p(bet * (1.0 - limit)) + (n - k) * np.log1p(-bet * limit) for bet in bets])
 
 
-def share_below(events: ArrayLike, rows: ArrayLike, limit: float, scale: ArrayLike = 1.0) -> Floats:
-    """Evidence that the mean of a 0/1 value is below `limit`. Shapes and `scale` as in `share_above`."""
-    k, n = np.asarray(events, dtype=np.float64), np.asarray(rows, dtype=np.float64)
+def share_below(events: ArrayLike, units: ArrayLike, limit: float) -> Floats:
+    """Evidence that the mean of a value from 0 to 1 is below `limit`. As `share_above`."""
+    k, n = np.asarray(events, dtype=np.float64), np.asarray(units, dtype=np.float64)
     bets = BELOW_BETS / (1.0 - limit)
-    logs = [k * np.log1p(-bet * (1.0 - limit)) + (n - k) * np.log1p(bet * limit) for bet in bets]
-    return _mixture_log10([np.asarray(scale * each) for each in logs])
+    return _mixture_log10([k * np.log1p(-bet * (1.0 - limit)) + (n - k) * np.log1p(bet * limit) for bet in bets])
 
 
 def farther_more_often(farther: ArrayLike, closer: ArrayLike) -> Floats:

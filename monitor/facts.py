@@ -59,9 +59,13 @@ class RolloutFacts:
     canary_answers: int | None = None  # None: as many as the segments hold
     shadow_requests: int = 0  # copies that the candidate has answered
     shadow_errors: int = 0  # copies that failed where the champion answered: each counts as a row that disagrees
+    shadow_errors_requests: int | None = None  # requests that they were of; None: one row each
     pair_rows: int = 0
     pair_disagreements: int = 0
     pair_requests: int | None = None  # requests those rows came from; None: one row each
+    pair_disagreed: float | None = (
+        None  # each request's share of rows that disagree, summed; None: all shares are alike
+    )
     pair_age_s: float | None = None  # since the last pair was made
     measured_disagreement: float | None = None
     measuring: bool = False

@@ -30,8 +30,10 @@ class PairCounts:
     rows: int = 0
     disagreements: int = 0
     requests: int = 0
+    disagreed: float = 0.0  # of each request the share of its rows that disagree, summed: a request is one witness
     by_output: dict[str, int] = field(default_factory=dict)
-    shadow_errors: int = 0  # copies that failed where the champion answered
+    shadow_errors: int = 0  # copies that failed where the champion answered, in rows
+    shadow_errors_requests: int = 0  # and the requests that they were of
     unpaired: int = 0  # copies whose answer was not found: dropped by a lane, or ambiguous
     farther: int = 0  # labelled: the candidate is farther from the label
     closer: int = 0
@@ -45,7 +47,11 @@ class PairCounts:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PairCounts:
         known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
-        return cls(**known)
+        found = cls(**known)
+        if "disagreed" not in document:  # counted before requests were witnesses: as if all had as many rows
+            found.disagreed = found.disagreements * found.requests / max(found.rows, 1)
+            found.shadow_errors_requests = found.shadow_errors
+        return found
 
 
 @dataclass

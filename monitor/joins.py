@@ -183,10 +183,11 @@ class JoinMemory:
         failed = batch.failed[order]
         self._other[slots[failed]] = np.nan
         self.pairs.shadow_errors += int(failed.sum())
+        self.pairs.shadow_errors_requests += len(np.unique(batch.hash0[order[failed]]))
         slots, order = slots[~failed], order[~failed]
         self.pairs.requests += len(np.unique(batch.hash0[order]))
         self._other[slots, : batch.answers.shape[1]] = batch.answers[order]
-        self._compare(slots)
+        self._compare(slots, batch.hash0[order])
         labelled = slots[self._label_at[slots] >= 0]
         for slot in labelled.tolist():  # the label was there before the shadow
             self._judge(slot, wall_ns)
@@ -200,7 +201,7 @@ class JoinMemory:
             self._alignments[key] = align(self._answers[key[0]], self._answers[key[1]])
         return self._alignments.get(key, [])
 
-    def _compare(self, slots: NDArray[np.int64]) -> None:
+    def _compare(self, slots: NDArray[np.int64], requests: NDArray[np.uint64]) -> None:
         watch = self.watch
         assert watch is not None
         aligned = self._aligned()
@@ -212,7 +213,10 @@ class JoinMemory:
             self.pairs.by_output[name] = self.pairs.by_output.get(name, 0) + int(differ.sum())
         if found:
             self.pairs.rows += len(slots)
-            self.pairs.disagreements += int(np.any(list(found.values()), axis=0).sum())
+            differ = np.any(list(found.values()), axis=0)
+            self.pairs.disagreements += int(differ.sum())
+            _, whose, rows = np.unique(requests, return_inverse=True, return_counts=True)
+            self.pairs.disagreed += float((np.bincount(whose, differ) / rows).sum())
 
     # -- labels ----------------------------------------------------------------------------------------------------
 

@@ -140,17 +140,27 @@ def _shadow_disagreement(plan: Plan, guardrail: Guardrail, facts: RolloutFacts) 
         why = "its limit is being measured: both versions run on the candidate's reference rows"
         return _blank(plan, guardrail, Cause.NOT_ENOUGH, why)
     limit = disagreement_limit(guardrail, facts.measured_disagreement)
-    scale = 1.0
-    if facts.pair_requests is not None and rows:
-        scale = min(1.0, (facts.pair_requests + facts.shadow_errors) / rows)
-    above = float(evidence.share_above(events, rows, limit, scale)) if rows else 0.0
-    below = float(evidence.share_below(events, rows, limit, scale)) if rows else 0.0
+    disagreed, requests = _by_request(facts)
+    above = float(evidence.share_above(disagreed, requests, limit))
+    below = float(evidence.share_below(disagreed, requests, limit))
     report = _decide(plan, guardrail, facts, above, below, Tally(0, rows), Tally(events, rows), age_s=facts.pair_age_s)
     if report.cause in (Cause.ERROR, Cause.NO_TRAFFIC):
         return report
     share = events / rows
     text = f"{events:,} of {rows:,} rows disagree with the champion, {share:.1%} where {limit:.1%} is the limit"
     return _with_sentence(report, f"{text}; {_odds(report, 'a candidate within the limit')}")
+
+
+def _by_request(facts: RolloutFacts) -> tuple[float, float]:
+    """Requests that disagree, each by its share of rows, and all requests: rows of one request are one witness."""
+    failed = facts.shadow_errors if facts.shadow_errors_requests is None else facts.shadow_errors_requests
+    if facts.pair_requests is None:
+        return facts.pair_disagreements + failed, facts.pair_rows + failed
+    requests = min(facts.pair_requests, facts.pair_rows)  # where nothing can be compared no row is counted
+    disagreed = facts.pair_disagreed
+    if disagreed is None:
+        disagreed = facts.pair_disagreements * requests / max(facts.pair_rows, 1)
+    return disagreed + failed, requests + failed
 
 
 def _labels(plan: Plan, guardrail: Guardrail, facts: RolloutFacts) -> GuardrailReport:

@@ -162,9 +162,11 @@ class Monitoring:
             labels = LabelFacts(farther=pairs.farther, closer=pairs.closer, ties=pairs.ties, age_s=age_s)
         return Watched(
             shadow_errors=pairs.shadow_errors,
+            shadow_errors_requests=pairs.shadow_errors_requests,
             pair_rows=pairs.rows,
             pair_disagreements=pairs.disagreements,
             pair_requests=pairs.requests,
+            pair_disagreed=pairs.disagreed,
             pair_age_s=self._ages.age_s((record.model, "pair"), record.id, pairs.pair_wall_ns),
             labels=labels,
             outputs=_outputs(seen),

@@ -25,9 +25,11 @@ class Watched:
     """What the monitor has seen of one running rollout, cumulative since it began."""
 
     shadow_errors: int = 0
+    shadow_errors_requests: int | None = None
     pair_rows: int = 0
     pair_disagreements: int = 0
     pair_requests: int | None = None
+    pair_disagreed: float | None = None
     pair_age_s: float | None = None
     labels: LabelFacts | None = None
     outputs: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...] | None = None

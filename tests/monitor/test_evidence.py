@@ -99,8 +99,13 @@ def test_bets_on_shares_and_labels_are_fair_on_their_boundary(limit: float) -> N
     assert mean == pytest.approx(1.0)
 
 
-def test_a_request_of_many_rows_bets_once() -> None:
-    assert evidence.share_above(1000, 1000, 0.3, scale=0.001) == pytest.approx(evidence.share_above(1, 1, 0.3))
+@pytest.mark.parametrize("limit", [0.01, 0.3, 0.6])
+def test_shares_between_0_and_1_keep_the_promise(limit: float) -> None:
+    """Half of a request's rows, with the mean at the limit: the e-value's mean is at most 1."""
+    whole, half = limit / 2.0, limit  # probabilities of 1 and of one half: limit / 2 + limit / 2
+    for test in (evidence.share_above, evidence.share_below):
+        values = [10.0 ** float(test(value, 1, limit)) for value in (1.0, 0.5, 0.0)]
+        assert whole * values[0] + half * values[1] + (1.0 - whole - half) * values[2] <= 1.0 + 1e-12
 
 
 def test_total_variation_knows_how_little_it_knows() -> None:

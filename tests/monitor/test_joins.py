@@ -100,6 +100,30 @@ def test_classes_disagree_when_they_differ_and_missing_agrees_with_missing_alone
     assert (pairs.rows, pairs.disagreements) == (4, 2)
 
 
+def test_a_request_disagrees_by_its_share_of_rows_and_fails_once() -> None:
+    world = World()
+    sizes = {"one": 1, "four": 4, "failed": 3}
+    keys = np.repeat(hashes_of(list(sizes))[:, 0], list(sizes.values()))
+    rows = np.concatenate([np.arange(n) for n in sizes.values()]).astype(np.uint32)
+    said = np.zeros((8, 1))
+    world.memory.add(1, CHAMPION, keys, rows, said)
+    other = np.array([9.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])[:, None]
+    world.memory.add_shadow(2, keys, rows, other, np.arange(8) >= 5, 0.0)
+    pairs = world.resolve()
+    assert (pairs.rows, pairs.disagreements, pairs.requests) == (5, 2, 2)
+    assert pairs.disagreed == pytest.approx(1.0 + 0.25)
+    assert (pairs.shadow_errors, pairs.shadow_errors_requests) == (3, 1)
+    assert PairCounts.from_dict(pairs.to_dict()) == pairs
+
+
+def test_pairs_that_were_counted_before_requests_were_witnesses_go_on() -> None:
+    stored = PairCounts(rows=100, disagreements=30, requests=10, shadow_errors=2).to_dict()
+    for name in ("disagreed", "shadow_errors_requests"):
+        del stored[name]
+    found = PairCounts.from_dict(stored)
+    assert (found.disagreed, found.shadow_errors_requests) == (3.0, 2)
+
+
 def test_a_copy_that_failed_is_an_error_and_not_a_pair() -> None:
     world = World()
     world.champion(["a", "b"], [1.0, 1.0])

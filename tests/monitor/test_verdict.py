@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from monitor.facts import ArmFacts, LabelFacts, RolloutFacts, SegmentFacts
 from monitor.plan import Guardrail, Plan, parse
@@ -164,6 +165,30 @@ def test_copies_that_fail_count_as_rows_that_disagree() -> None:
 def test_one_request_of_a_thousand_rows_does_not_roll_back() -> None:
     one = replace(HEALTHY, pair_rows=1000, pair_disagreements=1000, pair_requests=1)
     assert report("shadow_disagreement", one).cause is Cause.NOT_ENOUGH
+
+
+def test_a_few_large_requests_among_small_ones_keep_the_promise() -> None:
+    """One request in ten has 100 rows, each disagrees wholly or not at all, and as often as the limit allows.
+
+    A promised 1 %: weighted by rows instead, one of three such rollouts ended.
+    """
+    rng, wrong, runs, n = np.random.default_rng(0), 0, 40, 500
+    limit = disagreement_limit(Guardrail(name="shadow_disagreement"), None)
+    for _ in range(runs):
+        size, differs = np.where(rng.random(n) < 0.1, 100, 1), rng.random(n) < limit
+        rows, different = np.cumsum(size), np.cumsum(size * differs)
+        for at in range(49, n, 50):
+            facts = replace(
+                HEALTHY,
+                pair_rows=int(rows[at]),
+                pair_disagreements=int(different[at]),
+                pair_requests=at + 1,
+                pair_disagreed=float(differs[: at + 1].sum()),
+            )
+            if report("shadow_disagreement", facts).rolls_back:
+                wrong += 1
+                break
+    assert wrong <= binom.ppf(0.999, runs, 0.01)
 
 
 def test_disagreement_without_a_shadow_step_takes_part_only_when_pairs_come() -> None:
