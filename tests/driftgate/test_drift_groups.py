@@ -94,6 +94,7 @@ def test_what_somebody_listed_one_after_the_other_is_no_drift(kind: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", MADE)
 def test_it_is_no_drift_whatever_the_seed(kind: str) -> None:
     make, _ = MADE[kind]
