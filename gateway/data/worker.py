@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -289,6 +290,7 @@ class Heartbeat:
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
         self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
         if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):
+            gc.collect()  # connections refer to themselves
             self._memory.give_back()
 
     async def run(self) -> None:
