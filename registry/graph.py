@@ -15,6 +15,7 @@ import onnx
 
 from registry.errors import ArtifactRejected
 from registry.onnx import is_ort_format
+from registry.value_sizes import bodies, sized_by_values
 
 # Domains whose operators onnxruntime itself knows. Any other needs a library of custom operators.
 _OWN_DOMAINS = frozenset(
@@ -78,7 +79,7 @@ def read_graph(path: Path) -> GraphFacts:
         zipped={
             node.output[0]: _classes(node) for node in model.graph.node if node.op_type == "ZipMap" and node.output
         },
-        loops=any(node.op_type in _LOOPS for node in _nodes(model)),
+        loops=any(node.op_type in _LOOPS for node in _nodes(model)) or sized_by_values(model),
     )
 
 
@@ -109,10 +110,7 @@ def _graphs(model: Any) -> Iterator[Any]:
 def _inside(nodes: Any) -> Iterator[Any]:
     """The bodies of control flow in the nodes of a graph or a function."""
     for node in nodes.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
+        yield from bodies(node)
 
 
 def _nodes(model: Any) -> Iterator[Any]:
