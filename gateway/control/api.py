@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -108,5 +108,6 @@ def build(
         methods[operation.method] = Endpoint(operation, door, idempotency, waiting)
     for path, methods in by_path.items():
         routes += [Route(path, endpoint.__call__, methods=[method]) for method, endpoint in methods.items()]
-    handlers = {ServingError: failed, HTTPException: failed, OSError: storage_failed, Exception: failed}
+    told = dict.fromkeys((ServingError, HTTPException, ClientDisconnect, Exception), failed)
+    handlers = {**told, OSError: storage_failed}
     return Starlette(routes=routes, exception_handlers=handlers)

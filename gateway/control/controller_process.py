@@ -26,7 +26,7 @@ from typing import Any
 import uvicorn
 
 from gateway.background import step_back
-from gateway.control import api
+from gateway.control import api, connections
 from gateway.control.controller import Controller
 from gateway.control.loads import Preparer
 from gateway.control.measure import Measurer
@@ -125,7 +125,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     app = api.build(controller, registrar.register, registrar.profile, version=release(), is_stopping=ended.is_set)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=connections.bounded(settings.gateway.limits),
         loop="none",
         ws="none",
         lifespan="off",

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway import problems
@@ -25,6 +25,7 @@ from gateway.control.idempotency import Answer, Idempotency
 from gateway.control.principal import Doorkeeper, Principal
 from gateway.control.principal import Role as Right
 from registry.errors import (
+    Cancelled,
     InternalError,
     MalformedRequest,
     MethodNotAllowed,
@@ -249,6 +250,8 @@ def failed(request: Request, error: Exception) -> Response:
 
 
 def _translated(request: Request, error: Exception) -> ServingError:
+    if isinstance(error, ClientDisconnect):
+        return Cancelled("the caller left before the body was complete")
     if isinstance(error, HTTPException):
         if error.status_code == 405:
             return MethodNotAllowed(f"{request.method} is not possible on {request.url.path}")

@@ -168,3 +168,20 @@ def test_an_item_to_go_on_after_that_no_list_can_have_is_refused(port: Port) -> 
     answer = port.get(f"models/m/versions?after={'9' * 5000}")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
     assert [item["version"] for item in port.get("models/m/versions?after=01").json()["items"]] == [2]
+
+
+def test_a_caller_that_leaves_in_the_middle_of_its_body_is_no_bug(port: Port, caplog: pytest.LogCaptureFixture) -> None:
+    received = iter(({"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}))
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/models/m/rollback", "headers": headers}
+    asyncio.run(port.app({**scope, "query_string": b""}, receive, send))
+    assert sent[0]["status"] == 499
+    assert not caplog.records
