@@ -243,7 +243,7 @@ def _grouped(order: Order, columns: Sequence[Column], block: Floats, first: pa.T
 
 def _later(columns: Sequence[Column], block: Floats, first: pa.Table) -> dict[str, str]:
     """The columns of dates that only tell that the current rows came after the reference's, with the reason."""
-    dates = [(at, column) for at, column in enumerate(columns) if column.type == "date"]
+    dates = [(at, column) for at, column in enumerate(columns) if column.type in ("date", "integer")]
     found = {column.name: goes_on(column, block[at], _converted(first, [column])[0][0]) for at, column in dates}
     return {name: why for name, why in found.items() if why}
 

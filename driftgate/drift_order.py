@@ -26,7 +26,10 @@ _PROBED = 4096  # rows tell at once of most columns that they are in no order
 _NAMES = "it names the rows: no value comes twice"
 _LATER = "its dates go on where the reference's ended: they tell when rows came"
 _LATER_SHARE = 0.5  # of the current dates lie after all of the reference's; without drift one of as many rows does
-_MOST_LATER_S = 50 * 365.25 * 86_400  # 9999-12-31 is no time at which a row came
+_MOST_LATER_YEARS = 50  # 9999-12-31 is no time at which a row came
+_YEAR_S = 365.25 * 86_400.0
+# Whole numbers that are times where their column is called one: years, 202512, 20251231; and what a year is in them.
+_CALENDARS = ((1900, 2100, 1), (190_001, 210_012, 100), (19_000_101, 21_001_231, 10_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,22 @@ def order_of(columns: Sequence[Column], block: NDArray[np.float64]) -> Order:
 
 
 def goes_on(column: Column, before: NDArray[np.float64], now: NDArray[np.float64]) -> str:
-    """Why a column of dates, in whatever order, tells when rows came and is no feature, or ""."""
+    """Why a column of dates (or of years, by its name), in whatever order, tells when rows came and is no feature."""
     before, now = before[np.isfinite(before)], now[np.isfinite(now)]
-    if column.type != "date" or len(before) < _LEAST_ROWS or not len(now):
+    if len(before) < _LEAST_ROWS or not len(now):
         return ""
+    year = _YEAR_S if column.type == "date" else _calendar_year(column, before)
     last = float(before.max())
-    later = (now > last) & (now <= last + _MOST_LATER_S)
-    return _LATER if float(later.mean()) >= _LATER_SHARE and float(before.min()) < last else ""
+    later = (now > last) & (now <= last + _MOST_LATER_YEARS * year)
+    return _LATER if float(later.mean()) >= _LATER_SHARE else ""
+
+
+def _calendar_year(column: Column, values: NDArray[np.float64]) -> float:
+    """What a year is in numbers such as 202512, of a column that is called a time; 0 for others."""
+    if column.type != "integer" or not _TIME.search(column.name):
+        return 0.0
+    low, high = float(values.min()), float(values.max())
+    return next((float(year) for first, last, year in _CALENDARS if first <= low and high <= last), 0.0)
 
 
 def _counts_rows(column: Column, values: NDArray[np.float64]) -> str:

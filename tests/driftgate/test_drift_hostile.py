@@ -180,6 +180,26 @@ def test_dates_that_go_on_where_the_reference_ended_are_no_feature_in_whatever_o
     assert not found.is_alarm
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "now", "is_told"),
+    [
+        ("day", "2024-03-01", "2024-03-02", True),
+        ("year", 2023, 2024, True),
+        ("order_month", 202312, 202401, True),
+        ("day", 20231231, 20240101, True),
+        ("size", 2023, 2024, False),
+        ("delivery_time", 20, 40, False),
+    ],
+)
+def test_a_day_or_a_year_of_each_file_is_no_feature_and_other_constants_are(
+    tmp_path: Path, name: str, before: Any, now: Any, is_told: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    sides = [pd.DataFrame({name: value, "x": rng.normal(size=1000)}, range(1000)) for value in (before, now)]
+    found = drift.compare(*files(tmp_path, *sides))
+    assert ([item.feature for item in found.not_compared], found.is_alarm) == ([name] if is_told else [], not is_told)
+
+
 @pytest.mark.parametrize("wrong", ["1970-01-01", "9999-12-31"])
 def test_dates_that_stand_for_none_are_still_drift(tmp_path: Path, wrong: str) -> None:
     rng = np.random.default_rng(0)
