@@ -8,7 +8,7 @@ row without a request. Asked by the worker at each heartbeat.
 
 from __future__ import annotations
 
-CROWD = 256  # connections fewer than there were; a pool of some dozens that comes again finds its memory as it was
+CROWD = 64  # connections fewer than there were; a pool of some dozens that comes again finds its memory as it was
 CALM_LOOKS = 5  # half a second
 
 
