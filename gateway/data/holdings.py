@@ -5,8 +5,9 @@ only when nothing uses it any more. The process's resident memory stays under th
 least recently used versions leave first (`residency.py` decides), and is refused where nothing may leave.
 
 A version is LOADING, READY, FAILED or AVAILABLE (known, not in memory, loaded when it is asked for). Only the first
-three, and what is still being let go of, are told in the page. Event loop only; sessions open and close on one thread
-beside it, so that each one's memory can be measured.
+three, and what is still being let go of, are told in the page. One that FAILED is tried again, ever more rarely, and is
+FAILED meanwhile: a full disk, a file that was away or memory that others had must not take it out for ever. Event loop
+only; sessions open and close on one thread beside it, so that each one's memory can be measured.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _WANTED, _AHEAD = 0, 1  # what somebody waits for is loaded before what is loaded ahead of requests
 _ROOM_TRIES, _ROOM_PAUSE_S = 20, 0.05  # how long a load waits for leases to come back
+_AGAIN_S, _MOST_AGAIN_S = 10.0, 600.0  # until a load that failed is tried again, doubled each time
 _MEAN_LOAD_S = 0.05  # before any was measured
 
 
@@ -45,6 +47,15 @@ class Holding:
     loaded: Loaded
     size_bytes: int
     used_s: float
+
+
+@dataclass(slots=True)
+class _Failed:
+    """A version that could not be loaded."""
+
+    again_s: float  # when it is tried again
+    pause_s: float
+    is_queued: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +98,7 @@ class Holdings:
         self._holdings: dict[Key, Holding] = {}
         self._leaving: list[tuple[Key, Loaded]] = []  # let go of and still used; of one version there may be two
         self._sizes: dict[Key, int] = {}  # of versions that have been loaded, also of those that left
+        self._failed: dict[Key, _Failed] = {}
         self._lazy: set[Key] = set()  # may be out of memory while they are served
         self._queue: list[tuple[int, int, Key]] = []
         self._asked: set[Key] = set()  # of those in the queue, the ones that somebody wants now
@@ -159,6 +171,10 @@ class Holdings:
         unused = [one for one in self._leaving if not _is_used(one[1])]
         if unused:
             self._close(unused)
+        for key, failed in self._failed.items():
+            if self.now_s >= failed.again_s and not failed.is_queued:
+                failed.is_queued = True
+                self._push(key, _WANTED if self._wanted[key].resident else _AHEAD)
         budget, used = self._settings.memory_budget_bytes, self._used_bytes()
         if budget and used > budget and self._worker is None and not self._closing:
             leaving, _ = self._leavers(used - budget)
@@ -198,7 +214,7 @@ class Holdings:
     async def _work(self) -> None:
         while self._queue:
             _, _, key = heapq.heappop(self._queue)
-            if self.states.get(key) is not LoadState.LOADING:  # it was loaded for somebody else, or is not wanted
+            if not self._is_to_load(key):  # it was loaded for somebody else, or is not wanted
                 self._asked.discard(key)
             else:
                 try:
@@ -234,8 +250,9 @@ class Holdings:
         self._page.count_load(load_us)
         self._counts.loads += 1
         self._counts.load_s += load_us / 1e6
-        if self.states.get(key) is not LoadState.LOADING:
+        if not self._is_to_load(key):
             return  # no longer wanted
+        self._failed.pop(key, None)
         size_bytes = size_bytes or need.kept_bytes
         self._sizes[key] = size_bytes
         holding = self._holdings[key] = Holding(loaded, size_bytes, self._clock.now_s())
@@ -258,8 +275,14 @@ class Holdings:
         self._memory.give_back()  # of the file and its parsed form, as large as the session itself
         return loaded, max(0, self._memory.own_bytes() - before)
 
+    def _is_to_load(self, key: Key) -> bool:
+        return self.states.get(key) is LoadState.LOADING or key in self._failed
+
     def _fail(self, key: Key, error: ServingError) -> None:
-        if self.states.get(key) is LoadState.LOADING:
+        if self._is_to_load(key):
+            known = self._failed.get(key)
+            pause_s = _AGAIN_S if known is None else min(2 * known.pause_s, _MOST_AGAIN_S)
+            self._failed[key] = _Failed(self._clock.now_s() + pause_s, pause_s)
             self.states[key] = LoadState.FAILED
             self._page.set_load(*key, LoadState.FAILED, error.message)
         self._waits.release(key, error)
@@ -276,7 +299,8 @@ class Holdings:
             logger.error("%s:%d cannot be loaded: %s", *key, text)
             self._fail(key, Overloaded(text, retry_after_s=self._expected_s()))
             return
-        if self.states.get(key) is LoadState.LOADING:
+        if self._is_to_load(key):
+            self._failed.pop(key, None)
             self._put_off(key)
         self._waits.release(key, Overloaded(f"model {key[0]!r}: {text}", retry_after_s=self._expected_s()))
 
@@ -336,6 +360,7 @@ class Holdings:
 
     def _forget(self, key: Key) -> None:
         self.states.pop(key)
+        self._failed.pop(key, None)
         self._lazy.discard(key)
         self._waits.release(key, NotReady(f"version {key[1]} of model {key[0]!r} is no longer served"))
         if key in self._holdings:

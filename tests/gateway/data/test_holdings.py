@@ -18,9 +18,10 @@ from gateway.data.residency import Key
 from gateway.data.routes import AspiredVersion
 from gateway.data.traffic import Loaded
 from gateway.settings import LoadSettings
-from registry.clock import SystemClock
+from registry.clock import Clock, SystemClock
 from registry.errors import DeadlineExceeded, LoadFailed, NotReady, Overloaded, ServingError
 from registry.vocabulary import LoadState
+from tests.support.clock import ManualClock
 
 BOOT = "ab" * 16
 MIB = 1 << 20
@@ -78,7 +79,7 @@ class _Memory:
 class _World:
     """Holdings with versions played by hand."""
 
-    def __init__(self, run: Path, **settings: Any) -> None:
+    def __init__(self, run: Path, clock: Clock, **settings: Any) -> None:
         self.page = WorkerPage(page_path(run, 0), 0, BOOT)
         self.memory = _Memory()
         self.opened: list[Key] = []
@@ -91,7 +92,7 @@ class _World:
             asyncio.get_running_loop(),
             LoadSettings(**settings),
             self.memory,
-            SystemClock(),
+            clock,
             self._open,
             self._attach,
         )
@@ -158,9 +159,9 @@ class _World:
         raise AssertionError("the loads do not end")
 
 
-def run(tmp_path: Path, body: Callable[[_World], Awaitable[None]], **settings: Any) -> None:
+def run(tmp_path: Path, body: Callable[[_World], Awaitable[None]], clock: Clock | None = None, **settings: Any) -> None:
     async def main() -> None:
-        world = _World(tmp_path, **settings)
+        world = _World(tmp_path, clock or SystemClock(), **settings)
         try:
             await body(world)
         finally:
@@ -347,6 +348,51 @@ def test_a_load_that_fails_tells_everybody_why_and_the_page(tmp_path: Path) -> N
         await world.ask("b")
 
     run(tmp_path, body, when="request")
+
+
+def test_a_version_that_could_not_be_loaded_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    async def body(world: _World) -> None:
+        world.want("a", "b", resident=("a",))
+        world.failing["a", 1] = LoadFailed("no file is left")
+        tried_s: list[int] = []
+        for second in range(200):
+            before = world.opened.count(("a", 1))
+            await world.idle()
+            if world.opened.count(("a", 1)) > before:
+                tried_s.append(second)
+            assert world.state("a") is LoadState.FAILED  # also while it is tried: readiness does not flap
+            clock.advance(1.0)
+        assert tried_s == [0, 10, 30, 70, 150]
+        del world.failing["a", 1]
+        clock.advance(200.0)
+        await world.idle()
+        assert world.state("a") is LoadState.READY
+        assert world.seen().loads["a", 1][0] is LoadState.READY
+        await world.ask("a")
+        assert world.opened.count(("b", 1)) == 1
+        clock.advance(1000.0)
+        await world.idle()
+        assert world.opened.count(("a", 1)) == 6  # and no more
+
+    run(tmp_path, body, clock)
+
+
+def test_a_version_that_failed_and_is_wanted_no_more_is_not_tried_again(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    async def body(world: _World) -> None:
+        world.want("a", "b")
+        world.failing["a", 1] = LoadFailed("torn")
+        await world.idle()
+        world.want("b")
+        clock.advance(1000.0)
+        await world.idle()
+        assert world.opened.count(("a", 1)) == 1
+        assert world.state("a") is None
+
+    run(tmp_path, body, clock)
 
 
 def test_what_a_request_wants_is_loaded_before_what_is_loaded_ahead(tmp_path: Path) -> None:
