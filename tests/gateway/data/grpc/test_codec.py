@@ -180,8 +180,8 @@ def test_a_damaged_message_is_read_the_same_both_ways(seed: int, data: st.DataOb
             try:
                 feeds, _ = read(body, servable_of("FP32", "INT64"))
                 outcomes.append([feed.tobytes() for feed in feeds])
-            except CallerError as error:
-                outcomes.append([type(error).__name__.encode()])
+            except CallerError:  # of two faults in one message either may be found first
+                outcomes.append([b"refused"])
     assert outcomes[0] == outcomes[1]
 
 
