@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _LEARNING = 0.1  # weight of the newest run in the pace
 _TRUSTED = 10.0  # a prediction is acted on for so many times its own length, from the last run on
 _SLOWEST, _FASTEST = 50.0, 0.02  # bounds of a single measurement of it
+_PACE_LASTS_NS = 1_000_000_000  # it is believed for so long; then each run that nobody waits behind forgets some of it
 
 
 class Waiter(Rows):
@@ -86,6 +87,7 @@ class Batcher(Generic[W]):
         # From one run's beginning to the next one's while requests wait, by what a run takes: more than 1 where the
         # event loop or other models need the core between them, less where several run at once.
         self._pace = 1.0
+        self._paced_ns = 0  # when that was last measured
         self._is_behind = False  # requests waited when the last run left its slot
         self._began_ns = 0  # the last run in a slot
         self._began_us = 0.0  # and what it was expected to take
@@ -208,6 +210,9 @@ class Batcher(Generic[W]):
         if self._is_behind and self._began_us > 0.0:
             pace = (now_ns - self._began_ns) / 1000.0 / self._began_us
             self._pace += _LEARNING * (min(_SLOWEST, max(_FASTEST, pace)) - self._pace)
+            self._paced_ns = now_ns
+        elif now_ns - self._paced_ns > _PACE_LASTS_NS:
+            self._pace += _LEARNING * (1.0 - self._pace)  # else who is refused for it never waits, and so corrects it
         self._began_ns, self._began_us = now_ns, self._expected_us(group)
         return run
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from math import inf
+from time import perf_counter_ns
 from types import SimpleNamespace
 from typing import Any
 
@@ -396,6 +397,35 @@ def test_the_wait_counts_what_passes_between_runs() -> None:
         room.servable.gate.set()
         await asyncio.wait_for(asyncio.gather(*asked), 5)
         assert room.batcher.wait_us() == 0.0
+
+    asyncio.run(main())
+
+
+def test_a_pace_that_nobody_measures_any_more_is_forgotten() -> None:
+    """Learned in a storm, it had everybody with a deadline refused who came while a run was away: nobody waited, and so
+    nothing corrected it."""
+
+    async def predicted(room: Room) -> float:
+        room.servable.gate.clear()
+        asked = room.ask(1.0)
+        await until(lambda: room.scheduler.running == 1)
+        wait_us = room.batcher.wait_us()
+        room.servable.gate.set()
+        await asyncio.wait_for(asked, 5)
+        return wait_us
+
+    async def main() -> None:
+        room = Room(Doubler(joinable=False))
+        room.batcher.times = Sure()
+        room.batcher._pace = 50.0
+        for _ in range(60):
+            await predicted(room)
+        assert await predicted(room) < 10_000
+
+        room.batcher._pace, room.batcher._paced_ns = 50.0, perf_counter_ns()  # measured just now
+        for _ in range(5):
+            await predicted(room)
+        assert await predicted(room) > 50_000
 
     asyncio.run(main())
 
