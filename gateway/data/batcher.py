@@ -28,7 +28,7 @@ from registry.vocabulary import Role
 logger = logging.getLogger(__name__)
 
 _LEARNING = 0.1  # weight of the newest run in the pace
-_TRUSTED = 10.0  # a prediction is acted on for so many times its own length, from the last run on
+_TRUSTED = 10.0  # a prediction is acted on for so many times its own length, from the last run on that came to its end
 _SLOWEST, _FASTEST = 50.0, 0.02  # bounds of a single measurement of it
 _PACE_LASTS_NS = 1_000_000_000  # it is believed for so long; then each run that nobody waits behind forgets some of it
 
@@ -90,6 +90,7 @@ class Batcher(Generic[W]):
         self._paced_ns = 0  # when that was last measured
         self._is_behind = False  # requests waited when the last run left its slot
         self._began_ns = 0  # the last run in a slot
+        self._measured_ns = 0  # the end of the last one that told how long it takes: it came to its end
         self._began_us = 0.0  # and what it was expected to take
 
     @property
@@ -185,7 +186,7 @@ class Batcher(Generic[W]):
         Else a time that was measured badly once, at a busy start for instance, would have all callers with deadlines
         refused for ever, as nothing runs that could correct it.
         """
-        return perf_counter_ns() - self._began_ns < _TRUSTED * 1000.0 * self._expected_us(group)
+        return perf_counter_ns() - self._measured_ns < _TRUSTED * 1000.0 * self._expected_us(group)
 
     def _drop_late(self, groups: list[list[W]]) -> list[W]:
         """Take out of the next group whoever's time ends before its run would, and groups of which nobody is left."""
@@ -223,6 +224,8 @@ class Batcher(Generic[W]):
         self._is_behind = bool(self._waiting)
         self._look_again()
         self._learn(run.batches, run.bucket)
+        if run.batches and run.batches[0].error is None:
+            self._measured_ns = run.batches[0].ended_ns
         self._finish(run.batches)
 
     def _wait_on(self, waiters: list[W]) -> None:

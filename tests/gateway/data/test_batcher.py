@@ -361,7 +361,7 @@ def test_a_time_that_was_measured_badly_does_not_refuse_callers_with_deadlines_f
         with pytest.raises(DeadlineExceeded):
             await room.ask(1.0, left=1.0)
         for _ in range(2):
-            room.batcher._began_ns -= int(501e9)  # as if nothing had run for ten times as long
+            room.batcher._measured_ns -= int(501e9)  # as if nothing had run for ten times as long
             assert (await room.ask(1.0, left=1.0)).tolist() == [[2.0]]
         assert (await room.ask(1.0, left=1.0)).tolist() == [[2.0]]  # now it is known
 
@@ -426,6 +426,32 @@ def test_a_pace_that_nobody_measures_any_more_is_forgotten() -> None:
         for _ in range(5):
             await predicted(room)
         assert await predicted(room) > 50_000
+
+    asyncio.run(main())
+
+
+def test_a_time_that_no_run_has_confirmed_costs_nobody_an_answer() -> None:
+    """A run that was ended, since its caller had left, says nothing of how long it would have taken."""
+
+    class Long(RunTimes):
+        __slots__ = ()
+
+        def expected_us(self, rows: int, shape: int = 0) -> float:
+            return 800_000.0
+
+    async def main() -> None:
+        room = Room(Doubler(joinable=False))
+        room.batcher.times = Long()
+        room.servable.gate.clear()
+        left = room.ask(1.0)
+        await until(lambda: room.scheduler.running == 1)
+        left.cancel()
+        room.batcher.drop_abandoned()
+        room.servable.gate.set()
+        await until(lambda: room.scheduler.running == 0)
+        assert (await asyncio.wait_for(room.ask(2.0, left=0.5), 5)).tolist() == [[4.0]]
+        with pytest.raises(DeadlineExceeded):  # now it has been measured
+            await asyncio.wait_for(room.ask(2.0, left=0.5), 5)
 
     asyncio.run(main())
 
