@@ -450,7 +450,9 @@ class Predict:
 
     def _expire_after(self, pending: Pending, deadline_ms: float) -> asyncio.TimerHandle:
         left_s = deadline_ms / 1000.0 - (perf_counter_ns() - pending.arrived_ns) / 1e9
-        return self._loop.call_later(max(0.0, left_s), self._expire, pending, deadline_ms)
+        if left_s <= 0:  # it was long in coming, or in being read, or its version in being loaded
+            raise DeadlineExceeded(f"{deadline_ms:g} ms had passed before it could be run", deadline_ms=deadline_ms)
+        return self._loop.call_later(left_s, self._expire, pending, deadline_ms)
 
     def _expire(self, pending: Pending, deadline_ms: float) -> None:
         if pending.is_waiting():

@@ -590,3 +590,22 @@ def test_a_model_with_strings_integers_and_several_inputs_answers_in_both_protoc
         assert (await bench.ask("/v2/models/c/infer", {"inputs": fraction})).json["code"] == "tensor_mismatch"
 
     with_worker(tmp_path / "run", body)
+
+
+@pytest.mark.parametrize("said", ["x-deadline-ms", "timeout"])
+def test_a_request_whose_time_is_over_when_it_has_been_read_is_not_run(tmp_path: Path, said: str) -> None:
+    """An inline run ends before any timer: it was answered 200 after its deadline."""
+    rows = np.zeros((30_000, 3), np.float32)
+    tensor = {"name": "x", "shape": list(rows.shape), "datatype": "FP32", "data": rows.ravel().tolist()}
+    document: dict[str, Any] = {"inputs": [tensor]}
+    if said == "timeout":
+        document["parameters"] = {"timeout": 1000}
+
+    async def body(bench: Bench) -> None:
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "m.onnx"))}))
+        headers = {"x-deadline-ms": "1"} if said != "timeout" else {}
+        answer = await bench.ask("/v2/models/m/infer", document, headers=headers)
+        assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
+        assert bench.worker.scheduler.running == 0
+
+    with_worker(tmp_path / "run", body)
