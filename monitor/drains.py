@@ -19,7 +19,7 @@ from registry.vocabulary import Role
 
 logger = logging.getLogger(__name__)
 
-PRESSED = 0.25  # of a lane: a stall of the monitor may last as long as the rest of it takes to fill
+PRESSED = 0.33  # of a lane: a stall of the monitor may last as long as the rest of it takes to fill
 
 LaneKey = tuple[str, int, str]  # model, version, role
 
