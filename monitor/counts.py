@@ -175,8 +175,10 @@ class Counter:
     changes no bin.
     """
 
-    def __init__(self, bins: BinSet, dtype: str) -> None:
+    def __init__(self, bins: BinSet, dtype: str, *, only_bins: bool = False) -> None:
+        """only_bins: mean, m2 and tails stay 0, for whoever looks at counts alone."""
         self.bins = bins
+        self._only_bins = only_bins
         self._dtype = np.dtype(dtype)
         columns = bins.columns
         most = max((len(column.edges) for column in columns), default=0)
@@ -215,7 +217,10 @@ class Counter:
                 columns[:, row : row + _TURN_ROWS] = block[row : row + _TURN_ROWS, first : first + wide].T
             for at in range(0, len(columns), hot):
                 here = slice(first + at, min(first + at + hot, width, first + wide))
-                part.mean[here], part.m2[here] = self._sort(columns[at : at + hot], below[here], first + at)
+                self._sort(columns[at : at + hot], below[here], first + at)
+                if not self._only_bins:
+                    low, high = below[here, 0], below[here, -2]
+                    part.mean[here], part.m2[here] = _moments(columns[at : at + hot], low, high)
             self._ends(part, below, columns, first)
         present = below[:, -1]
         part.missing[:] = n - present
@@ -226,14 +231,11 @@ class Counter:
         part.counts[self._numbers, 1 : ends.shape[1]] = np.diff(ends[:, :-1], append=present[self._numbers, None])
         return part
 
-    def _sort(
-        self, columns: NDArray[Any], below: NDArray[np.int64], first: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sort these columns, the bins' column `first` and those after it, and look their marks up → mean and m2."""
+    def _sort(self, columns: NDArray[Any], below: NDArray[np.int64], first: int) -> None:
+        """Sort these columns, the bins' column `first` and those after it, and look their marks up."""
         columns.sort(axis=1)  # NaN sorts last
         for at, column in enumerate(columns):
             below[at] = column.searchsorted(self._marks[first + at])
-        return _moments(columns, below[:, 0], below[:, -2])
 
     def _ends(self, part: Counts, below: NDArray[np.int64], columns: NDArray[Any], first: int) -> None:
         """Take what else only sorted columns can tell: what lies in the outer bins, and values of another type."""
@@ -242,7 +244,7 @@ class Counter:
         last = self._last[here]
         under, over = below[here, 1], below[np.arange(here.start, here.stop), last]
         is_tailed = np.flatnonzero((last > 0) & ((low < under) | (over < high)))
-        if len(is_tailed):
+        if len(is_tailed) and not self._only_bins:
             ends = np.stack([low, under, over, high], axis=1)[is_tailed].reshape(-1, 2)
             part.tails[first + is_tailed] = _sums(columns, np.repeat(is_tailed, 2), ends).reshape(-1, 2)
         for at in self._special:

@@ -75,7 +75,7 @@ class SplitAudit:
         self._at = spread(len(profile.inputs), SPLIT_COLUMNS)
         columns = [profile.inputs[at] for at in self._at]
         self._bins = BinSet(tuple(column.bins for column in columns))
-        self._counter = Counter(self._bins, dtype)
+        self._counter = Counter(self._bins, dtype, only_bins=True)
         self._half, self._both = Counts.empty(self._bins), Counts.empty(self._bins)
         self._families = [_halves(columns, family) for family in FAMILIES]
         self._chosen: list[NDArray[Any]] = []  # rows of the half that are not counted yet: a few at a time cost as much

@@ -201,6 +201,17 @@ def test_the_order_of_rows_does_not_matter_and_inputs_are_untouched() -> None:
     assert (block == before).all()
 
 
+def test_who_wants_bins_alone_gets_the_same_ones_and_no_moments() -> None:
+    block = np.array([[0.0, 1], [np.nan, 2], [np.inf, 9], [-np.inf, 5], [50.0, 1], [-7.0, np.nan]], np.float32)
+    whole, bare = counted(block), Counter(BINS, "f4", only_bins=True).count(block)
+    assert bare.rows == whole.rows
+    for name in ("counts", "missing", "infinite", "negative", "mistyped"):
+        assert getattr(bare, name).tolist() == getattr(whole, name).tolist(), name
+    assert whole.mean.any()
+    for name in ("mean", "m2", "tails"):
+        assert not getattr(bare, name).any(), name
+
+
 def test_counts_of_other_bins_do_not_merge() -> None:
     with pytest.raises(ValueError, match="different bins"):
         Counts.empty(BINS).merge(Counts.empty(BinSet((ColumnBins("a", "number", (0.0,)),))))
