@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,6 @@ import pytest
 from registry.errors import AliasMoved, IllegalTransition, LoadFailed, RolloutActive, ServingError
 from registry.vocabulary import LoadState, RolloutState
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def worker(world: World) -> Worker:
-    return Worker(world.home.run)
 
 
 def served(world: World, *workers: Worker) -> None:

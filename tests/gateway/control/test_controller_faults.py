@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,18 +21,6 @@ LABELLED_PLAN: dict[str, Any] = {
     "guardrail": [{"name": "errors"}, {"name": "labels"}],
 }
 UNDECIDED = Watched(labels=LabelFacts(farther=30, closer=25, ties=0))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def worker(world: World) -> Worker:
-    return Worker(world.home.run)
 
 
 def begin(world: World, worker: Worker, plan: dict[str, Any]) -> None:
