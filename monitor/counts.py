@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.bins import BinSet, ColumnBins
+from monitor.pauses import pause
 from registry.errors import StateDamaged
 
 __all__ = ["BinSet", "ColumnBins", "Counter", "Counts"]
@@ -215,12 +216,14 @@ class Counter:
             columns = np.empty((min(wide, width - first), n), self._dtype)
             for row in range(0, n, _TURN_ROWS):
                 columns[:, row : row + _TURN_ROWS] = block[row : row + _TURN_ROWS, first : first + wide].T
+            pause()
             for at in range(0, len(columns), hot):
                 here = slice(first + at, min(first + at + hot, width, first + wide))
                 self._sort(columns[at : at + hot], below[here], first + at)
                 if not self._only_bins:
                     low, high = below[here, 0], below[here, -2]
                     part.mean[here], part.m2[here] = _moments(columns[at : at + hot], low, high)
+                pause()
             self._ends(part, below, columns, first)
         present = below[:, -1]
         part.missing[:] = n - present

@@ -20,6 +20,7 @@ from monitor.answers import Answers, align
 from monitor.join_counts import LiveError, PairCounts, RolloutWatch
 from monitor.key_index import KeyIndex
 from monitor.labels import ROW_STEP, parse_labels
+from monitor.pauses import pause
 from monitor.record import ROLE_CODES, ROLES
 from registry.errors import MalformedRequest
 from registry.vocabulary import Role
@@ -152,6 +153,7 @@ class JoinMemory:
             return
         kept = []
         for batch in self._pending:
+            pause()
             at = self._find(batch.keys)
             found = at >= 0
             if found.any():

@@ -15,6 +15,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.pauses import pause
+
 RUN = 16384  # keys in a run: many small steps make few runs, and each run costs every search
 _FEW = 64  # keys found in a run one by one; for more its order is worked out
 
@@ -128,6 +130,7 @@ class KeyIndex:
         if not len(wanted):
             return newest, eldest
         for run in self._runs:
+            pause()
             here, last, first = run.find(wanted)
             if not len(here):
                 continue

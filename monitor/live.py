@@ -31,6 +31,7 @@ from monitor.drill import Drill, Shift
 from monitor.events import Family
 from monitor.lane_file import LaneHeader
 from monitor.looks import LOOK_EVERY_S, LOOKS_PER_MONTH, WINDOWS, Look, Slices, reach_s
+from monitor.pauses import pause, take_pauses
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.score_streams import ScoreStreams
 from monitor.self_audit import AUDITS, LEAST_ROWS, SplitAudit, Tally, YesterdayAudit, limits_of
@@ -121,7 +122,7 @@ class Live:
         self._window_of = window_of
         self._day_of = day_of
         self._pair_of = pair_of
-        self._executor = executor or ThreadPoolExecutor(1, "pack")
+        self._executor = executor or ThreadPoolExecutor(1, "pack", take_pauses)
         self._dirty: set[StateKey] = set()
         self._events: list[Told] = []
         self.versions: dict[Key, VersionLive] = {}
@@ -252,6 +253,7 @@ class Live:
             return
         known.rows += len(rows)
         known.stream.add(inputs, outputs)
+        pause()
         known.stream.sample(rows, header.slot)
         known.scores.add(header.role, header.schema, rows["outputs"], rows["wall_ns"])
         if known.sample is None:
@@ -259,6 +261,7 @@ class Live:
         if known.split is None:
             known.split = SplitAudit(known.profile, header.schema.input_dtype)
             self._is_new_audit = True  # of many versions that are asked for the first time the limits are found once
+        pause()
         known.split.add(rows, inputs, header.slot)
         for drill in known.drills:
             drill.add(rows)
@@ -338,6 +341,7 @@ class Live:
         spent_s = self._clock.spent_s()
         until_s, longest_s = spent_s + most_s, 0.0
         while True:
+            pause()
             yield spent_s + longest_s <= until_s
             before_s, spent_s = spent_s, self._clock.spent_s()
             longest_s = max(longest_s, spent_s - before_s)
@@ -349,6 +353,7 @@ class Live:
         if sample is not None:
             known.stream.see(sample["features"])
         raised, cleared, counts = known.stream.evaluate(now_s, wall_ns / 1e9, self.limits, self.together_limit)
+        pause()
         self._audit(key, known, counts[0], wall_ns / 1e9)
         if not raised and not cleared:
             return

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.events import Events
+from monitor.pauses import pause
 
 Mode = Literal["count", "share"]
 Floats = NDArray[np.float64]
@@ -114,6 +115,7 @@ class Mixture:
             m += 1.0
             m *= log
             np.minimum(m, _MOST, out=m)
+            pause()
 
     def _update_tiles(self, happened: Floats, of: Floats, strength: Floats | None) -> NDArray[np.bool_]:
         """(E,): the events that were bet on, as their tile was full."""

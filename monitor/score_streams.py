@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.pauses import pause
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.record import LogSchema
 from monitor.scores import Adwin, PageHinkley, from_dict, to_dict
@@ -219,6 +220,7 @@ class ScoreStreams:
         for spec, columns in self._specs:
             values = outputs[:, columns].max(axis=1) if spec.kind == "top_score" else outputs[:, columns.start]
             self._of(role, spec).add(values.astype(np.float64), wall_ns)
+            pause()
             self._is_dirty = True
 
     def add_loss(self, role: Role, output: str, is_class: bool, loss: float, wall_ns: int) -> None:

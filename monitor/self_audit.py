@@ -24,6 +24,7 @@ from monitor.counts import CHUNK_ROWS, BinSet, Counter, Counts
 from monitor.detectors import FAMILIES, FastDetector, Limits
 from monitor.events import Events, Family, Tolerance, events_of
 from monitor.mixture import Mixture
+from monitor.pauses import pause
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.windows import Window
 
@@ -104,6 +105,7 @@ class SplitAudit:
         tally = Tally()
         self._count()
         for mixture in self._families:
+            pause()
             limit = getattr(limits, mixture.events.family)
             happened, _ = mixture.events.count(self._half)
             of, _ = mixture.events.count(self._both)

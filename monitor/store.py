@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from monitor.pauses import pause
 from monitor.windows import Place, Slot, Tile, VersionBins
 from registry.catalog import Catalog
 from registry.errors import StateDamaged
@@ -63,27 +64,12 @@ class MonitorStore:
 
     def save(self, saved: Saved, time_ns: int) -> None:
         """Write a checkpoint in one transaction."""
+        places = [{f"k_{name}": v for name, v in place._asdict().items()} for place in saved.removed]
+        counted = [self._row_of(tile) for tile in saved.tiles]
         with self._catalog.transaction() as connection:
-            if saved.removed:
-                connection.execute(
-                    self._delete, [{f"k_{name}": v for name, v in p._asdict().items()} for p in saved.removed]
-                )
-            self._upsert(
-                connection,
-                tiles,
-                [
-                    {
-                        "model": tile.model,
-                        "version": tile.version,
-                        "role": tile.role,
-                        "start_s": tile.start_s,
-                        "width_s": tile.width_s,
-                        "edges": tile.edges,
-                        "document": tile.to_bytes(),
-                    }
-                    for tile in saved.tiles
-                ],
-            )
+            if places:
+                connection.execute(self._delete, places)
+            self._upsert(connection, tiles, counted)
             self._upsert(
                 connection,
                 lane_positions,
@@ -112,6 +98,12 @@ class MonitorStore:
                 self._catalog.append_event(
                     told.type, model=told.model, version=told.version, actor=ACTOR, data=told.data, time_ns=time_ns
                 )
+
+    @staticmethod
+    def _row_of(tile: Tile) -> dict[str, Any]:
+        pause()
+        own = {name: getattr(tile, name) for name in ("model", "version", "role", "start_s", "width_s", "edges")}
+        return {**own, "document": tile.to_bytes()}
 
     def _upsert(self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if not rows:

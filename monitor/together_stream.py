@@ -15,10 +15,13 @@ from typing import Any
 from monitor.block import Rows
 from monitor.budget import EVALUATE_ROWS
 from monitor.dependence import LEARN_EVALUATIONS
+from monitor.pauses import pause
 from monitor.row_sample import RowSample
 from monitor.together import Tally, Together
 from monitor.together_watch import EVALUATE_S, TogetherDetector
 from monitor.watch import Evidence
+
+_STRIP_ROWS = 256  # asked at once: about a millisecond
 
 
 class TogetherStream:
@@ -65,9 +68,12 @@ class TogetherStream:
     def ask(self) -> None:
         """Ask the rows that were sampled since."""
         block = self.sample.take()
-        if block is not None:
-            self._waiting.merge(self._together.questions.tally(block))
-            self._is_changed = True
+        if block is None:
+            return
+        self._is_changed = True
+        for start in range(0, len(block), _STRIP_ROWS):
+            self._waiting.merge(self._together.questions.tally(block[start : start + _STRIP_ROWS]))
+            pause()
 
     def evaluate(
         self, now_s: float, wall_s: float, log_limit: float, depends: bool = False

@@ -21,6 +21,7 @@ from monitor.dependence import LiveDependence
 from monitor.events import KINDS, EventKind, Events, Family
 from monitor.mixture import STEPS_H, Floats, Mixture, Mode, angle, share_at
 from monitor.packing import pack, unpack
+from monitor.pauses import pause
 from monitor.selection import e_d_bh
 
 Side = Literal["input", "output"]
@@ -120,7 +121,9 @@ class Watch:
             strength = np.where(self.events.is_value, np.minimum(known, 1.0 / live_deffs[self.events.column]), known)
         if strength is not None:
             self._strength = strength
+        pause()
         self.mixture.update(happened, of, float(rows), now_s, strength)
+        pause()
         if self._live is not None:
             self._live.update(happened, of)
         evidence = self.mixture.log_evidence()
@@ -236,6 +239,7 @@ class Watch:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole state as a JSON object."""
+        pause()
         return {
             "family": self.family,
             "log_limit": self.log_limit if isfinite(self.log_limit) else None,

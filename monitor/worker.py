@@ -27,6 +27,7 @@ from monitor.join_counts import LiveError, PairCounts, RolloutWatch
 from monitor.joins import JoinMemory
 from monitor.lane import LaneReader, LaneStatistics
 from monitor.lane_file import LaneHeader
+from monitor.pauses import pause
 from monitor.record import ERROR, ROLE_CODES, LogSchema
 from monitor.settings import MonitorSettings
 from monitor.store import MonitorStore, Saved, StateKey, Told
@@ -206,6 +207,7 @@ class Monitor:
                 for memory in self._memories.values():
                     memory.resolve(now_s, wall_ns)
         for stage in _STAGES[max(1, _STAGES.index(first)) :]:
+            pause()
             if stage != first and self._clock.spent_s() - spent_s > MUCH_S:
                 self._stage, self.pause_s = stage, 0.0
                 return
@@ -240,8 +242,10 @@ class Monitor:
                     self._passed_over = reader
                     break
                 rows = reader.read(min(READ_ROWS, block_bytes // reader.slot_bytes))
+                pause()
                 if len(rows):
                     self._count(reader, rows, now_s)
+                    pause()
                     more = True
                     fullest = max(fullest, (reader.waiting + len(rows)) / reader.capacity)
                 before_s, spent_s = spent_s, self._clock.spent_s()
@@ -285,12 +289,14 @@ class Monitor:
         tiles, removed = self.windows.dirty(), self.windows.removed()
         states, events = self._listener.unsaved() if self._listener is not None else ({}, ())
         if moved or tiles or evidence or states or events:
+            pause()
             self._store.save(Saved(tiles, moved, evidence, removed, states, events), self._clock.wall_ns())
             self.windows.stored()
             if self._listener is not None:
                 self._listener.saved()
             self._positions.update(moved)
             self._evidence.update(evidence)
+        pause()
         self._drains.release()
         stored_s = self._clock.now_s()
         if stored_s - self._pruned_s >= PRUNE_S:
@@ -414,11 +420,13 @@ class Monitor:
             for start_s, part in self._by_tile(good):
                 tile = self.windows.tile(key, version.bins, start_s)
                 inputs, outputs = version.inputs.count(part["features"]), version.outputs.count(part["outputs"])
+                pause()
                 tile.inputs.merge(inputs)
                 tile.outputs.merge(outputs)
                 self._count_arm(header.model, header.version, header.role, part["outputs"], outputs, version)
                 if self._listener is not None:
                     self._listener.counted(header, part, inputs, outputs)
+                pause()
         if some_failed:
             for start_s, part in self._by_tile(rows[failed]):
                 self.windows.tile(key, version.bins, start_s).errors += len(part)

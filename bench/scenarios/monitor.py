@@ -83,10 +83,12 @@ def measure(folder: Path, rate: int, features: int, warm_up_s: float, seconds: f
     from gateway.control.monitoring import Monitoring
     from gateway.garbage import settle
     from gateway.settings import Settings
+    from monitor.pauses import take_pauses
     from registry.artifacts import ArtifactStore
     from registry.catalog import Catalog
     from registry.clock import SystemClock
 
+    take_pauses()  # as the controller's thread does
     settings, clock, home = Settings(), SystemClock(), home_of(folder)
     catalog = Catalog.open(home.database_url, clock)
     monitoring = Monitoring(home, settings.monitor, catalog, ArtifactStore(home.artifacts), clock)

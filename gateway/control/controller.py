@@ -33,6 +33,7 @@ from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_pat
 from gateway.settings import Settings
 from monitor import rollout
 from monitor.facts import RolloutFacts
+from monitor.pauses import pause
 from monitor.rollout import Moment, Readiness, RolloutRecord, Transition
 from monitor.verdict import judge
 from registry.catalog import Catalog, VersionRow
@@ -181,11 +182,14 @@ class Controller:
         self._look_for_changes(now_s)
         if self.settings.gateway.repository_control:
             repository.follow(self.models, self.run_folder, self.boot_id, self.catalog)
+        pause()
         pages = read_pages(self.run_folder)
         with self.watch_lock:
             self._step_models(pages, now_s)
+        pause()
         if self._is_settled(now_s):
             self.publish(pages)
+            pause()
         self._follow()
         self._tell_fallbacks(pages)
         if not self._is_blind and self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
@@ -306,6 +310,7 @@ class Controller:
         workers = self.workers(pages)
         self._turn = (self._turn + 1) % SETTLED_TURNS
         for place, state in enumerate(list(self.models.values())):
+            pause()
             if not state.is_settled:
                 self._step_model(state, pages, workers, now_s)
             elif place % SETTLED_TURNS == self._turn:  # a window of a minute may close some seconds late

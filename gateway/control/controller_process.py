@@ -38,6 +38,7 @@ from gateway.garbage import settle
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
+from monitor.pauses import take_pauses
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.clock import Clock, SystemClock
@@ -158,6 +159,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
 
 def _tick(controller: Controller, stop: threading.Event, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     step_back()
+    take_pauses()
     try:
         controller.run(stop)
     finally:
