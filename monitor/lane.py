@@ -332,7 +332,7 @@ class LaneReader(LaneFile):
                 self._skip(raw)
         else:
             self._tries = 0
-            self.position += blocks[-1].start + blocks[-1].head[0]
+            self.position += blocks[-1].end
         return self._rows(view, blocks)
 
     def _rows(self, view: Any, blocks: list[Block]) -> Rows:
@@ -352,7 +352,7 @@ class LaneReader(LaneFile):
         total, view = self.position - oldest, raw.data
         for start in self._layout.starts(raw, oldest):
             blocks = self._layout.whole(view[start * self.slot_bytes :], total - start, oldest + start)
-            if blocks and start + blocks[-1].start + blocks[-1].head[0] == total:
+            if blocks and start + blocks[-1].end == total:
                 return self._rows(view[start * self.slot_bytes :], blocks)
         return self._rows(b"", [])
 

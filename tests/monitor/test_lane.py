@@ -8,11 +8,12 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -25,6 +26,10 @@ from registry.vocabulary import Role, TensorSpec
 from tests.support.records import classifier_schema, offer_rows, open_lane, regression_schema
 
 SCHEMA = regression_schema(3)
+NAMES = (
+    *("wall_ns", "epoch", "flags", "infer_us", "queue_us", "hash0", "hash1", "row", "rows"),
+    *("features", "outputs"),
+)
 
 
 def some(n: int, start: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -465,3 +470,68 @@ def test_kill_9_of_a_writer_at_any_moment_keeps_every_count(tmp_path: Path) -> N
     assert counts.committed == counts.consumed == drained
     assert (counts.waiting, counts.torn) == (0, 0)
     assert len(list((tmp_path / "l").glob("*.lane"))) == 1, "the successor went on in the same file"
+
+
+@st.composite
+def offers(draw: st.DrawFn) -> list[tuple[int, bool, bool]]:
+    """Rows, whether they waited, and whether they are of requests of several rows: mostly calm traffic."""
+    spells = draw(
+        st.lists(
+            st.tuples(st.integers(1, 60), st.sampled_from([1, 1, 1, 2, 7]), st.booleans(), st.booleans()), max_size=8
+        )
+    )
+    return [(rows, waited, placed) for times, rows, waited, placed in spells for _ in range(times)]
+
+
+@settings(max_examples=60)
+@given(made=offers(), most=st.integers(1, 400), seed=st.integers(0, 2**31), is_damaged=st.booleans())
+def test_calm_and_busy_traffic_in_any_order_arrives_as_it_was_offered(
+    made: list[tuple[int, bool, bool]], most: int, seed: int, *, is_damaged: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    with TemporaryDirectory() as folder:
+        lane = open_lane(Path(folder), SCHEMA, lane_bytes=1 << 20)
+        offered: dict[str, list[Any]] = {name: [] for name in NAMES}
+        for at, (n, waited, placed) in enumerate(made):
+            x, y = rng.normal(size=(n, 3)).astype("f4"), rng.normal(size=(n, 1)).astype("f4")
+            hashes, row = rng.integers(0, 2**63, (n, 2)).astype(np.uint64), rng.integers(0, 9, (2, n)).astype(np.uint32)
+            times = 10_000 - 1000 * rng.integers(0, 9, n)
+            assert n == lane.offer(
+                hashes.tobytes(),
+                at,
+                at % 5,
+                at % 3,
+                10_000,
+                float(at),
+                times if waited else None,
+                row.tobytes() if placed else None,
+                x,
+                y,
+            )
+            offered["wall_ns"] += [at] * n
+            offered["epoch"] += [at % 5] * n
+            offered["flags"] += [at % 3] * n
+            offered["infer_us"] += [at] * n
+            offered["queue_us"] += ((10_000 - times) / 1000).tolist() if waited else [0.0] * n
+            offered["hash0"] += hashes[:, 0].tolist()
+            offered["hash1"] += hashes[:, 1].tolist()
+            offered["row"] += row[0].tolist() if placed else [0] * n
+            offered["rows"] += row[1].tolist() if placed else [1] * n
+            offered["features"] += x.tolist()
+            offered["outputs"] += y.tolist()
+        total = whole = len(offered["epoch"])
+        if is_damaged and total:  # a byte of some block's sum, or of what it is the sum of
+            starts = np.cumsum([0, *(n for n, _, _ in made)])
+            whole = int(starts[rng.integers(len(made))])
+            lane.ring.reshape(-1)[whole * lane.slot_bytes + rng.integers(0, 40)] ^= 1
+        reader = LaneReader.open(lane.path)
+        seen: dict[str, list[Any]] = {name: [] for name in NAMES}
+        while len(rows := reader.read(most)):
+            assert len(set(map(len, (rows[name] for name in NAMES)))) == 1
+            for name in NAMES:
+                seen[name] += rows[name].tolist()
+        assert reader.position == whole
+        for name in NAMES:
+            assert seen[name] == offered[name][:whole], name
+        reader.close()
+        lane.close()
