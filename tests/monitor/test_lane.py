@@ -189,6 +189,19 @@ def test_a_block_of_another_lap_is_not_taken_for_this_one(tmp_path: Path) -> Non
     assert len(reader.read(10)) == 0
 
 
+def test_one_row_blocks_of_another_lap_are_not_taken_for_this_one(tmp_path: Path) -> None:
+    lane = open_lane(tmp_path, SCHEMA)
+    reader = LaneReader.open(lane.path)
+    for row in range(lane.capacity + 30):  # one after another, so that many are read at once
+        offer(lane, 1, row)
+        if row == lane.capacity - 1:
+            assert said(reader.read(lane.capacity)) == list(range(lane.capacity))
+            reader.release(reader.position)
+    lane.words[TAIL] += 100  # as if these rows had not reached this CPU yet
+    assert said(reader.read(1000)) == list(range(lane.capacity, lane.capacity + 30))
+    assert len(reader.read(1000)) == 0
+
+
 def test_a_restarted_writer_goes_on_in_the_same_file(tmp_path: Path) -> None:
     lane = open_lane(tmp_path, SCHEMA)
     offer(lane, 5)
