@@ -79,6 +79,7 @@ class GatewaySettings:
     grace_s: float = 25.0  # then: not accepting, still answering on open connections
     lease_s: float = 3.0  # a canary's weight is 0 when the controller has not renewed for this long
     threads: int = 1  # onnxruntime threads inside one run
+    idle_poll_us: float = 50.0  # a worker looks so long for a quick caller's next request before it sleeps; 0: never
     repository_control: bool = False  # callers of the data port may load and unload models (Triton's calls)
     default_model: str = ""  # answers on routes that name no model (/invocations, /score); empty: the only model
     predict_route: str = ""  # one more path that takes predictions, in the V1 form; Vertex AI: AIP_PREDICT_ROUTE

@@ -33,6 +33,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gateway.workers": (1, 256),
     "gateway.lease_s": (1.0, 60.0),
     "gateway.threads": (1, 1024),
+    "gateway.idle_poll_us": (0.0, 1000.0),
     "gateway.batch.max_rows": (1, 65536),
     "gateway.batch.latency_target_ms": (0.01, 1e7),
     "gateway.batch.warm_up_s": (0.0, 600.0),

@@ -25,6 +25,7 @@ from gateway.data.codecs.v2_binary import HEADER
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
 from gateway.data.identity import RequestIds
+from gateway.data.idle_poll import IdlePoll
 from gateway.data.long_bodies import LongBodies
 from gateway.data.predict import JSON_ACCEPTED, PENDING, REFUSED, Predict
 from gateway.settings import LimitSettings
@@ -60,6 +61,7 @@ class Connection(LongBodies):
     most_bytes: ClassVar[int]  # of a head
     most_headers: ClassVar[int]
     targets: ClassVar[Mapping[bytes, Target]]
+    idle_poll: ClassVar[IdlePoll]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -276,6 +278,7 @@ class Connection(LongBodies):
     def free(self, exchange: Exchange) -> None:
         """An exchange is over: begin the request that follows it, if one has come already."""
         self.server_state.total_requests += 1
+        self.idle_poll.answered()
         if exchange.disconnected:
             return
         if not exchange.keep_alive:
@@ -455,7 +458,9 @@ class _Deaf:
             self._transport.close()
 
 
-def bounded(limits: LimitSettings, predict: Predict, targets: Mapping[bytes, Target]) -> type[Connection]:
+def bounded(
+    limits: LimitSettings, predict: Predict, targets: Mapping[bytes, Target], idle_poll: IdlePoll
+) -> type[Connection]:
     """The class of connections with these limits. targets: who answers a request line's path; may grow."""
     return type(
         "BoundedConnection",
@@ -465,6 +470,7 @@ def bounded(limits: LimitSettings, predict: Predict, targets: Mapping[bytes, Tar
             "limits": limits,
             "predict": predict,
             "targets": targets,
+            "idle_poll": idle_poll,
             "scratch": memoryview(bytearray(_SCRATCH)),
             "most_bytes": limits.head_bytes,
             "most_headers": limits.headers,

@@ -35,6 +35,7 @@ from gateway.data.crowd import Crowd
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
+from gateway.data.idle_poll import IdlePoll
 from gateway.data.memory import ProcessMemory
 from gateway.data.page import WorkerPage, page_path
 from gateway.data.predict import Predict
@@ -113,6 +114,7 @@ class Worker:
     app: DataApp
     scheduler: Scheduler
     breakers: Breakers
+    idle_poll: IdlePoll
 
     def close(self) -> None:
         """Let everything go; what is counted and logged stays on disk."""
@@ -167,12 +169,13 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         curve_files.forget(run, slot, model, version)
 
     fleet.holdings.on_gone = gone
-    beat = Heartbeat(fleet, predict, shadows, breakers, tap, page, clock, gateway.shadow.busy_above)
+    idle_poll = IdlePoll(loop, gateway.idle_poll_us)
+    beat = Heartbeat(fleet, predict, shadows, breakers, tap, idle_poll, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
     app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
-    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers)
+    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers, idle_poll)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
@@ -182,7 +185,7 @@ async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ:
     config = uvicorn.Config(
         worker.app,
         interface="asgi3",
-        http=connections.bounded(gateway.limits, worker.predict, worker.app.targets),
+        http=connections.bounded(gateway.limits, worker.predict, worker.app.targets, worker.idle_poll),
         loop="uvloop",
         ws="none",
         lifespan="off",
@@ -251,6 +254,7 @@ class Heartbeat:
         shadows: Shadows,
         breakers: Breakers,
         tap: Tap,
+        idle_poll: IdlePoll,
         page: WorkerPage,
         clock: Clock,
         busy_above: float,
@@ -260,12 +264,13 @@ class Heartbeat:
         self._shadows = shadows
         self._breakers = breakers
         self._tap = tap
+        self._idle_poll = idle_poll
         self._page = page
         self._clock = clock
         self._busy_above = busy_above
         self._crowd, self._memory = Crowd(), ProcessMemory()
         self._beat_s = clock.now_s()
-        self._cpu_s = time.thread_time()
+        self._worked_s = self._work_s()
         self.draining = False
         self.failures = 0
 
@@ -280,11 +285,11 @@ class Heartbeat:
 
     def step(self) -> None:
         """One beat."""
-        now_s, cpu_s = self._clock.now_s(), time.thread_time()
+        now_s, worked_s = self._clock.now_s(), self._work_s()
         elapsed_s = now_s - self._beat_s
         if elapsed_s > 0:
-            self._shadows.set_busy((cpu_s - self._cpu_s) / elapsed_s > self._busy_above)
-        self._beat_s, self._cpu_s = now_s, cpu_s
+            self._shadows.set_busy((worked_s - self._worked_s) / elapsed_s > self._busy_above)
+        self._beat_s, self._worked_s = now_s, worked_s
         self._fleet.look()
         self._tap.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
@@ -292,6 +297,9 @@ class Heartbeat:
         if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):
             gc.collect()  # connections refer to themselves
             self._memory.give_back()
+
+    def _work_s(self) -> float:
+        return self._clock.spent_s() - self._idle_poll.idle_ns / 1e9
 
     async def run(self) -> None:
         """Beat until cancelled. A beat that fails is logged and counted, and the next one comes."""

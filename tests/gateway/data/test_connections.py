@@ -86,7 +86,7 @@ def visited(tmp_path: Path, visit: Callable[[House], Awaitable[None]], new_loop:
         config = uvicorn.Config(
             bench.worker.app,
             interface="asgi3",
-            http=connections.bounded(LIMITS, bench.worker.predict, bench.worker.app.targets),
+            http=connections.bounded(LIMITS, bench.worker.predict, bench.worker.app.targets, bench.worker.idle_poll),
             lifespan="off",
             log_config=None,
             access_log=False,
