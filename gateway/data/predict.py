@@ -61,6 +61,7 @@ REFUSED = "driftgate.refused"  # in the scope of a request whose body was given 
 PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told by the connection that its caller left
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
+_MOST_RETRY_AFTER_S = 60.0  # a wait is predicted: one bad guess must not send callers away for hours
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 
 
@@ -329,7 +330,7 @@ class Predict:
                 pending.timer.cancel()
             raise Overloaded(
                 f"about {wait_us / 1e6:.1f} s of work of {arm.loaded.servable.model!r} is waiting already",
-                retry_after_s=wait_us / 1e6,
+                retry_after_s=min(wait_us / 1e6, _MOST_RETRY_AFTER_S),
             )
 
     @staticmethod
@@ -338,7 +339,7 @@ class Predict:
         if takes_us * CAUTION > left_us:
             raise Overloaded(
                 f"about {takes_us / 1000:.0f} ms of work is waiting, and the caller gives {deadline_ms:g} ms",
-                retry_after_s=takes_us / 1e6,
+                retry_after_s=min(takes_us / 1e6, _MOST_RETRY_AFTER_S),
                 reason="deadline",
             )
 

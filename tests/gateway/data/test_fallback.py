@@ -232,16 +232,17 @@ def test_what_a_canary_has_no_time_for_is_answered_by_the_champion_and_no_eviden
     with_worker(tmp_path / "run", body)
 
 
-def test_what_no_version_has_time_for_is_refused_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("run_us", "retry_after_s"), [(3e6, "3"), (7.2e9, "60")])
+def test_what_no_version_has_time_for_is_refused_once(tmp_path: Path, run_us: float, retry_after_s: str) -> None:
     async def body(bench: Bench) -> None:
         await bench.route("m", in_canary(tmp_path))
-        hold(bench, 3, 3e6)
-        hold(bench, 2, 3e6)
+        hold(bench, 3, run_us)
+        hold(bench, 2, run_us)
         path = "/v2/models/m/versions/2/infer"
         waits = [asyncio.ensure_future(one) for one in (bench.infer("m", GOOD), bench.ask(path, {"inputs": [TENSOR]}))]
         await asyncio.sleep(0)
         answer = await bench.infer("m", GOOD, headers={"x-deadline-ms": "500"})
-        assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "overloaded", "3")
+        assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "overloaded", retry_after_s)
         assert read_pages(tmp_path / "run")[0].shed["m", "deadline"] == 1
         assert totals(tmp_path, 3, "canary").overflowed == 0
         for one in waits:
