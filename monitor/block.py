@@ -304,7 +304,7 @@ class RowBlocks:
 def _single_dtype(slot_bytes: int, form: int, features_bytes: int, outputs_bytes: int) -> np.dtype[np.void]:
     fields: list[tuple[str, Any, int]] = [("sum", "<u4", 0), ("rows", "<u4", 4), ("seq", "<u8", 8)]
     fields += [("wall_ns", "<i8", 16), ("epoch", "<u8", 24), ("started_ns", "<i8", 32), ("infer_us", "<f4", 40)]
-    fields += [("role", "u1", 44), ("flags", "u1", 45), ("form", "<u2", 46), ("hash", ("u1", 16), _AT)]
+    fields += [("role", "u1", 44), ("flags", "u1", 45), ("form", "<u2", 46), ("hash", ("u1", (16,)), _AT)]
     at = _AT + 16
     if form & _HAS_TIMES:
         fields.append(("times", "<i8", at))
@@ -312,7 +312,7 @@ def _single_dtype(slot_bytes: int, form: int, features_bytes: int, outputs_bytes
     if form & _HAS_PLACES:
         fields += [("row", "<u4", at), ("rows_of", "<u4", at + 4)]
         at += 8
-    fields += [("features", ("u1", features_bytes), at), ("outputs", ("u1", outputs_bytes), at + features_bytes)]
+    fields += [("features", ("u1", (features_bytes,)), at), ("outputs", ("u1", (outputs_bytes,)), at + features_bytes)]
     names, formats, offsets = (list(part) for part in zip(*fields, strict=True))
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": slot_bytes})
 

@@ -3,8 +3,9 @@
 Why: a caller that asks again as soon as it is answered finds the loop asleep each time, and falling asleep and being
 woken (system calls, an idle core, cold caches) cost a third of what such a request takes. Looking in vain costs the
 window; each time twice as many answers go by until the next try. So callers that are farther away than the window, or
-many at once, whose requests are better joined than picked up one by one, cost next to nothing. (Seastar's reactor has
-the same: `--idle-poll-time-us`.) Called by connections; event loop only.
+many at once, whose requests are better joined than picked up one by one, cost next to nothing; and while runs are away
+in slots, which want the core too, there is no looking. (Seastar's reactor has the same: `--idle-poll-time-us`.) Called
+by connections; event loop only.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ MOST_PASSED = 1000  # answers that go by at most until it is tried again
 class IdlePoll:
     """Of one event loop."""
 
-    def __init__(self, loop: AbstractEventLoop, window_us: float, now_ns: Callable[[], int] = perf_counter_ns) -> None:
-        """window_us: how long to look; 0: never."""
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        window_us: float,
+        runs_away: Callable[[], int],
+        now_ns: Callable[[], int] = perf_counter_ns,
+    ) -> None:
+        """window_us: how long to look; 0: never. runs_away: how many there are in slots."""
         self._loop = loop
+        self._runs_away = runs_away
         self._window_ns = round(window_us * 1000.0)
         self._now_ns = now_ns
         self._is_off = self._window_ns <= 0  # or looking already: there is nothing to begin
@@ -46,7 +54,7 @@ class IdlePoll:
     def _look(self) -> None:
         """Once in each turn of the loop, which does not sleep before it has called this again."""
         now_ns, new = self._now_ns(), self._answers - self._seen
-        if new == 1:
+        if new == 1 and not self._runs_away():
             self._seen, self._until_ns = self._answers, now_ns + self._window_ns
             self._pass_over //= 2
         else:

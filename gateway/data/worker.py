@@ -169,7 +169,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         curve_files.forget(run, slot, model, version)
 
     fleet.holdings.on_gone = gone
-    idle_poll = IdlePoll(loop, gateway.idle_poll_us)
+    idle_poll = IdlePoll(loop, gateway.idle_poll_us, lambda: scheduler.running)
     beat = Heartbeat(fleet, predict, shadows, breakers, tap, idle_poll, page, clock, gateway.shadow.busy_above)
     health = Health(fleet, beat.is_alive, lambda: beat.draining, _release())
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
