@@ -263,7 +263,7 @@ def _in_order(
         return _converted(first.take(by_time), columns)[0]
     rows, _ = _converted(first.slice(0, looked_at), columns)
     names = [column.name for column in columns]
-    is_listed_so = listed_by in names and groups_of(rows[names.index(listed_by)]) is not None
+    is_listed_so = listed_by in names and groups_of(rows[names.index(listed_by)], 1) is not None
     return None if is_listed_so or order_of(columns, rows).sorted_by is not None else rows
 
 

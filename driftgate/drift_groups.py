@@ -25,22 +25,26 @@ _SORTED = 0.999  # of the steps within groups go the same way
 Floats = NDArray[np.float64]
 
 
-def groups_of(values: Floats) -> NDArray[np.intp] | None:
-    """Where each group of equal values begins (G,); None where a value comes in more than one place."""
+def groups_of(values: Floats, least_rows: int) -> NDArray[np.intp] | None:
+    """Where each group of equal values begins (G,).
+
+    None where a value comes in more than one place, or groups have fewer than least_rows rows in the mean.
+    """
     starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
-    return starts if len(values) and len(np.unique(values[starts])) == len(starts) else None
+    if len(values) < least_rows * len(starts):  # looked at first: it spares most columns the sorting
+        return None
+    return starts if len(np.unique(values[starts])) == len(starts) else None
 
 
 def is_clustered(values: Floats) -> bool:
     """Whether neighbours have the same value so often that it may be a session's, a day's or the like."""
-    starts = groups_of(values)
-    return starts is not None and len(values) >= _LEAST_IN_CLUSTER * len(starts)
+    return groups_of(values, _LEAST_IN_CLUSTER) is not None
 
 
 def is_listed(values: Floats) -> bool:
     """Whether rows may be listed by shop, sensor or the like: many long groups, each in one place."""
-    starts = groups_of(values)
-    return starts is not None and _LEAST_GROUPS <= len(starts) <= len(values) / _LEAST_IN_GROUP
+    starts = groups_of(values, _LEAST_IN_GROUP)
+    return starts is not None and len(starts) >= _LEAST_GROUPS
 
 
 def come_again(before: Floats, now: Floats) -> bool | None:
@@ -55,8 +59,8 @@ def sizes_within(columns: Sequence[Column], block: Floats, at: int) -> NDArray[n
 
     None where groups are too small, or were sorted by another column, and so tell nothing of how rows depend.
     """
-    starts = groups_of(block[at])
-    if starts is None or block.shape[1] < _LEAST_IN_GROUP * len(starts):
+    starts = groups_of(block[at], _LEAST_IN_GROUP)
+    if starts is None:
         return None
     ends = starts[1:] - 1
     for column, values in zip(columns, block, strict=True):
