@@ -121,7 +121,7 @@ def _section(result: Result) -> Iterator[str]:
         yield f"| {name} | {number(figure.median)} | {low} | {high} | {figure.unit} | {len(figure.values)} |"
     if result.notes:
         yield ""
-        yield from (f"- Doubt: {note.splitlines()[0]}." for note in result.notes)
+        yield from (f"- Doubt: {note.splitlines()[0].rstrip('.')}." for note in result.notes)
 
 
 def main(words: Sequence[str]) -> int:
