@@ -30,9 +30,10 @@ def groups_of(values: Floats, least_rows: int) -> NDArray[np.intp] | None:
 
     None where a value comes in more than one place, or groups have fewer than least_rows rows in the mean.
     """
-    starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
-    if len(values) < least_rows * len(starts):  # looked at first: it spares most columns the sorting
+    begins = values[1:] != values[:-1]
+    if len(values) < least_rows * (1 + np.count_nonzero(begins)):  # looked at first: it spares most columns the sorting
         return None
+    starts = np.concatenate([[0], np.flatnonzero(begins) + 1])
     return starts if len(np.unique(values[starts])) == len(starts) else None
 
 
