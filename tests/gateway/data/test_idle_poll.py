@@ -9,6 +9,8 @@ import pytest
 
 from gateway.data.idle_poll import MOST_PASSED, IdlePoll
 from tests.gateway.data.test_connections import WHOLE, House, visited
+from tests.support.clock import ManualClock
+from tests.support.serving import Bench, with_worker
 
 WINDOW_US = 50.0
 
@@ -133,3 +135,17 @@ def test_a_worker_answers_a_quick_caller_and_then_sleeps(tmp_path: Path) -> None
         assert poll.idle_ns == before_ns
 
     visited(tmp_path, visit)
+
+
+def test_looking_is_no_work_that_holds_shadows_back(tmp_path: Path) -> None:
+    clock = ManualClock()  # every second that passes has been the loop's
+
+    async def body(bench: Bench) -> None:
+        worker: Any = bench.worker
+        for looked_s, is_busy in ((0.0, True), (0.9, False), (0.1, True)):
+            clock.advance(1.0)
+            worker.idle_poll.idle_ns += round(looked_s * 1e9)
+            worker.beat.step()
+            assert worker.shadows._busy is is_busy
+
+    with_worker(tmp_path / "run", body, clock=clock)
