@@ -239,6 +239,11 @@ class LaneWriter(LaneFile):
         self._sums[at >> 2] = zlib.crc32(block)
 
     @property
+    def is_full(self) -> bool:
+        """There is room for no row more."""
+        return bool(self.words[TAIL] - self.words[HEAD] >= self.capacity)
+
+    @property
     def offered(self) -> int:
         """Rows that were offered, ever."""
         return int(self.words[OFFERED])

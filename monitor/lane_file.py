@@ -140,14 +140,15 @@ def capacity_of(schema: LogSchema, lane_bytes: int) -> int:
 def grown_capacity(header: LaneHeader, lane_bytes: int, rows: int) -> int:
     """What a lane of this size should hold where so many rows ought to find room: at most MOST_TIMES lane_bytes.
 
-    In doublings, so that a rate that moves a little asks for no other file.
+    In doublings, so that a rate that moves a little asks for no other file; nor is one worth it for less than half more.
     """
     slot_bytes = ColumnBlocks(header.schema, header.role).slot_bytes
     most = max(header.capacity, (int(lane_bytes * MOST_TIMES) - 2 * PAGE) // slot_bytes)
     capacity = header.capacity
     while capacity < min(rows, most):
         capacity *= 2
-    return min(capacity, most)
+    capacity = min(capacity, most)
+    return capacity if capacity >= 1.5 * header.capacity else header.capacity
 
 
 def lane_path(folder: Path, slot: int, model: str, version: int, role: str, generation: int) -> Path:

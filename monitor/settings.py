@@ -27,5 +27,5 @@ class LaneSettings:
     """The ring buffers between workers and the monitor."""
 
     lane_bytes: int = 4 * 1024 * 1024  # size of one lane's file; with rows above 1 KiB up to eight times as much
-    lane_seconds: float = 4.0  # a lane that fills in less, at its version's rate, grows up to eight times lane_bytes
+    lane_seconds: float = 4.0  # a lane that fills in less, or is full, grows up to eight times lane_bytes; 0: never
     lane_rows_per_request: int = 256  # a larger request is logged as that many rows, chosen by a seeded sample

@@ -84,11 +84,15 @@ class Tap:
             wall_ns = self._clock.wall_ns()
             if len(counts) == total:  # every request is one row
                 together, times = b"".join(hashes), None if decoded_ns is None else array("q", decoded_ns)
-                lane.offer(together, wall_ns, epoch, flags, started_ns, infer_us, times, None, features, outputs)
+                kept = lane.offer(together, wall_ns, epoch, flags, started_ns, infer_us, times, None, features, outputs)
+                is_short = kept < total
             else:
-                self._offer(
+                is_short = self._offer(
                     lane, wall_ns, epoch, hashes, counts, features, outputs, decoded_ns, started_ns, infer_us, flags
                 )
+            if is_short and lane.is_full and self._settings.lane_seconds:
+                servable = loaded.servable
+                self._overflowed((servable.model, servable.version, role), lane)
         except Exception:  # logging never harms an answer that was right
             logger.exception("rows of %s:%d could not be logged", loaded.servable.model, loaded.servable.version)
             servable = loaded.servable
@@ -107,8 +111,11 @@ class Tap:
         started_ns: int,
         infer_us: float,
         flags: int,
-    ) -> None:
-        """Requests of several rows: each row says which of how many it is; of very many rows, some are chosen."""
+    ) -> bool:
+        """Requests of several rows: each row says which of how many it is; of very many rows, some are chosen.
+
+        Whether some of them found no room.
+        """
         row, rows, owner = self._spread(counts)
         if max(counts) > self._settings.lane_rows_per_request:
             kept = self._sample(counts)
@@ -118,7 +125,8 @@ class Tap:
         pairs = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[owner]
         times = None if decoded_ns is None else np.array(decoded_ns, np.int64)[owner]
         places = row.tobytes() + rows.tobytes()
-        lane.offer(pairs.tobytes(), wall_ns, epoch, flags, started_ns, infer_us, times, places, features, outputs)
+        offered = pairs.tobytes(), wall_ns, epoch, flags, started_ns, infer_us, times, places, features, outputs
+        return lane.offer(*offered) < len(features)
 
     def record_error(self, loaded: Loaded, role: str, epoch: int, request_hash: bytes) -> None:
         """Log an errored request: one row with a flag, no inputs that could be trusted, and no outputs."""
@@ -189,6 +197,13 @@ class Tap:
             if now_s >= self._retry_at_s.get(key, float("-inf")):
                 self._grow(key, lane, math.ceil(rate * self._settings.lane_seconds))
 
+    def _overflowed(self, key: tuple[str, int, str], lane: LaneWriter) -> None:
+        """Grow at once: all that comes until the next look would be lost as well."""
+        now_s = self._clock.now_s()
+        if now_s >= self._retry_at_s.get(key, float("-inf")):
+            self._retry_at_s[key] = now_s + LOOK_EVERY_S  # where it cannot grow
+            self._grow(key, lane, 2 * lane.capacity)
+
     def _grow(self, key: tuple[str, int, str], lane: LaneWriter, rows: int) -> None:
         try:
             grown = lane.grown(self._settings.lane_bytes, rows)
@@ -198,6 +213,7 @@ class Tap:
             return
         if grown is not None:
             self._lanes[key] = grown
+            self._retry_at_s.pop(key, None)
             lane.close()
 
     def forget(self, model: str, version: int) -> None:
