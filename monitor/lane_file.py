@@ -140,7 +140,7 @@ def capacity_of(schema: LogSchema, lane_bytes: int) -> int:
 def grown_capacity(header: LaneHeader, lane_bytes: int, rows: int) -> int:
     """What a lane of this size should hold where so many rows ought to find room: at most MOST_TIMES lane_bytes.
 
-    In doublings, so that a rate that moves a little asks for no other file; nor is one worth it for less than half more.
+    In doublings, so that a rate that moves a little asks for no other file; nor does less than half more.
     """
     slot_bytes = ColumnBlocks(header.schema, header.role).slot_bytes
     most = max(header.capacity, (int(lane_bytes * MOST_TIMES) - 2 * PAGE) // slot_bytes)
