@@ -30,6 +30,18 @@ DATE_FORMAT_HELP = (
     "as %d.%m.%y."
 )
 DateFormat = Annotated[str | None, typer.Option("--date-format", metavar="FORMAT", help=DATE_FORMAT_HELP)]
+# What a reference file's columns are.
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="A,B,…", help="Which reference columns are the input's, in order.")
+]
+Target = Annotated[str | None, typer.Option("--target", metavar="NAME", help="The reference column that is the label.")]
+Prediction = Annotated[
+    str | None, typer.Option("--prediction", metavar="NAME", help="The reference column that is a prediction.")
+]
+ByTime = Annotated[
+    str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
+]
+Unordered = Annotated[bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
 
 _SHOWN_VERDICT = {"pass": "green", "breach": "red", "unknown": "yellow"}

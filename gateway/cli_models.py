@@ -15,9 +15,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from gateway.cli_common import (
     AsJson,
+    ByTime,
+    Columns,
     DateFormat,
     ModelArgument,
+    Prediction,
     Shell,
+    Target,
+    Unordered,
     emit,
     err,
     plain_table,
@@ -57,20 +62,12 @@ def register(
     golden: Annotated[
         str | None, typer.Option(metavar="FILE", help=".npz with in:NAME and out:NAME, or ONNX test data.")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Which reference columns are the input's, in order.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(metavar="NAME", help="The reference column that is the label.")] = None,
-    prediction: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The reference column that is a prediction.")
-    ] = None,
-    by_time: Annotated[
-        str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
-    ] = None,
+    columns: Columns = None,
+    target: Target = None,
+    prediction: Prediction = None,
+    by_time: ByTime = None,
     date_format: DateFormat = None,
-    unordered: Annotated[
-        bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
-    ] = False,
+    unordered: Unordered = False,
     options: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Options as TOML: batch limits, provider, NaN policy, types of features."),

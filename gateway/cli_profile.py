@@ -10,8 +10,13 @@ from rich.markup import escape
 
 from gateway.cli_common import (
     AsJson,
+    ByTime,
+    Columns,
     DateFormat,
+    Prediction,
     Shell,
+    Target,
+    Unordered,
     UsageFault,
     emit,
     plain_table,
@@ -44,20 +49,12 @@ def profile(
     from_traffic: Annotated[
         str | None, typer.Option(metavar="24h", help="Instead: what it saw lately, at most 7d.")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Which reference columns are the input's, in order.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(metavar="NAME", help="The reference column that is the label.")] = None,
-    prediction: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The reference column that is a prediction.")
-    ] = None,
-    by_time: Annotated[
-        str | None, typer.Option("--by-time", metavar="NAME", help="The reference column with the rows' moments.")
-    ] = None,
+    columns: Columns = None,
+    target: Target = None,
+    prediction: Prediction = None,
+    by_time: ByTime = None,
     date_format: DateFormat = None,
-    unordered: Annotated[
-        bool, typer.Option("--unordered", help="The reference's rows are in no order of time.")
-    ] = False,
+    unordered: Unordered = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare a version with other reference rows from now on: a new numbered profile, which measurements name.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from registry import errors
-from registry.errors import ServingError
+from registry.errors import InternalError, MalformedRequest, MethodNotAllowed, RouteNotFound, ServingError
 
 # The nearest class in an error's ancestry decides; a test lists leaves that only the root would catch.
 STATUS: dict[type[ServingError], int] = {
@@ -77,3 +79,16 @@ def retry_after_s(error: ServingError) -> int | None:
 def body_of(error: ServingError, request_id: str) -> dict[str, Any]:
     """The JSON body of every error on every route (Open Inference clients read `error` as a string)."""
     return {"error": error.message, "code": error.code, "details": error.details, "request_id": request_id}
+
+
+def problem_of(error: Exception, method: str, path: str) -> ServingError:
+    """What was raised while a request was answered, by us or by the framework, as one of ours."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, HTTPException):
+        if error.status_code == 405:
+            return MethodNotAllowed(f"{method} is not possible on {path}")
+        if error.status_code == 404:
+            return RouteNotFound(f"no route {path}")
+        return MalformedRequest(str(error.detail))
+    return InternalError(f"{type(error).__name__} while answering; the log has the trace")

@@ -16,7 +16,6 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -26,12 +25,8 @@ from gateway.control.principal import Doorkeeper, Principal
 from gateway.control.principal import Role as Right
 from registry.errors import (
     Cancelled,
-    InternalError,
     MalformedRequest,
-    MethodNotAllowed,
     PayloadTooLarge,
-    RouteNotFound,
-    ServingError,
     StorageFailed,
 )
 
@@ -235,7 +230,8 @@ def storage_failed(request: Request, error: Exception) -> Response:
 
 def failed(request: Request, error: Exception) -> Response:
     """Any error, in the one shape."""
-    problem = error if isinstance(error, ServingError) else _translated(request, error)
+    gone = Cancelled("the caller left before the body was complete") if isinstance(error, ClientDisconnect) else error
+    problem = problems.problem_of(gone, request.method, request.url.path)
     identity = request_id(request)
     headers = {"x-request-id": identity}
     wait_s = problems.retry_after_s(problem)
@@ -247,15 +243,3 @@ def failed(request: Request, error: Exception) -> Response:
         headers["connection"] = "close"  # the server drops the connection of a handler that raised
     body = to_json(problems.body_of(problem, identity))
     return Response(body, problems.status_of(problem), headers, "application/json")
-
-
-def _translated(request: Request, error: Exception) -> ServingError:
-    if isinstance(error, ClientDisconnect):
-        return Cancelled("the caller left before the body was complete")
-    if isinstance(error, HTTPException):
-        if error.status_code == 405:
-            return MethodNotAllowed(f"{request.method} is not possible on {request.url.path}")
-        if error.status_code == 404:
-            return RouteNotFound(f"no route {request.url.path}")
-        return MalformedRequest(str(error.detail))
-    return InternalError(f"{type(error).__name__} while answering; the log has the trace")

@@ -28,10 +28,6 @@ from gateway.data.predict import Predict, Receive, Scope, Send
 from gateway.data.triton import Triton
 from gateway.settings import GatewaySettings
 from registry.errors import (
-    InternalError,
-    MalformedRequest,
-    MethodNotAllowed,
-    RouteNotFound,
     ServingError,
     VersionNotFound,
 )
@@ -126,7 +122,7 @@ def others(health: Health, triton: Triton, gateway: GatewaySettings | None = Non
         return _json({"status": "alive"}) if health.is_alive() else _json({"status": "stalled"}, 503)
 
     def fail(request: Request, error: Exception) -> Response:
-        problem = error if isinstance(error, ServingError) else _translated(request, error)
+        problem = problems.problem_of(error, request.method, request.url.path)
         identity = ids.identify(request.headers.get("x-request-id", "").encode("latin-1")).decode()
         headers = {"x-request-id": identity}
         wait_s = problems.retry_after_s(problem)
@@ -154,13 +150,3 @@ def others(health: Health, triton: Triton, gateway: GatewaySettings | None = Non
         ],
         exception_handlers={ServingError: fail, HTTPException: fail, Exception: fail},
     )
-
-
-def _translated(request: Request, error: Exception) -> ServingError:
-    if isinstance(error, HTTPException):
-        if error.status_code == 405:
-            return MethodNotAllowed(f"{request.method} is not possible on {request.url.path}")
-        if error.status_code == 404:
-            return RouteNotFound(f"no route {request.url.path}")
-        return MalformedRequest(str(error.detail))
-    return InternalError(f"{type(error).__name__} while answering; the log has the trace")
