@@ -209,7 +209,7 @@ def load(model: str, version: int, model_path: Path, manifest_path: Path, thread
     manifest = Manifest.from_json(manifest_path.read_bytes())
     options, optimized = manifest.options, None
     if options.cache_optimized:
-        name = providers.optimized_name(manifest.files[0].sha256, options, onnx.runtime_version())
+        name = providers.optimized_name(manifest.loaded.sha256, options, onnx.runtime_version())
         optimized = manifest_path.parent.parent / "optimized" / name
     session = onnx.open_session(model_path, threads, options, optimized)
     return Servable(model, version, session, manifest, max_rows)
