@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 SUPERVISOR_FD = "DRIFTGATE_SUPERVISOR_FD"
 BOOT_ID = "DRIFTGATE_BOOT_ID"
 CHILD_SETTINGS = "DRIFTGATE_CHILD_SETTINGS"
+ENDED_BY = "DRIFTGATE_ENDED_BY"  # the signal by which the child before this one ended, where it was by its own fault
 
 _PR_SET_PDEATHSIG = 1
 

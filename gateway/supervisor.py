@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.grpc_port import take_grpc_port
-from gateway.orphan import BOOT_ID, CHILD_SETTINGS, SUPERVISOR_FD
+from gateway.orphan import BOOT_ID, CHILD_SETTINGS, ENDED_BY, SUPERVISOR_FD
 from gateway.serve_lock import AlreadyServing, PortTaken, Serving, hold_lock, read_lock, take_port, write_lock
 from gateway.settings import Settings
 from gateway.settings_load import to_json
@@ -41,6 +41,7 @@ _MOST_FALSE_STARTS = 5  # of one process in a row before the server was ever rea
 _STEADY_S = 10.0  # a child that lived this long starts again without delay
 _TWICE_S = 0.5  # a terminal and a parent may both pass on one Ctrl-C: that is one wish
 _STALE_PORT_S = 8.0  # children of a killed supervisor answer what is in flight, then free its ports
+_OWN_FAULT = (signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT)  # nobody else sent them
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -54,6 +55,7 @@ class _Child:
     started_s: float = 0.0
     deaths: int = 0  # in a row, each soon after its start
     start_at_s: float = 0.0
+    ended_by: int = 0  # the signal that the last process raised by its own fault
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -202,7 +204,7 @@ class Supervisor:
                 # Own process group: a terminal's Ctrl-C or hang-up reaches the supervisor alone, which drains in order.
                 child.process = subprocess.Popen(
                     [*self._python, *child.arguments],
-                    env=environ,
+                    env={**environ, ENDED_BY: str(child.ended_by)},
                     pass_fds=(pipe,),
                     stdin=subprocess.DEVNULL,
                     process_group=0,
@@ -225,6 +227,7 @@ class Supervisor:
             if process is None or process.poll() is None:
                 continue
             child.process = None
+            child.ended_by = -process.returncode if -process.returncode in _OWN_FAULT else 0
             if process.returncode == HOPELESS:
                 self._hopeless = True
                 self._say(f"{child.name} (process {process.pid}) can never start")

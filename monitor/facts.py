@@ -77,7 +77,7 @@ class RolloutFacts:
     watched: bool = True  # False: the monitor's counts are not known, as when a controller has just started
     traffic_age_s: float | None = None  # since the last answer of either arm; None: not known
     source_errors: frozenset[str] = frozenset()  # guardrails whose source failed to answer just now
-    veto: str | None = None  # a worker's breaker took the canary out, and why
+    veto: str | None = None  # why a worker wants the candidate out at once
 
     @property
     def answers(self) -> tuple[int, int]:

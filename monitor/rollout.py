@@ -82,7 +82,7 @@ def next_step(
         why = readiness_reason or "a worker could not load it"
         return roll_back_now(record, moment, Cause.ERROR, f"version {record.candidate} cannot serve: {why}")
     if facts.veto is not None:
-        return roll_back_now(record, moment, Cause.BREACH, f"a worker's breaker took the canary out: {facts.veto}")
+        return roll_back_now(record, moment, Cause.BREACH, f"the canary was taken out: {facts.veto}")
     guilty = _guilty(reports)
     if guilty is not None:
         return roll_back_now(record, moment, Cause.BREACH, f"{guilty.name}: {guilty.sentence}", guilty)

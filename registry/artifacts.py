@@ -118,17 +118,17 @@ class ArtifactStore:
         return content
 
     def materialise(self, manifest: Manifest) -> Path:
-        """Lay a version's files out with their own names → the model file, ready for onnxruntime.
+        """Lay a version's files out with their own names → the model file to be loaded, ready for onnxruntime.
 
         Atomic and idempotent: the folder appears whole, once; it is made anew when a file in it is missing or short.
         """
         folder = self.root / "versions" / manifest.digest
-        model = folder / manifest.files[0].path
+        model = folder / manifest.loaded.path
         if self._is_whole(folder, manifest):
             return model
         with self.staging() as aside:
             content = aside / "version"
-            for item in manifest.files:
+            for item in manifest.laid_out:
                 target = content / checked_relative(item.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(self.path(item.sha256), target)
@@ -147,7 +147,7 @@ class ArtifactStore:
 
     def _is_whole(self, folder: Path, manifest: Manifest) -> bool:
         try:
-            return all((folder / item.path).stat().st_size == item.bytes for item in manifest.files)
+            return all((folder / item.path).stat().st_size == item.bytes for item in manifest.laid_out)
         except OSError:
             return False
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from registry.divisions import guarded
 from registry.errors import ArtifactRejected
 from registry.onnx import is_ort_format
 from registry.value_sizes import bodies, sized_by_values
@@ -50,6 +51,7 @@ class GraphFacts:
     foreign: tuple[str, ...]  # domains of custom operators
     zipped: dict[str, tuple[str, ...]]  # outputs that end in ZipMap → their classes, in the model's own order
     loops: bool = False  # its running time may depend on the values in a request, without a bound
+    guarded: Any = None  # the model to be loaded in its place; see `divisions.guarded`
 
 
 def read_graph(path: Path) -> GraphFacts:
@@ -67,7 +69,7 @@ def read_graph(path: Path) -> GraphFacts:
     used = {node.domain for node in _nodes(model)}
     local = {function.domain for function in model.functions}
     ends = [*model.graph.input, *model.graph.output]
-    return GraphFacts(
+    facts = GraphFacts(
         opset={item.domain: item.version for item in model.opset_import},
         external=tuple(sorted(set(_locations(model)))),
         shapeless=frozenset(
@@ -81,6 +83,7 @@ def read_graph(path: Path) -> GraphFacts:
         },
         loops=any(node.op_type in _LOOPS for node in _nodes(model)) or sized_by_values(model),
     )
+    return replace(facts, guarded=guarded(model))  # last: it changes the model
 
 
 def _is_named(path: Path, operators: Iterable[str]) -> bool:

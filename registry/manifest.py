@@ -44,6 +44,15 @@ class FileDigest:
     sha256: str
     bytes: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """As stored."""
+        return {"path": self.path, "sha256": self.sha256, "bytes": self.bytes}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> FileDigest:
+        """The reverse of to_dict. Raises KeyError or TypeError."""
+        return cls(document["path"], document["sha256"], document["bytes"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
@@ -99,6 +108,17 @@ class Manifest:
     probe: ProbeResult
     log_schema: dict[str, Any] | None = None  # how its rows are logged; only the monitor reads it
     reference_rows: str | None = None  # sha256 of a sample of the reference's rows (`registry/sample.py`), if kept
+    guarded: FileDigest | None = None  # what is loaded in the model's place, beside its data: see `divisions.guarded`
+
+    @property
+    def loaded(self) -> FileDigest:
+        """The model file that is loaded."""
+        return self.guarded or self.files[0]
+
+    @property
+    def laid_out(self) -> tuple[FileDigest, ...]:
+        """All files that must lie beside each other for that."""
+        return self.files if self.guarded is None else (*self.files, self.guarded)
 
     def identity(self) -> dict[str, Any]:
         """What the digest is taken of. The model file's own name is not in it: external data is found by name."""
@@ -145,7 +165,7 @@ class Manifest:
                 "manifest",
                 {
                     "digest": self.digest,
-                    "files": [{"path": item.path, "sha256": item.sha256, "bytes": item.bytes} for item in self.files],
+                    "files": [item.to_dict() for item in self.files],
                     "options": self.options.to_dict(),
                     "profile": self.profile,
                     "golden": self.golden,
@@ -154,6 +174,7 @@ class Manifest:
                     "probe": self.probe.to_dict(),
                     "log_schema": self.log_schema,
                     "reference_rows": self.reference_rows,
+                    **({} if self.guarded is None else {"guarded": self.guarded.to_dict()}),
                 },
                 self._format(),
             )
@@ -182,7 +203,7 @@ class Manifest:
         check_stamp("manifest", document)
         try:
             manifest = cls(
-                files=tuple(FileDigest(item["path"], item["sha256"], item["bytes"]) for item in document["files"]),
+                files=tuple(FileDigest.from_dict(item) for item in document["files"]),
                 options=ServingOptions.from_dict(document["options"]),
                 profile=document["profile"],
                 golden=document["golden"],
@@ -191,6 +212,7 @@ class Manifest:
                 probe=ProbeResult.from_dict(document["probe"]),
                 log_schema=document.get("log_schema"),
                 reference_rows=document.get("reference_rows"),
+                guarded=FileDigest.from_dict(document["guarded"]) if document.get("guarded") else None,
             )
             digest = manifest.digest
         except (KeyError, TypeError, ValueError, AttributeError, InvalidSetting) as error:
@@ -200,7 +222,7 @@ class Manifest:
         axes = manifest.probe.axes
         if axes and (len(axes.inputs), len(axes.outputs)) != (len(manifest.inputs), len(manifest.outputs)):
             raise StateDamaged("a manifest has axes for other inputs or outputs than it names")
-        if not all(_SHA256.fullmatch(item.sha256) for item in manifest.files):
+        if not all(_SHA256.fullmatch(item.sha256) for item in manifest.laid_out):
             raise StateDamaged("a manifest names a file by something that is no SHA-256")
         if manifest.reference_rows is not None and not _SHA256.fullmatch(str(manifest.reference_rows)):
             raise StateDamaged("a manifest names its reference rows by something that is no SHA-256")

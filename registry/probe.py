@@ -68,6 +68,7 @@ class Finding:
     reference_outputs: Mapping[str, NDArray[Any]] | None
     reference_rows: NDArray[np.int64] | None  # which reference rows were run, rising
     golden: Path | None  # the golden set in the stored form, inside the work folder
+    guarded: Path | None = None  # what is to be loaded in the model's place; see `divisions.guarded`
 
 
 def probe(
@@ -80,12 +81,15 @@ def probe(
     golden: Path | None = None,
     feeds: Mapping[str, NDArray[Any]] | None = None,
     later: bool = False,
+    guarded: Path | None = None,
     progress: Progress | None = None,
 ) -> Finding | list[str]:
     """One pass over a model → what was found, or the locations of external data that still has to be laid beside it.
 
     `data` names what lies there already; `work` is an empty folder; `feeds` are reference rows, rows first; `later`
-    says that reference rows will follow, so nothing has to be made up. Raises ArtifactRejected with the reason.
+    says that reference rows will follow, so nothing has to be made up. `guarded` is where a guarded graph is written,
+    beside the model, and loaded from if there is one; None: the model is as it will be loaded. Raises ArtifactRejected
+    with the reason.
     """
     job = {
         "model": str(model),
@@ -94,6 +98,7 @@ def probe(
         "golden": None if golden is None else str(golden),
         "feeds": None,
         "later": later,
+        "guarded": None if guarded is None else str(guarded),
         "empty": None,
         "threads": options.threads or limits.threads,
         "options": options.to_dict(),
@@ -120,7 +125,11 @@ def probe(
         return [str(name) for name in result["external"]]
     found = _finding(result, work)
     never_empty = _never_empty(result.get("empty", ()), job, work, limits)
-    return replace(found, probe=replace(found.probe, never_empty=never_empty))
+    return replace(
+        found,
+        probe=replace(found.probe, never_empty=never_empty),
+        guarded=guarded if guarded is not None and guarded.exists() else None,
+    )
 
 
 def _never_empty(

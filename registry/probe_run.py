@@ -55,6 +55,10 @@ def run_job(job: Mapping[str, Any], tell: Tell) -> tuple[dict[str, Any], Callabl
     missing = [name for name in facts.external if str(checked_relative(name)) not in job["data"]]
     if missing:
         return {"external": list(facts.external)}, None  # the parent lays them beside the model, and asks again
+    if job["guarded"] and facts.guarded is not None:
+        model = Path(job["guarded"])
+        model.write_bytes(facts.guarded.SerializeToString())
+    facts = replace(facts, guarded=None)  # its memory is wanted
     tell("loading the model", 0.0)
     probe = ProbedModel(job, facts, _open(job, model, facts))
     work, seconds = Path(job["work"]), float(job["limits"]["seconds"])

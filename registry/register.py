@@ -22,7 +22,7 @@ from registry.errors import ArtifactRejected, MalformedRequest
 from registry.manifest import FileDigest, Manifest, ServingOptions
 from registry.probe import Finding, ProbeLimits, Progress, probe
 from registry.sample import sample_bytes
-from registry.source import Source, find_source, stage_data, stage_golden, stage_model
+from registry.source import Source, find_source, name_beside, stage_data, stage_golden, stage_model
 from registry.vocabulary import CANARY_ALIAS, TensorSpec, is_alias_name, is_model_name
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -148,6 +148,7 @@ def register(
         progress("storing", 0.0)
         for item in staged.files:
             artifacts.adopt(scratch / "model" / item.path, item.sha256)
+        guarded = _store_guarded(artifacts, found.guarded)
         profile = fitted.profile_bytes if fitted else None
         sample = None if feeds is None else sample_bytes(feeds)
         manifest = Manifest(
@@ -160,6 +161,7 @@ def register(
             probe=found.probe,
             log_schema=fitted.log_schema if fitted else None,
             reference_rows=None if sample is None else artifacts.put_bytes(sample),
+            guarded=guarded,
         )
     with catalog.transaction():
         row, created = catalog.add_version(
@@ -231,7 +233,10 @@ class _Staged:
             work = self.scratch / f"work{self.passes}"
             work.mkdir()
             folder = self.scratch / "model"
-            found = probe(folder / self.files[0].path, work, data=[item.path for item in self.files[1:]], **how)
+            guarded = folder / name_beside(item.path for item in self.files)
+            found = probe(
+                folder / self.files[0].path, work, data=[item.path for item in self.files[1:]], guarded=guarded, **how
+            )
             if isinstance(found, Finding):
                 return found
             model, data = stage_data(self.source, folder, found, self.files[0])
@@ -291,6 +296,14 @@ def _fit_input(request: Registration, found: Finding) -> FitInput:
         examples=found.examples,
         features=request.options.features,
     )
+
+
+def _store_guarded(artifacts: ArtifactStore, guarded: Path | None) -> FileDigest | None:
+    if guarded is None:
+        return None
+    file = FileDigest(guarded.name, hash_file(guarded), guarded.stat().st_size)
+    artifacts.adopt(guarded, file.sha256)
+    return file
 
 
 def _store_golden(artifacts: ArtifactStore, golden: Path | None) -> str | None:

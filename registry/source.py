@@ -7,7 +7,7 @@ is registered cannot be probed as one thing and stored as another. Called by `re
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -20,7 +20,7 @@ from registry.manifest import FileDigest
 _MODEL_SUFFIXES = (".onnx", ".ort")
 _SHOWN = 300  # characters of a path in a refusal
 MODEL_NAME = "model.onnx"
-_OTHER_NAME = "driftgate-model{}.onnx"  # when external data has taken the first
+_OTHER_NAME = "driftgate-model{}.onnx"  # when external data has taken the first, and for what is made of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def stage_data(
     names = sorted({str(checked_relative(location)) for location in locations})
     taken = {name.split("/")[0] for name in names}
     if model.path in taken:
-        other = next(name for n in count(1) if (name := _OTHER_NAME.format("" if n == 1 else f"-{n}")) not in taken)
+        other = name_beside(names)
         (folder / model.path).rename(folder / other)
         model = FileDigest(other, model.sha256, model.bytes)
     data = []
@@ -77,6 +77,12 @@ def stage_data(
                 raise ArtifactRejected(f"external data {name!r} leads out of the model's folder", path=name)
             data.append(_stage(file, folder, name))
     return model, data
+
+
+def name_beside(names: Iterable[str]) -> str:
+    """A name for a model beside files of these names."""
+    taken = {name.split("/")[0] for name in names}
+    return next(name for n in count(1) if (name := _OTHER_NAME.format("" if n == 1 else f"-{n}")) not in taken)
 
 
 def stage_golden(path: str, folder: Path, scratch: Path) -> Path:

@@ -33,7 +33,7 @@ _SIZES: dict[str, tuple[int, ...]] = {
     "Tile": (1,),
     "Upsample": (1,),
 }
-_OF_SHAPES = ("Shape", "Size")
+OF_SHAPES = ("Shape", "Size")
 
 Functions = Mapping[tuple[str, str], Any]
 
@@ -71,6 +71,6 @@ def _sized(nodes: Iterable[Any], of_request: set[str], functions: Functions) -> 
             taken = {name for name, is_of_request in zip(called.input, flows, strict=False) if is_of_request}
             if _sized(called.node, taken, others):
                 return True
-        if (any(flows) and node.op_type not in _OF_SHAPES) or inside:
+        if (any(flows) and node.op_type not in OF_SHAPES) or inside:
             of_request.update(filter(None, node.output))  # an output that is left out has no name
     return False

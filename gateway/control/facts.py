@@ -6,6 +6,7 @@ judge what the old one gave. Called by the controller, once a tick for each runn
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from gateway.control import gather
@@ -33,7 +34,7 @@ def facts_of(
     answers = gather.arm_answers(pages, state.name, record.champion, record.candidate)
     _note_answers(state, sum(answers), now_s)
     champion_answers, canary_answers = _in_rollout(state, answers)
-    veto = next((page.slot for page in pages if page.vetoes.get(state.name) == record.id), None)
+    veto = next((page for page in pages if page.vetoes.get(state.name) == record.id), None)
     return RolloutFacts(
         segments=state.gathered.segments(),
         champion_answers=champion_answers,
@@ -55,8 +56,15 @@ def facts_of(
         has_profile=has_profile,
         watched=is_watched or not record.is_serving,
         traffic_age_s=None if state.answered_s is None else now_s - state.answered_s,
-        veto=None if veto is None else f"worker {veto} saw its canary fail 20 times in a row",
+        veto=None if veto is None else _why(veto, record),
     )
+
+
+def _why(page: PageSnapshot, record: RolloutRecord) -> str:
+    number = page.ended_by.get(record.model)
+    if number is None:
+        return f"worker {page.slot} saw its canary fail 20 times in a row"
+    return f"worker {page.slot} was ended by {signal.Signals(number).name} while it ran version {record.candidate}"
 
 
 def _note_answers(state: ModelState, answers: int, now_s: float) -> None:

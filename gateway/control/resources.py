@@ -263,7 +263,8 @@ def version_json(row: VersionRow, *, whole: bool = False) -> dict[str, Any]:
             "onnxruntime": manifest.probe.onnxruntime,
             "opset": dict(manifest.probe.opset),
         }
-        document["files"] = [{"path": file.path, "sha256": file.sha256, "bytes": file.bytes} for file in manifest.files]
+        document["files"] = [file.to_dict() for file in manifest.files]
+        document["guarded"] = None if manifest.guarded is None else manifest.guarded.to_dict()
         document["options"] = manifest.options.to_dict()
     return document
 

@@ -250,10 +250,14 @@ class Fleet:
             ended.is_over = True
             if ended.keys is not None:
                 ended.keys.close()
+            if ended.mark is not None and ended.marked is not None:
+                ended.marked.mark_runs(None)
+                ended.mark.close()
         self.page.keep_segments({entry.rollout_id for entry in running.values()})
         for model, entry in running.items():
             if model not in self._evidence:
-                self._evidence[model] = Evidence(entry.rollout_id, entry.burn_in)
+                vetoed = self.page.is_vetoed(model, entry.rollout_id)
+                self._evidence[model] = Evidence(entry.rollout_id, entry.burn_in, vetoed=vetoed)
 
     @staticmethod
     def _ended(model: str, state: Evidence, running: dict[str, RouteEntry]) -> bool:
@@ -270,10 +274,21 @@ class Fleet:
         state = self._evidence.get(model)
         inside = self._inside.setdefault(model, Inside())
         traffic = build(model, entry, loaded, self.page, snapshot.epoch, state, inside, trusted=snapshot.trusted)
+        if state is not None and entry.candidate in loaded:
+            self._mark_runs(state, loaded[entry.candidate].servable)
         for version, one in loaded.items():
             one.batcher.priority = PRIORITY[entry.role_of(version)]
         self._traffic[model] = traffic
         return traffic
+
+    def _mark_runs(self, state: Evidence, candidate: Servable) -> None:
+        """Let the page say while the candidate of a running rollout is run: such a run may end this process."""
+        if state.marked is candidate:
+            return
+        if state.mark is None:
+            state.mark = self.page.run_mark(candidate.model, state.rollout_id)
+        candidate.mark_runs(state.mark)
+        state.marked = candidate
 
     def _changed(self, model: str) -> None:
         self._traffic.pop(model, None)

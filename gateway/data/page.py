@@ -18,6 +18,7 @@ import json
 import math
 import mmap
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -85,10 +86,15 @@ _SEGMENT_WORDS = 8
 _KEY_BYTES = 248  # after the 8-byte length
 _TOTALS, _SEGMENTS, _LOADS, _VETOES = range(4)
 _ENTRIES = (4096, 1024, 4096, 256)
-_WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load: as below; a veto: length and text of a rollout id
+_WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load and a veto: as below
 
 # Words of a load entry.
 _LOAD_STATE, _REASON_BYTES, _LOAD_BYTES, _LOAD_US, _REASON = range(5)
+
+# Words of a veto entry: of a rollout that this worker has something to say of. Its id's length, when it is vetoed; the
+# id; its length in any case; runs of its candidate under way; the signal that ended a worker in one of them.
+_VETOED, _ROLLOUT = 0, 1
+_ROLLOUT_BYTES, _RUNS, _ENDED_BY = range(12, 15)
 
 _HEADER_BYTES = 4096
 _HEADER_JSON = 16
@@ -165,10 +171,44 @@ def _is_wanted(key: str, wanted: set[tuple[str, int]]) -> bool:
     return version == "0" or (model, int(version)) in wanted
 
 
-class WorkerPage:
-    """The writing side. One per worker process; only its event loop may call it."""
+class RunMark:
+    """Says in the page that a rollout's candidate is being run, so that a run which ends the process can be told of.
 
-    def __init__(self, path: Path, slot: int, boot_id: str) -> None:
+    Any thread may run it; the word that it writes is its own until it is closed.
+    """
+
+    def __init__(self, words: memoryview, place: int) -> None:
+        self._words = words
+        self._place = place
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._is_open = True
+
+    def __enter__(self) -> None:
+        self._count(1)
+
+    def __exit__(self, *_error: object) -> None:
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._runs += more
+            if self._is_open:
+                self._words[self._place] = self._runs
+
+    def close(self) -> None:
+        """Write nothing more: the rollout has ended, and its place may be another's."""
+        with self._lock:
+            self._is_open = False
+
+
+class WorkerPage:
+    """The writing side. One per worker process; only its event loop may call it.
+
+    ended_by: the signal by which the process before this one ended, 0 unless it was by its own fault.
+    """
+
+    def __init__(self, path: Path, slot: int, boot_id: str, ended_by: int = 0) -> None:
         self.path = path
         self._open(path)
         self._mm[0:8] = MAGIC
@@ -186,8 +226,8 @@ class WorkerPage:
         now = (_HEARTBEAT, _ACKED, _FLAGS, _INFLIGHT, _MEMORY, _BUDGET, _LOADED, _WAITING_LOADS, _OPEN_BREAKERS)
         for name in now:
             self._set(name, 0)
-        for table in (_LOADS, _VETOES):
-            self._release_where(table, lambda _key: True)
+        self._release_where(_LOADS, lambda _key: True)
+        self._release_where(_VETOES, lambda model: not self._ended_in_a_run(model, ended_by))
         self._find(_TOTALS, _NOBODY)  # what finds the table full is counted here
         self._set(_STARTED, process_start(os.getpid()))
         self._set(_PID, os.getpid())
@@ -290,8 +330,9 @@ class WorkerPage:
         return self._find(_SEGMENTS, f"{model}|{version}|{role}|{rollout_id}|{weight!r}|{int(judged)}")
 
     def keep_segments(self, rollouts: set[str]) -> None:
-        """Free the segments of every other rollout: their evidence has been decided on."""
+        """Free what is said of every other rollout: their evidence has been decided on."""
         self._release_where(_SEGMENTS, lambda key: key.split("|")[3] not in rollouts)
+        self._release_where(_VETOES, lambda model: self._rollout_of(self._first(_VETOES, model)) not in rollouts)
 
     def set_load(
         self, model: str, version: int, state: LoadState, reason: str = "", *, size_bytes: int = 0, load_us: int = 0
@@ -337,11 +378,48 @@ class WorkerPage:
 
     def veto(self, model: str, rollout_id: str) -> None:
         """Say that this worker has lowered the canary to 0 by itself, for this rollout."""
-        first = self._find(_VETOES, model)
+        first = self._of_rollout(model, rollout_id)
         if first is not None:
-            text = rollout_id.encode()[: 8 * (_WORDS[_VETOES] - 1)]
-            self._mm[8 * (first + 1) : 8 * (first + 1) + len(text)] = text
-            self.words[first] = len(text)
+            self.words[first + _VETOED] = self.words[first + _ROLLOUT_BYTES]
+
+    def is_vetoed(self, model: str, rollout_id: str) -> bool:
+        """Whether this worker, or one before it in its slot, has lowered the canary of this rollout to 0."""
+        if model not in self._known[_VETOES]:
+            return False
+        first = self._first(_VETOES, model)
+        return self.words[first + _VETOED] > 0 and self._rollout_of(first) == rollout_id
+
+    def run_mark(self, model: str, rollout_id: str) -> RunMark | None:
+        """What is to be entered for each run of the rollout's candidate; None when the table is full (counted)."""
+        first = self._of_rollout(model, rollout_id)
+        return None if first is None else RunMark(self.words, first + _RUNS)
+
+    def _of_rollout(self, model: str, rollout_id: str) -> int | None:
+        """The first word of a model's veto entry, begun anew for a rollout that it does not speak of yet."""
+        first = self._find(_VETOES, model)
+        if first is not None and self._rollout_of(first) != rollout_id:
+            text = rollout_id.encode()[: 8 * (_ROLLOUT_BYTES - _ROLLOUT)]
+            for name in (_VETOED, _ROLLOUT_BYTES, _RUNS, _ENDED_BY):
+                self.words[first + name] = 0
+            self._mm[8 * (first + _ROLLOUT) : 8 * (first + _ROLLOUT) + len(text)] = text
+            self.words[first + _ROLLOUT_BYTES] = len(text)
+        return first
+
+    def _first(self, table: int, key: str) -> int:
+        return self._place(table, self._known[table][key])[2]
+
+    def _rollout_of(self, first: int) -> str:
+        at = 8 * (first + _ROLLOUT)
+        return bytes(self._mm[at : at + self.words[first + _ROLLOUT_BYTES]]).decode(errors="replace")
+
+    def _ended_in_a_run(self, model: str, ended_by: int) -> bool:
+        """Whether a worker ended by its own fault while it ran the candidate: then its veto stands."""
+        first = self._first(_VETOES, model)
+        if ended_by and self.words[first + _RUNS] > 0:
+            self.words[first + _ENDED_BY] = ended_by
+            self.words[first + _VETOED] = self.words[first + _ROLLOUT_BYTES]
+        self.words[first + _RUNS] = 0
+        return bool(self.words[first + _ENDED_BY])
 
     def heartbeat(self, host_ns: int, inflight: int, open_breakers: int = 0) -> None:
         """The event loop turned."""
@@ -465,7 +543,8 @@ class PageSnapshot:
     loads: dict[tuple[str, int], tuple[LoadState, str]]
     totals: Mapping[TotalsKey, Totals]
     segments: tuple[Segment, ...]
-    vetoes: dict[str, str]
+    vetoes: dict[str, str]  # model → the rollout whose canary gets nothing more here
+    ended_by: dict[str, int]  # of vetoes: the signal that ended a worker in a run of the candidate
     held: Mapping[tuple[str, int], Held] = field(default_factory=dict)
     memory: MemoryUse = field(default_factory=MemoryUse)
     open_breakers: int = 0  # versions that are not tried now
@@ -546,7 +625,8 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
         counts = words[index, :4].tolist()
         segments.append(Segment(model, int(version), role, rollout_id, float(weight), judged == "1", *counts))
     keys, words = _entries(descriptor, _VETOES)
-    vetoes = {key: words[index, 1:].tobytes()[: max(0, int(words[index, 0]))].decode() for key, index in keys}
+    vetoed = [(key, words[index]) for key, index in keys if words[index, _VETOED] > 0]
+    vetoes = {key: entry[_ROLLOUT:_ROLLOUT_BYTES].tobytes()[: int(entry[_VETOED])].decode() for key, entry in vetoed}
     return PageSnapshot(
         slot=head[_SLOT],
         pid=head[_PID],
@@ -562,6 +642,7 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
         totals=TotalsTable(places, total_words),
         segments=tuple(segments),
         vetoes=vetoes,
+        ended_by={key: int(entry[_ENDED_BY]) for key, entry in vetoed if entry[_ENDED_BY] > 0},
         held=held,
         memory=MemoryUse(*head[_MEMORY:_OPEN_BREAKERS]),
         open_breakers=head[_OPEN_BREAKERS],

@@ -6,7 +6,8 @@ plain integer is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,6 +25,7 @@ from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
 
 Tensor = NDArray[Any]
+Run = Callable[..., list[Tensor]]  # as onnx.Runner
 MOST_EMPTY_ROWS = 65_536
 MOST_TEXTS = 1 << 20  # each is a Python object: a body of 64 MiB could hold 16 million, and stop the loop for seconds
 
@@ -98,7 +100,8 @@ class Servable:
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
         self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
-        self._run = _not_loaded if session is None else _runner(session, manifest, self.slots)
+        self._run: Run = _not_loaded if session is None else _runner(session, manifest, self.slots)
+        self._unmarked: Run | None = None  # while its runs are marked
         self.axis_names = {} if session is None else onnx.axis_names(session)
         # Why it runs where it was not meant to.
         is_plain = session is None or manifest.options.provider == "cpu"
@@ -120,7 +123,21 @@ class Servable:
 
     def close(self) -> None:
         """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""
-        self._run = _not_loaded
+        self._run, self._unmarked = _not_loaded, None
+
+    def mark_runs(self, mark: AbstractContextManager[None] | None) -> None:
+        """Enter this around each run from now on, on whatever thread; None: nothing."""
+        if self._unmarked is not None:
+            self._run, self._unmarked = self._unmarked, None
+        if mark is None:
+            return
+        run = self._unmarked = self._run
+
+        def marked(feeds: Mapping[str, Any], options: Any = None) -> list[Tensor]:
+            with mark:
+                return run(feeds, options)
+
+        self._run = marked
 
     def run(self, feeds: Sequence[Tensor], options: Any = None) -> list[Tensor]:
         """Run once. Feeds are in the order of `slots`, options of `run_options`. Raises InferenceFailed."""
@@ -209,7 +226,7 @@ def load(model: str, version: int, model_path: Path, manifest_path: Path, thread
     manifest = Manifest.from_json(manifest_path.read_bytes())
     options, optimized = manifest.options, None
     if options.cache_optimized:
-        name = providers.optimized_name(manifest.files[0].sha256, options, onnx.runtime_version())
+        name = providers.optimized_name(manifest.loaded.sha256, options, onnx.runtime_version())
         optimized = manifest_path.parent.parent / "optimized" / name
     session = onnx.open_session(model_path, threads, options, optimized)
     return Servable(model, version, session, manifest, max_rows)

@@ -21,7 +21,7 @@ from gateway.data.batcher import Batcher
 from gateway.data.breaker import Breaker
 from gateway.data.codecs import v2
 from gateway.data.keys import KeyTable
-from gateway.data.page import WorkerPage
+from gateway.data.page import RunMark, WorkerPage
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, Tensor
 from gateway.data.split import canary_bound
@@ -187,6 +187,8 @@ class Evidence:
     vetoed: bool = False
     canary_failures_in_a_row: int = 0
     is_over: bool = False  # the rollout has ended: its keys and segments are another's now
+    mark: RunMark | None = None  # that the candidate is being run
+    marked: Servable | None = None  # the candidate, whose runs are marked
 
 
 class Inside:

@@ -46,7 +46,7 @@ from gateway.data.shadow import Shadows
 from gateway.data.tap import Tap
 from gateway.data.triton import Triton
 from gateway.garbage import settle
-from gateway.orphan import watch_supervisor
+from gateway.orphan import ENDED_BY, watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
 from registry.clock import Clock, SystemClock
@@ -124,11 +124,14 @@ class Worker:
         self.breakers.close()
 
 
-def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock) -> Worker:
-    """Plug a worker's parts together on the running event loop. Nothing is loaded and nothing listens yet."""
+def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock, ended_by: int = 0) -> Worker:
+    """Plug a worker's parts together on the running event loop. Nothing is loaded and nothing listens yet.
+
+    ended_by: as `WorkerPage` has it.
+    """
     loop = asyncio.get_running_loop()
     gateway = settings.gateway
-    page = WorkerPage(page_path(run, slot), slot, boot_id)
+    page = WorkerPage(page_path(run, slot), slot, boot_id, ended_by)
     accounts = Accounts(page, clock)
     scheduler = Scheduler(loop, slots_for(gateway.workers, gateway.batch.slots))
     inline_below_us = gateway.batch.inline_below_ms * 1000.0
@@ -181,7 +184,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:
     """Build the worker, serve until told to stop, and return the exit code."""
     gateway = settings.gateway
-    worker = compose(slot, run, boot_id, settings, SystemClock())
+    worker = compose(slot, run, boot_id, settings, SystemClock(), int(environ.get(ENDED_BY, "0")))
     config = uvicorn.Config(
         worker.app,
         interface="asgi3",

@@ -38,6 +38,7 @@ async def main():
     loop.add_signal_handler(signal.SIGTERM, lambda: (log("term"), end.set()))
     watch_supervisor(lambda: (log("orphan"), end.set()))
     log("up")
+    log("after-" + os.environ["DRIFTGATE_ENDED_BY"])
     await end.wait()
     await asyncio.sleep(float(os.environ.get("CHILD_DRAIN_S", "0.05")))
     log("down")
@@ -133,6 +134,16 @@ def test_a_killed_child_is_back_soon_again_and_again(served: Served) -> None:
         until(lambda deaths=deaths: len(served.ups("worker-1")) == deaths + 1, 5.0)  # type: ignore[misc]
     assert len(served.ups("worker-0")) == 1
     assert len(served.ups("controller")) == 1
+
+
+def test_a_child_is_told_how_the_one_before_it_ended_where_that_was_its_own_fault(served: Served) -> None:
+    for number, told in ((signal.SIGABRT, signal.SIGABRT), (signal.SIGKILL, 0), (signal.SIGSEGV, signal.SIGSEGV)):
+        before = served.ups("worker-0")
+        os.kill(before[-1], number)
+        until(lambda before=before: len(served.ups("worker-0")) > len(before))  # type: ignore[misc]
+        pid = served.ups("worker-0")[-1]
+        until(lambda pid=pid, told=told: ("worker-0", pid, f"after-{int(told)}") in served.log())  # type: ignore[misc]
+    assert {what for name, _, what in served.log() if name != "worker-0" and "after" in what} == {"after-0"}
 
 
 def test_children_end_when_the_supervisor_is_killed_and_the_next_one_starts_clean(served: Served) -> None:

@@ -1,18 +1,20 @@
-"""Callers of the control port that say too much, or too little: a real uvicorn, and plain sockets."""
+"""Callers of the control port that say too much, or too little, or do not listen: a real uvicorn, and plain sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.control.connections import bounded
@@ -30,28 +32,88 @@ async def echo(request: Request) -> Response:
         return Response("nobody reads this")
 
 
+LONG = bytes(16_000_000)  # more than the kernel takes off our hands
+
+
+async def long(_: Request) -> Response:
+    return Response(LONG)
+
+
+async def endless(request: Request) -> Response:
+    over = request.app.state.over = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(100_000)
+                await asyncio.sleep(0)
+        finally:
+            over.set()
+
+    return StreamingResponse(parts())
+
+
 async def slow(_: Request) -> Response:
     await asyncio.sleep(0.4)  # longer than any of the limits
     return Response(b"at last")
 
 
+@dataclass
+class Port:
+    app: Starlette
+    where: tuple[str, int]
+    state: uvicorn.server.ServerState
+
+    async def call(self, path: str) -> socket.socket:
+        """A caller that has asked for a page and reads nothing of it yet."""
+        caller = socket.socket()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(caller, self.where)
+        await loop.sock_sendall(caller, f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        return caller
+
+    async def until_nobody_is_connected(self) -> None:
+        async with asyncio.timeout(20):
+            while self.state.connections:
+                await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
-async def port() -> AsyncIterator[Ask]:
-    app = Starlette(routes=[Route("/echo", echo, methods=["POST"]), Route("/slow", slow)])
+async def opened(most: int = 8) -> AsyncIterator[Port]:
+    routes = [Route("/long", long), Route("/endless", endless)]
+    app = Starlette(routes=[Route("/echo", echo, methods=["POST"]), Route("/slow", slow), *routes])
     config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=30)
     config.load()
     loop = asyncio.get_running_loop()
     state = uvicorn.server.ServerState()
 
     def connection() -> asyncio.Protocol:
-        return bounded(LIMITS)(config=config, server_state=state, app_state={})
+        return bounded(LIMITS, most)(config=config, server_state=state, app_state={})
 
     server = await loop.create_server(connection, "127.0.0.1", 0)
-    where = server.sockets[0].getsockname()
+    try:
+        yield Port(app, server.sockets[0].getsockname(), state)
+    finally:
+        server.close()
+        for _ in range(100):
+            if not state.connections:
+                break
+            await asyncio.sleep(0.01)
 
+
+@contextlib.asynccontextmanager
+async def port() -> AsyncIterator[Ask]:
+    async with opened() as served:
+        yield asking(served)
+
+
+def asking(served: Port) -> Ask:
     async def ask(*pieces: bytes, pause_s: float = 0.02) -> tuple[bytes, float]:
         """All that is answered to these pieces until the connection is closed, and how long that took."""
-        reader, writer = await asyncio.open_connection(*where)
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection(*served.where)
         began_s = loop.time()
         reading = asyncio.create_task(reader.read())
         with contextlib.suppress(ConnectionError):
@@ -66,14 +128,7 @@ async def port() -> AsyncIterator[Ask]:
         writer.close()
         return b"" if reading.exception() else reading.result(), loop.time() - began_s
 
-    try:
-        yield ask
-    finally:
-        server.close()
-        for _ in range(100):
-            if not state.connections:
-                break
-            await asyncio.sleep(0.01)
+    return ask
 
 
 def answer_to(*pieces: bytes, pause_s: float = 0.02) -> tuple[bytes, float]:
@@ -132,3 +187,57 @@ def test_others_are_answered_as_ever() -> None:
     waited, took_s = answer_to(b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
     assert waited.endswith(b"at last")
     assert took_s > 0.4
+
+
+@pytest.mark.parametrize("path", ["/long", "/endless"])
+def test_who_does_not_read_its_answer_is_let_go(path: str) -> None:
+    async def run() -> bool:
+        async with opened() as served:
+            callers = [await served.call(path) for _ in range(3)]
+            while len(served.state.connections) < 3:
+                await asyncio.sleep(0.01)
+            await served.until_nobody_is_connected()
+            for caller in callers:
+                caller.close()
+            return path == "/long" or await asyncio.wait_for(served.app.state.over.wait(), 10)
+
+    assert asyncio.run(run())
+
+
+def test_who_reads_slowly_gets_all_of_its_answer() -> None:
+    async def run() -> tuple[int, float]:
+        async with opened() as served:
+            loop, caller, size = asyncio.get_running_loop(), await served.call("/long"), 0
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            began_s = loop.time()
+            while size < len(LONG):
+                part = await loop.sock_recv(caller, 1 << 20)
+                if not part:
+                    break
+                size += len(part)
+                await asyncio.sleep(0.02)
+            caller.close()
+            return size, loop.time() - began_s
+
+    size, took_s = asyncio.run(run())
+    assert size > len(LONG)  # with its head
+    assert took_s > LIMITS.body_seconds
+
+
+def test_of_very_many_connections_the_last_are_refused_and_told_when_to_come_again() -> None:
+    async def run() -> tuple[bytes, bytes]:
+        async with opened(most=2) as served:
+            callers = [await served.call("/slow") for _ in range(2)]
+            while len(served.state.connections) < 2:
+                await asyncio.sleep(0.01)
+            refused, _ = await asking(served)()
+            for caller in callers:
+                caller.close()
+            await served.until_nobody_is_connected()
+            later, _ = await asking(served)(HEAD + b"connection: close\r\ncontent-length: 2\r\n\r\nok")
+            return refused, later
+
+    refused, later = asyncio.run(run())
+    assert code_of(refused) == (503, "overloaded")
+    assert b"\r\nretry-after: 1\r\n" in refused
+    assert later.endswith(b"ok")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from gateway.data.page import WorkerPage
 from registry.errors import AliasMoved, IllegalTransition, LoadFailed, RolloutActive, ServingError
 from registry.vocabulary import LoadState, RolloutState
-from tests.gateway.control.world import QUICK_PLAN, Worker, World
+from tests.gateway.control.world import BOOT, QUICK_PLAN, Worker, World
 
 
 def served(world: World, *workers: Worker) -> None:
@@ -317,6 +319,20 @@ def test_a_workers_veto_ends_the_rollout(world: World, worker: Worker) -> None:
     worker.page.veto("m", world.record.id)
     world.tick()
     assert world.commands.rollout("m")["state"] == "rolled_back"
+
+
+def test_a_candidate_in_whose_run_a_worker_ended_by_its_own_fault_is_rolled_back(world: World, worker: Worker) -> None:
+    in_canary(world, worker)
+    for ended_by, state in ((0, "canary"), (signal.SIGFPE, "rolled_back")):
+        mark = worker.page.run_mark("m", world.record.id)
+        assert mark is not None
+        mark.__enter__()
+        worker.page = WorkerPage(worker.page.path, 0, BOOT, ended_by)
+        worker.page.set_state(ready=True, draining=False)
+        worker.obey()
+        world.tick()
+        assert world.commands.rollout("m")["state"] == state
+    assert "worker 0 was ended by SIGFPE while it ran version 2" in world.commands.rollout("m")["reason"]
 
 
 def test_a_rollout_whose_judging_fails_loses_its_weight_after_a_lease(

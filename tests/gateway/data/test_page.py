@@ -50,6 +50,51 @@ def test_a_reader_sees_what_the_worker_wrote(tmp_path: Path) -> None:
     assert seen.vetoes == {"m": "r-1"}
 
 
+def test_a_run_that_ended_the_process_is_a_veto_until_the_rollout_is_over(tmp_path: Path) -> None:
+    def begin(ended_by: int = 0) -> WorkerPage:
+        return WorkerPage(page_path(tmp_path, 0), 0, BOOT, ended_by)
+
+    def run(worker: WorkerPage, rollout: str) -> page.RunMark:
+        mark = worker.run_mark("m", rollout)
+        assert mark is not None
+        mark.__enter__()
+        return mark
+
+    run(begin(), "r-1").__exit__()
+    begin(8)  # ended, but not in a run
+    assert read_pages(tmp_path)[0].vetoes == {}
+    run(begin(), "r-1")
+    begin()  # somebody else ended it
+    assert read_pages(tmp_path)[0].vetoes == {}
+    run(begin(), "r-1")
+    for ended_by in (8, 0, 11):  # the controller may not have looked before it ends again
+        mine = begin(ended_by)
+        assert mine.is_vetoed("m", "r-1")
+        assert not mine.is_vetoed("m", "r-2")
+        (seen,) = read_pages(tmp_path)
+        assert (seen.vetoes, seen.ended_by) == ({"m": "r-1"}, {"m": 8})
+    mine.keep_segments({"r-1"})
+    assert mine.is_vetoed("m", "r-1")
+    mine.keep_segments(set())
+    assert not mine.is_vetoed("m", "r-1")
+    assert read_pages(tmp_path)[0].vetoes == {}
+
+
+def test_a_mark_that_is_closed_writes_nothing_more(tmp_path: Path) -> None:
+    mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
+    mark = mine.run_mark("m", "r-1")
+    assert mark is not None
+    mark.__enter__()
+    mark.close()
+    mine.keep_segments({"r-2"})
+    other = mine.run_mark("n", "r-2")  # in the place that is free now
+    assert other is not None
+    with other:
+        mark.__exit__()
+        WorkerPage(page_path(tmp_path, 0), 0, BOOT, 8)
+    assert read_pages(tmp_path)[0].vetoes == {"n": "r-2"}
+
+
 def test_a_page_says_what_holding_a_version_costs_and_what_was_loaded(tmp_path: Path) -> None:
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
     mine.set_load("m", 1, LoadState.READY, "it runs on cpu", size_bytes=5_000, load_us=70)

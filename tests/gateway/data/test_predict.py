@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway.data.page import read_pages
+from gateway.data.page import WorkerPage, read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from monitor.lane import LaneReader
@@ -21,7 +23,7 @@ from registry import onnx
 from registry.manifest import ServingOptions
 from tests.support import models
 from tests.support.server import v2_body
-from tests.support.serving import Answer, Bench, aspire, with_worker
+from tests.support.serving import BOOT, Answer, Bench, aspire, with_worker
 
 ROLLOUT = "01"
 
@@ -565,6 +567,42 @@ def test_twenty_canary_failures_in_a_row_veto_the_canary_here(tmp_path: Path) ->
         alone = await bench.ask("/v2/models/m/versions/1/infer", v2_body([[-1, -2, -3]]))
         assert values(answers[0]).tobytes() == values(alone).tobytes()
         assert read_pages(tmp_path / "run")[0].vetoes == {"m": ROLLOUT}
+
+    with_worker(tmp_path / "run", body)
+
+
+def test_only_runs_of_a_running_rollouts_candidate_are_marked(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        def would_blame() -> bool:
+            """Whether a worker that ended now by its own fault would take the canary out."""
+            (tmp_path / "after").mkdir(exist_ok=True)
+            (tmp_path / "after" / "worker-0.page").write_bytes(bench.worker.page.path.read_bytes())
+            WorkerPage(tmp_path / "after" / "worker-0.page", 0, BOOT, signal.SIGFPE).close()
+            return read_pages(tmp_path / "after")[0].vetoes == {"m": ROLLOUT}
+
+        entry, blamed = two(tmp_path, 0.5), dict[int, bool]()
+        await bench.route("m", entry)
+        loaded = bench.worker.fleet._loaded["m"]
+        for version, one_loaded in loaded.items():
+            servable: Any = one_loaded.servable
+
+            def noted(*given: Any, version: int = version, run: Any = servable._run) -> Any:
+                blamed[version] = would_blame()
+                return run(*given)
+
+            servable._run = noted
+
+        async def ask_both() -> dict[int, bool]:
+            blamed.clear()
+            while len(blamed) < 2:
+                assert (await bench.infer("m", [[1, 2, 3]])).status == 200
+            return blamed
+
+        assert await ask_both() == {1: False, 2: True}
+        assert not would_blame()
+        await bench.route("m", replace(entry, champion=2, candidate=None, rollout_id="", weight=0.0))
+        assert (await bench.infer("m", [[1, 2, 3]])).headers["x-driftgate-version"] == "2"
+        assert not blamed[2]
 
     with_worker(tmp_path / "run", body)
 

@@ -1,0 +1,77 @@
+"""A canary that ends workers is taken out of traffic: nobody is there to count such a request as failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from tests.support import models
+from tests.support.server import Client, cli, eventually, serving
+
+PLAN = {
+    "burn_in_requests": 0,
+    "step": [{"weight_pct": 20, "min_requests": 1_000_000_000, "max_minutes": 1440}],
+    "guardrail": [{"name": "errors"}],
+}
+
+
+def model_of(path: Path, operator: str) -> Path:
+    """x and y [N] INT64 → z = x `operator` (y + 1)."""
+    ends = [models.value(name, TensorProto.INT64, ["N"]) for name in "xyz"]
+    nodes = [helper.make_node("Add", ["y", "one"], ["w"]), helper.make_node(operator, ["x", "w"], ["z"])]
+    return models.build(path, nodes, ends[:2], ends[2:], {"one": np.array([1])})
+
+
+def unguarded(path: Path) -> Path:
+    """A model in onnxruntime's own format, whose divisions registration does not guard."""
+    how = onnxruntime.SessionOptions()
+    how.log_severity_level = 4
+    how.optimized_model_filepath = str(path)
+    how.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(
+        str(model_of(path.with_suffix(".onnx"), "Div")), how, providers=["CPUExecutionProvider"]
+    )
+    return path
+
+
+def body(x: int, y: int) -> bytes:
+    tensors = [{"name": n, "datatype": "INT64", "shape": [1], "data": [value]} for n, value in (("x", x), ("y", y))]
+    return json.dumps({"inputs": tensors}).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere an integer division ends no process")
+def test_a_canary_whose_runs_end_workers_is_rolled_back_and_the_champion_answers_on(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    cli(tmp_path / "home", "register", "m", str(model_of(tmp_path / "add.onnx", "Add")), "--alias", "champion")
+    cli(tmp_path / "home", "register", "m", str(unguarded(tmp_path / "div.ort")))
+    with serving(tmp_path / "home", free_port, workers=2) as server:
+        server.post("models/m/rollout", {"version": 2, "plan": PLAN})
+        eventually(lambda: server.get("models/m/rollout")["state"] == "canary", 20)
+        client = Client(server.port, "m", [*(body(i, 1) for i in range(20)), body(-(2**63), -2)])
+        load = threading.Thread(target=lambda: asyncio.run(client.run(4, 0.005)))
+        load.start()
+        try:
+            told = eventually(
+                lambda: (now := server.get("models/m/rollout"))["state"] == "rolled_back" and now,
+                60,
+                server.log.read_text,
+            )
+            assert "was ended by SIGFPE while it ran version 2" in told["reason"]
+            eventually(lambda: len(server.pids("worker")) == 2 and server._is_up(), 30, server.log.read_text)
+            answered = len(client.seen)
+            eventually(lambda: len(client.seen) > answered + 200, 30)
+        finally:
+            client.stopping = True
+            load.join()
+        assert {(seen.status, seen.version) for seen in client.seen[answered:]} == {(200, "1")}
