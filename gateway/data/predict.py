@@ -480,8 +480,12 @@ class Predict:
                 waiting = [pending for pending in waiting if not self.failures.is_callers_fault(loaded, pending)]
                 if waiting:
                     self._breakers.failed(loaded)
+            is_too_large = isinstance(batch.error, PayloadTooLarge | Overloaded)
             for pending in waiting:
-                self._fail(pending, batch.error)
+                if is_too_large and not pending.arm.is_canary:
+                    self.failures.too_large(pending, batch.error)
+                else:
+                    self._fail(pending, batch.error)
             return
         if loaded.breaker is not None and batch.ended_ns > batch.started_ns:  # else it was kept: nothing has run
             self._breakers.succeeded(loaded)
