@@ -25,6 +25,10 @@ class LimitSettings:
     body_bytes: int = 64 * 1024 * 1024  # largest request body
     incoming_bytes: int = 512 * 1024 * 1024  # of long bodies that come in or wait, of all callers of a worker
     tensor_elements: int = 64 * 1024 * 1024  # most elements in one tensor
+    answer_bytes: int = 64 * 1024 * 1024  # of one output, as numbers, in the answer to one request; more get 413
+    run_memory_bytes: int = (
+        0  # of a worker, for runs whose requests say what they take; 0: a share of half the machine's or container's
+    )
     json_depth: int = 100  # levels of lists and objects in a JSON body
     head_bytes: int = 64 * 1024  # request line and headers together
     headers: int = 128  # of one request

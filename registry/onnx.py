@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from registry import maps, providers
+from registry import maps, providers, run_memory
 from registry.errors import ArtifactRejected, InferenceFailed, LoadFailed
 from registry.options import ServingOptions
 from registry.vocabulary import TensorSpec
@@ -127,25 +127,38 @@ def available_providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
+def limit_runs(most_bytes: int) -> None:
+    """What the runs of bounded sessions may take of this process's memory together; only the first call counts."""
+    import onnxruntime
+
+    run_memory.limit(onnxruntime, most_bytes)
+
+
 def open_session(
-    path: Path, threads: int = 1, options: ServingOptions = CPU_OPTIONS, optimized: Path | None = None
+    path: Path,
+    threads: int = 1,
+    options: ServingOptions = CPU_OPTIONS,
+    optimized: Path | None = None,
+    *,
+    is_bounded: bool = False,
 ) -> Session:
     """Load a model for answering. Slow: reads and optimises the graph.
 
     `threads` work inside one run (and never spin) unless the options name their own; a run uses one thread across
-    nodes. `optimized`: where the optimised model is kept, and read from when it is there. Raises LoadFailed with
-    onnxruntime's reason; its `details["kind"]` is the name of onnxruntime's error class, or `provider`.
+    nodes. `optimized`: where the optimised model is kept, and read from when it is there. is_bounded: its runs take
+    their memory within `limit_runs`, which was called. Raises LoadFailed with onnxruntime's reason; its
+    `details["kind"]` is the name of onnxruntime's error class, or `provider`.
     """
     choice = providers.choose(options, available_providers())
     session: Session | None = None
     if optimized is not None and optimized.exists():
         try:
-            return _open(optimized, threads, replace(options, graph_optimization="none"), choice)
+            return _open(optimized, threads, replace(options, graph_optimization="none"), choice, is_bounded=is_bounded)
         except LoadFailed:
             optimized.unlink(missing_ok=True)  # torn, or of a release that wrote it otherwise: made anew below
     aside = None if optimized is None else optimized.with_suffix(f".{os.getpid()}.tmp")
     try:
-        session = _open(path, threads, options, choice, aside)
+        session = _open(path, threads, options, choice, aside, is_bounded=is_bounded)
     except LoadFailed as error:
         if choice.first == providers.CPU or options.provider_fallback != "cpu":
             raise
@@ -159,7 +172,13 @@ def open_session(
 
 
 def _open(
-    path: Path, threads: int, options: ServingOptions, choice: providers.Choice, optimized: Path | None = None
+    path: Path,
+    threads: int,
+    options: ServingOptions,
+    choice: providers.Choice,
+    optimized: Path | None = None,
+    *,
+    is_bounded: bool = False,
 ) -> Session:
     import onnxruntime
 
@@ -171,6 +190,8 @@ def _open(
     how.enable_cpu_mem_arena = options.memory_arena
     how.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[options.graph_optimization])
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in run_memory.SESSION.items() if is_bounded else ():
+        how.add_session_config_entry(key, value)
     if is_ort_format(path):
         how.add_session_config_entry("session.load_model_format", "ORT")
     if optimized is not None:

@@ -49,6 +49,14 @@ class Failures:
             self.lost(pending)
         pending.fail(error)
 
+    def too_large(self, pending: Pending, error: ServingError) -> None:
+        """A run, or its answer, wanted more memory than there is for it: that says nothing of the version.
+
+        Of a canary it does, as the champion answers in its place.
+        """
+        self._record_error(pending)
+        pending.fail(error)
+
     def unwritten(self, pending: Pending, error: Exception) -> None:
         """The model has answered, and it cannot be told: a bug of ours, or an answer that this form cannot hold."""
         if not isinstance(error, ServingError):

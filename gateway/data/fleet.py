@@ -29,6 +29,7 @@ from gateway.data.servable import Servable, describe, load
 from gateway.data.traffic import Evidence, Inside, Loaded, Traffic, build
 from gateway.data.warm_up import still_answers, warm_up
 from gateway.settings import BatchSettings, LoadSettings
+from registry import onnx
 from registry.clock import Clock
 from registry.errors import ModelNotFound, NotReady, ServingError
 from registry.vocabulary import LoadState
@@ -55,6 +56,8 @@ class Fleet:
         threads: int,
         batch: BatchSettings,
         load: LoadSettings,
+        answer_bytes: int,
+        run_memory_bytes: int,
         clock: Clock,
         memory: Memory | None = None,
     ) -> None:
@@ -68,6 +71,8 @@ class Fleet:
         self._inline_below_us = inline_below_us
         self._threads = threads
         self._batch = batch
+        self._answer_bytes = answer_bytes
+        self._run_memory_bytes = run_memory_bytes
         self._clock = clock
         self._snapshot: RouteSnapshot | None = None
         self.holdings = Holdings(page, loop, load, memory or ProcessMemory(), clock, self._open, self._attach)
@@ -296,7 +301,9 @@ class Fleet:
     def _open(self, key: Key, spec: AspiredVersion) -> Loaded:
         """Slow; on the load thread."""
         paths = (Path(spec.model_path), Path(spec.manifest_path))
+        onnx.limit_runs(self._run_memory_bytes)
         servable = load(*key, *paths, self._threads, self._batch.max_rows)
+        servable.answer_bytes = self._answer_bytes
         given = [None if path is None else Path(path) for path in (spec.sample_path, spec.golden_path)]
         curve = warm_up(
             servable, *given, latency_target_ms=self._batch.latency_target_ms, budget_s=self._batch.warm_up_s

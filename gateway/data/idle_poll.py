@@ -58,7 +58,8 @@ class IdlePoll:
             self._seen, self._until_ns = self._answers, now_ns + self._window_ns
             self._pass_over //= 2
         else:
-            self.idle_ns += now_ns - self._looked_ns if new == 0 else 0
+            # A turn that took longer than the window had other work in it: another protocol's, a large body's.
+            self.idle_ns += min(now_ns - self._looked_ns, self._window_ns) if new == 0 else 0
             if new or now_ns >= self._until_ns:
                 self._is_off, self._pass_over = False, min(2 * self._pass_over + 1, MOST_PASSED)
                 return

@@ -62,6 +62,8 @@ PENDING = "driftgate.pending"  # in the scope: what waits for the answer; told b
 _UNCOUNTED_KEY = -1
 _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _MOST_RETRY_AFTER_S = 60.0  # a wait is predicted: one bad guess must not send callers away for hours
+_MOST_ASIDE = 2  # at once: the interpreter's lock lets hardly more than one of them work
+_INFLATED_ASIDE_FROM = 4096  # bytes: of shorter ones hardly more than a megabyte can come
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 
 
@@ -100,6 +102,8 @@ class Predict:
         self._stand_ins = StandIns(limits, accounts, clock, self._admit)
         self.inflight = 0
         self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
+        # Long bodies that are inflated, or parsed in a thread, until they are tensors: each takes many times its size.
+        self._inflating, self._parsing = asyncio.Semaphore(_MOST_ASIDE), asyncio.Semaphore(_MOST_ASIDE)
         # The server's requests of this turn, and its connections; set by whoever owns it.
         self.running: Collection[object] = _UNKNOWN
         self.callers: Collection[object] = _UNKNOWN
@@ -113,6 +117,7 @@ class Predict:
         codec = door.json
         pending = Awaited(codec.protocol, self._identify(headers.get(b"x-request-id")), arrived_ns, self._loop)
         self.inflight += 1
+        aside: asyncio.Semaphore | None = None  # which it has taken
         try:
             message = await receive()
             body = message.get("body", b"")
@@ -125,18 +130,36 @@ class Predict:
                 or b"content-encoding" in headers
                 or b"ce-specversion" in headers
             ):
-                if b"content-encoding" in headers:
-                    body = await compression.decoded(body, headers, self._limits)  # UnsupportedMedia
                 codec = door.choose(headers)  # UnsupportedMedia
                 pending.protocol = codec.protocol
+                if b"content-encoding" in headers:
+                    self.hold(pending, len(body))
+                    if len(body) >= _INFLATED_ASIDE_FROM:
+                        await self._inflating.acquire()
+                        aside = self._inflating
+                    body = await compression.decoded(body, headers, self._limits)  # UnsupportedMedia
+                    self.let_go(pending)
                 if codec.prepare is not None:
+                    self.hold(pending, len(body))
+                    if len(body) >= LONG:
+                        if aside is not None:
+                            aside.release()
+                            aside = None
+                        await self._parsing.acquire()
+                        aside = self._parsing
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             try:
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except NotReady as error:
+                if aside is not None:
+                    aside.release()
+                    aside = None
                 await self._fleet.until_loaded(model, version, time_left_s(pending, deadline_ms), error)
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
+            if aside is not None:
+                aside.release()
+                aside = None
             scope[PENDING] = pending
             try:
                 answer = await pending.future  # written out, as in `ask`: a coroutine more costs a microsecond
@@ -170,6 +193,8 @@ class Predict:
         finally:
             self.inflight -= 1
             self.let_go(pending)
+            if aside is not None:
+                aside.release()
 
     async def turn_away(self, scope: Scope, send: Send, error: ServingError, protocol: str) -> None:
         """Answer and book a request that names no model, where nothing says which one is meant."""
@@ -480,8 +505,12 @@ class Predict:
                 waiting = [pending for pending in waiting if not self.failures.is_callers_fault(loaded, pending)]
                 if waiting:
                     self._breakers.failed(loaded)
+            is_too_large = isinstance(batch.error, PayloadTooLarge | Overloaded)
             for pending in waiting:
-                self._fail(pending, batch.error)
+                if is_too_large and not pending.arm.is_canary:
+                    self.failures.too_large(pending, batch.error)
+                else:
+                    self._fail(pending, batch.error)
             return
         if loaded.breaker is not None and batch.ended_ns > batch.started_ns:  # else it was kept: nothing has run
             self._breakers.succeeded(loaded)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from gateway.data.servable import Servable, Tensor
-from registry.errors import InferenceFailed, ServingError
+from registry.errors import InferenceFailed, PayloadTooLarge, ServingError
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,17 @@ def run_group(servable: Servable, group: Sequence[R], options: Any = None) -> li
                 return [batch]
             _join_no_more(servable, "a run of a part of a request")
         outputs = servable.run(feeds, options)
+        largest = 0
+        for output in outputs:
+            if output.nbytes > servable.answer_bytes:
+                largest = max(largest, _largest_bytes(servable, group, output, rows))
+        if largest > servable.answer_bytes:
+            raise _answer_too_large(servable, largest)
     except Exception as error:  # whatever it is, somebody waits for the answer
         if len(group) > 1 and not (options is not None and options.terminate):
             return [batch for waiter in group for batch in run_group(servable, [waiter], options)]
         known = error if isinstance(error, ServingError) else InferenceFailed(f"the run failed: {error}")
+        known.__traceback__ = None  # it holds this frame, which holds it: all tensors would wait for the collector
         return [Batch(group, group[0].feeds, (), rows, started_ns, perf_counter_ns(), known)]
     if len(group) == 1 or (joining.are_rows and all(output.ndim and len(output) == rows for output in outputs)):
         return [Batch(group, feeds, outputs, rows, started_ns, perf_counter_ns())]
@@ -80,6 +87,19 @@ def run_group(servable: Servable, group: Sequence[R], options: Any = None) -> li
         Batch([waiter], waiter.feeds, part, waiter.rows, started_ns, ended_ns)
         for waiter, part in zip(group, parts, strict=True)
     ]
+
+
+def _largest_bytes(servable: Servable, group: Sequence[Rows], output: Tensor, rows: int) -> int:
+    """The largest share of an output that a request of the group has."""
+    many = max(waiter.rows for waiter in group) if len(group) > 1 and servable.joining.are_rows else rows
+    return output.nbytes * many // max(1, rows)
+
+
+def _answer_too_large(servable: Servable, output_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"an output of the answer would have {output_bytes} bytes or more, the limit is {servable.answer_bytes}",
+        limit_bytes=servable.answer_bytes,
+    )
 
 
 def _extent(servable: Servable, waiter: Rows) -> int:
@@ -98,10 +118,14 @@ def _in_parts(servable: Servable, group: Sequence[R], options: Any, started_ns: 
     """
     (waiter,) = group
     parts: list[list[Tensor]] = []
+    held_bytes = 0  # of the largest output
     for first in range(0, waiter.rows, servable.max_rows):
         feeds = [feed[first : first + servable.max_rows] for feed in waiter.feeds]
         parts.append(servable.run(feeds, options))
         if any(not output.ndim or len(output) != len(feeds[0]) for output in parts[-1]):
             return None
+        held_bytes += max((output.nbytes for output in parts[-1]), default=0)
+        if held_bytes > servable.answer_bytes:
+            raise _answer_too_large(servable, held_bytes)
     outputs = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     return Batch(group, waiter.feeds, outputs, waiter.rows, started_ns, perf_counter_ns())

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from gateway.data.curve import Curve
 from gateway.data.joining import Joining
 from gateway.data.named_axes import disagreement
-from registry import onnx, providers
+from registry import onnx, providers, run_memory
 from registry.errors import InferenceFailed, NotReady, PayloadTooLarge, StateDamaged, TensorMismatch
 from registry.manifest import Manifest
 from registry.vocabulary import TensorSpec
@@ -89,7 +90,17 @@ def _shape_text(shape: Sequence[int | None]) -> str:
 class Servable:
     """A version that can answer. Made by `load`, which is slow; everything else is cheap."""
 
-    def __init__(self, model: str, version: int, session: Any, manifest: Manifest, default_max_rows: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        session: Any,
+        manifest: Manifest,
+        default_max_rows: int,
+        *,
+        is_bounded: bool = False,
+    ) -> None:
+        """is_bounded: the session's runs take their memory within `onnx.limit_runs`."""
         self.model = model
         self.version = version
         self.manifest = manifest
@@ -100,7 +111,9 @@ class Servable:
         self.output_names = [spec.name for spec in manifest.outputs]
         self.output_datatypes = [spec.datatype for spec in manifest.outputs]
         self.float_outputs = [i for i, spec in enumerate(manifest.outputs) if spec.datatype in onnx.FLOATS]
-        self._run: Run = _not_loaded if session is None else _runner(session, manifest, self.slots)
+        self._run: Run = (
+            _not_loaded if session is None else _runner(session, manifest, self.slots, is_bounded=is_bounded)
+        )
         self._unmarked: Run | None = None  # while its runs are marked
         self.axis_names = {} if session is None else onnx.axis_names(session)
         # Why it runs where it was not meant to.
@@ -119,7 +132,14 @@ class Servable:
         self.joinable = batching.kind != "never" and self.max_rows > 1
         self.refuses_nonfinite = manifest.options.nan == "refuse"
         self.curve: Curve | None = None  # what warm-up measured
+        self.answer_bytes = maxsize  # of one output, in the answer to one request; more is refused
         self.leases = 0
+
+    @property
+    def has_steady_runs(self) -> bool:
+        """Whether what a run takes was seen at registration: so many rows of one shape, whatever the request says."""
+        joins_rows = self.joinable and self.joining.are_rows
+        return self.by_rows and self.fixed_row_shape and joins_rows and not self.manifest.probe.loops
 
     def close(self) -> None:
         """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""
@@ -192,9 +212,11 @@ def _slot(spec: TensorSpec, never_empty: Sequence[tuple[str, int]]) -> InputSlot
     return InputSlot(spec, onnx.NUMPY_DTYPES[spec.datatype], spec.shape[1] if is_matrix and spec.shape else None, axes)
 
 
-def _runner(session: Any, manifest: Manifest, slots: Sequence[InputSlot]) -> onnx.Runner:
+def _runner(session: Any, manifest: Manifest, slots: Sequence[InputSlot], *, is_bounded: bool) -> onnx.Runner:
     """How it is run; nothing that would end the process is, whoever asks: a shadow gets what the champion takes."""
     run = onnx.runner(session, manifest.outputs, manifest.options.io_binding)
+    if is_bounded:
+        run = run_memory.within(run)
     if not manifest.probe.never_empty:
         return run
 
@@ -222,11 +244,16 @@ def describe(model: str, version: int, manifest_path: Path, max_rows: int) -> Se
 
 
 def load(model: str, version: int, model_path: Path, manifest_path: Path, threads: int, max_rows: int) -> Servable:
-    """Open a version's session. Slow; run it away from the event loop. Raises LoadFailed or StateDamaged."""
+    """Open a version's session. Slow; run it away from the event loop. Raises LoadFailed or StateDamaged.
+
+    Where `onnx.limit_runs` was called, it is for runs on the CPU whose requests say what they take.
+    """
     manifest = Manifest.from_json(manifest_path.read_bytes())
     options, optimized = manifest.options, None
     if options.cache_optimized:
         name = providers.optimized_name(manifest.loaded.sha256, options, onnx.runtime_version())
         optimized = manifest_path.parent.parent / "optimized" / name
-    session = onnx.open_session(model_path, threads, options, optimized)
-    return Servable(model, version, session, manifest, max_rows)
+    is_steady = Servable(model, version, None, manifest, max_rows).has_steady_runs
+    is_bounded = run_memory.most_bytes() > 0 and options.provider == "cpu" and not is_steady
+    session = onnx.open_session(model_path, threads, options, optimized, is_bounded=is_bounded)
+    return Servable(model, version, session, manifest, max_rows, is_bounded=is_bounded)

@@ -36,6 +36,7 @@ from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
 from gateway.data.idle_poll import IdlePoll
+from gateway.data.machine_memory import for_runs, machine_bytes
 from gateway.data.memory import ProcessMemory
 from gateway.data.page import WorkerPage, page_path
 from gateway.data.predict import Predict
@@ -49,6 +50,7 @@ from gateway.garbage import settle
 from gateway.orphan import ENDED_BY, watch_supervisor
 from gateway.settings import Settings
 from gateway.settings_load import from_json
+from registry import run_memory
 from registry.clock import Clock, SystemClock
 
 logger = logging.getLogger("driftgate.worker")
@@ -147,6 +149,8 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         threads=gateway.threads,
         batch=gateway.batch,
         load=gateway.load,
+        answer_bytes=gateway.limits.answer_bytes,
+        run_memory_bytes=for_runs(gateway.limits.run_memory_bytes, gateway.workers, machine_bytes()),
         clock=clock,
     )
     sampling = np.random.default_rng(np.random.SeedSequence())
@@ -297,6 +301,8 @@ class Heartbeat:
         self._tap.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
         self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
+        if run_memory.has_waste():
+            asyncio.get_running_loop().run_in_executor(None, run_memory.give_back)
         if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):
             gc.collect()  # connections refer to themselves
             self._memory.give_back()

@@ -254,3 +254,9 @@ def looked_up(path: Path) -> Path:
     ]
     ends = [value("x", TensorProto.FLOAT, ["N", 3])], [value("y", TensorProto.FLOAT, ["N", 3])]
     return build(path, nodes, *ends, {"table": np.arange(8, dtype=np.float32)})
+
+
+def spelled(path: Path) -> Path:
+    """size [1] INT64 → y [1] FP32, the number itself: takes what `hungry` takes."""
+    nodes = [helper.make_node("Cast", ["size"], ["y"], to=TensorProto.FLOAT)]
+    return build(path, nodes, [value("size", TensorProto.INT64, [1])], [value("y", TensorProto.FLOAT, [None])])

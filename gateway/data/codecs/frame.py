@@ -10,7 +10,8 @@ NaN where the version allows NaN and refused where it does not. Called by the co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +47,7 @@ class RowFrame:
     """Rows of JSON values, or of text.
 
     numbers: of text, all its cells as doubles (rows, columns), where they have been read already: NaN is a missing
-    value, infinity whatever is no number or none that a double holds.
+    value, infinity whatever is no number or none that a double holds. wholes: all its cells as INT64, where they are.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RowFrame:
         *,
         is_text: bool = False,
         numbers: NDArray[np.float64] | None = None,
+        wholes: NDArray[np.int64] | None = None,
     ) -> None:
         self.names = names
         self.height = len(rows)
@@ -64,7 +66,7 @@ class RowFrame:
         self.width = len(rows[0]) if rows else len(names or ())
         self._rows = rows
         self._read = _text_values if is_text else _values
-        self._numbers = numbers
+        self._numbers, self._wholes = numbers, wholes
         if names is not None and len(names) != self.width:
             raise TensorMismatch(f"there are {len(names)} column names and {self.width} columns")
         if any(type(row) is not list or len(row) != self.width for row in rows):
@@ -109,6 +111,8 @@ class RowFrame:
 
     def _ready(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor | None:
         """Columns that have been read as numbers; None: read their text, which also finds what is wrong with it."""
+        if self._wholes is not None and self.height and slot.dtype.kind in "iu":
+            return _cast(slot, self._wholes[:, list(indexes)], nan)
         if self._numbers is None or not self.height or slot.dtype.kind not in "fV":
             return None
         chosen = self._numbers[:, list(indexes)]
@@ -163,9 +167,10 @@ def feeds_of(frame: Frame, servable: Servable, limits: LimitSettings) -> list[Te
     feeds: list[Tensor | None] = []
     missing: list[str] = []
     any_known = False
+    columns = columns_of(servable)
     for slot in slots:
         name = slot.spec.name
-        known = columns_of(servable, name)
+        known = columns.get(name)
         feed = None
         if name in index_of:
             any_known = True
@@ -209,7 +214,8 @@ def _in_order(frame: Frame, servable: Servable, nan: bool) -> list[tuple[InputSl
     if frame.width != len(slots) or (
         is_named and len(slots) > 1
     ):  # pandas numbers the columns of a frame without names
-        wanted = [name for slot in slots for name in columns_of(servable, slot.spec.name) or [slot.spec.name]]
+        columns = columns_of(servable)
+        wanted = [name for slot in slots for name in columns.get(slot.spec.name, [slot.spec.name])]
         raise TensorMismatch(
             f"the table has {frame.width} columns ({_told(list(frame.names or ()))}), the model wants {_told(wanted)}"
         )
@@ -220,13 +226,14 @@ def _is_flat(slot: InputSlot, axes: int) -> bool:
     return slot.spec.shape is None or len(slot.spec.shape) == axes
 
 
-def columns_of(servable: Servable, tensor: str) -> list[str]:
-    """The names of a 2-D input's columns in order, as the version's rows are logged; empty when they have none."""
+def columns_of(servable: Servable) -> dict[str, list[str]]:
+    """The names of each input's columns in order, as the version's rows are logged; of inputs that have some."""
     schema = servable.manifest.log_schema
-    if schema is None:
-        return []
-    found = [(item[3], item[0]) for item in schema["inputs"] if item[1] == tensor and item[2] != "summary"]
-    return [str(name) for _offset, name in sorted(found)]
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name, tensor, kind, offset, *_ in () if schema is None else schema["inputs"]:
+        if kind != "summary":
+            found.setdefault(tensor, []).append((offset, name))
+    return {tensor: [name for _offset, name in sorted(columns)] for tensor, columns in found.items()}
 
 
 def fitted(slot: InputSlot, array: Tensor, limits: LimitSettings) -> Tensor:
@@ -299,7 +306,22 @@ def is_missing(cell: str) -> bool:
 
 def doubles(rows: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     """Cells of text as `RowFrame` wants them, (rows, columns). Rows of different lengths raise ValueError."""
-    return np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
+    # Never all at once as Python's floats, which take four times as much.
+    return np.fromiter(map(_number, _cells(rows)), np.float64).reshape(len(rows), -1)
+
+
+def wholes(rows: Sequence[Sequence[str]]) -> NDArray[np.int64] | None:
+    """As `doubles`, for cells that are all INT64; None when one is not."""
+    try:
+        return np.fromiter(map(_whole, _cells(rows)), np.int64).reshape(len(rows), -1)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError("rows of different lengths")
+    return chain.from_iterable(rows)
 
 
 def _number(cell: str) -> float:

@@ -8,7 +8,6 @@ enough brackets to be too deep.
 from __future__ import annotations
 
 import json
-import re
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +17,6 @@ import orjson
 from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge
 
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _NOT_MARKS = bytes(code for code in range(256) if code not in b'[]{}"')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NUMPY_FROM = (
@@ -90,9 +88,15 @@ def check_containers(body: bytes) -> None:
 
 
 def _marks(body: bytes) -> bytes:
-    """The brackets of a JSON text that are not inside quotes."""
-    plain = _ESCAPED.sub(b"", body) if b"\\" in body else body
-    return b"".join(plain.translate(None, _NOT_MARKS).split(b'"')[::2])  # every second part is inside quotes
+    """The brackets of a JSON text that are not inside quotes. Takes a few times the text's memory."""
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    marks = plain.translate(None, _NOT_MARKS)
+    if len(marks) < _NUMPY_FROM:
+        return b"".join(marks.split(b'"')[::2])  # every second part is inside quotes
+    octets = np.frombuffer(marks, np.uint8)
+    is_quote = octets == ord('"')
+    quotes = np.cumsum(is_quote, dtype=np.uint8)  # it may run over: only odd or even matters
+    return bytes(octets[(quotes & 1 == 0) & ~is_quote])
 
 
 def depth(body: bytes) -> int:

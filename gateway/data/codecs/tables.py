@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from gateway.data.codecs import json_body, parquet_footer
-from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles, is_missing
+from gateway.data.codecs.frame import ColumnFrame, Frame, RowFrame, doubles, is_missing, wholes
 from gateway.data.servable import Tensor
 from gateway.settings import LimitSettings
 from registry.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
@@ -69,7 +69,9 @@ def read_csv(body: bytes, limits: LimitSettings, has_header: bool | None = None)
     names, rows = (rows[0], rows[1:]) if has_header else (None, rows)
     frame = RowFrame(names, rows, is_text=True)  # TensorMismatch when rows differ in length
     # Of a long file the numbers are read here, away from the event loop, rather than when the model is known.
-    return frame if len(body) < _LONG_BYTES else RowFrame(names, rows, is_text=True, numbers=doubles(rows))
+    if len(body) < _LONG_BYTES or not rows:
+        return frame
+    return RowFrame(names, rows, is_text=True, numbers=doubles(rows), wholes=wholes(rows))
 
 
 def _is_data(row: Sequence[str]) -> bool:

@@ -38,6 +38,7 @@ class Doubler:
         batching = Batching(kind="exact", axes=Axes((0,), (0,)), rows_proven=max_rows)
         self.joining = Joining(batching, fixed_row_shape=False)
         self.leases = 0
+        self.answer_bytes = 1 << 20
         self.lies = lies
         self.runs: list[int] = []
         self.options: list[Any] = []

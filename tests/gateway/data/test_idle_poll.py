@@ -84,6 +84,17 @@ def test_of_many_callers_at_once_requests_are_left_to_gather() -> None:
     assert looked < 2 * 20_000 * 8 / MOST_PASSED
 
 
+def test_other_work_while_looking_is_no_idleness() -> None:
+    turns = Turns()
+    for _ in range(100):
+        for _ in range(5):  # a quick caller
+            turns.answer()
+            turns.look_for_us(30)
+        turns.now_ns += 20_000_000  # a long request of another kind, which tells nothing here
+        turns.look_for_us(30)
+    assert turns.poll.idle_ns < 100 * (6 * 30_000 + WINDOW_US * 1000)
+
+
 def test_runs_in_slots_get_the_core() -> None:
     turns = Turns()
     turns.answer()

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from pyarrow import parquet
 
 from gateway.data.codecs import arrow, mlflow, tables
-from gateway.data.codecs.frame import ColumnFrame, RowFrame, feeds_of
+from gateway.data.codecs.frame import ColumnFrame, RowFrame, doubles, feeds_of, wholes
 from gateway.data.page import read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry
 from gateway.data.servable import InputSlot, Servable, load
@@ -28,6 +28,7 @@ from monitor.record import make_log_schema
 from registry import onnx
 from registry.errors import CallerError, PayloadTooLarge, ServingError, TensorMismatch
 from registry.manifest import Manifest, ServingOptions
+from registry.vocabulary import TensorSpec
 from tests.support import models
 from tests.support.serving import Answer, Bench, aspire, with_worker
 
@@ -407,6 +408,30 @@ def test_a_long_csv_file_gives_what_a_short_one_gives(tmp_path: Path) -> None:
         assert free.json["predictions"][-1] == [None, None]
 
     with_worker(tmp_path / "run", body)
+
+
+texts = st.one_of(
+    st.integers(-300, 300).map(str),
+    st.integers(-(2**66), 2**66).map(str),
+    st.sampled_from(["", " 7 ", "+1", "1.0", "1e2", "1_0", "x", "nan", "٣", "127", "128", "-0"]),
+)
+
+
+@given(
+    rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=4), kind=st.sampled_from(["INT8", "INT64", "UINT64"])
+)
+def test_whole_numbers_that_were_read_ahead_are_those_that_text_gives(rows: list[tuple[str, str]], kind: str) -> None:
+    manifest = dataclasses.replace(models.manifest_of("a"), inputs=(TensorSpec("x", kind, (None, 2)),))
+    servable, listed = Servable("m", 1, None, manifest, 64), [list(row) for row in rows]
+
+    def read(**ahead: Any) -> Any:
+        try:
+            (feed,) = feeds_of(RowFrame(None, listed, is_text=True, **ahead), servable, LIMITS)
+        except CallerError as error:
+            return error.code
+        return feed.dtype, feed.tolist()
+
+    assert read(numbers=doubles(listed), wholes=wholes(listed)) == read()
 
 
 cells = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers()))
