@@ -8,6 +8,8 @@ imports matplotlib (the extra `report`). Called by `driftgate/drift_html.py`.
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ REFERENCE, CURRENT, INK, FAINT = "#5b7083", "#d55e00", "#1f2933", "#d9e0e6"
 _CELLS, _CATEGORIES = 24, 8
 _SIZE_IN = (4.6, 2.3)
 _LABEL = 22  # characters of a category's name
+
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Name = Callable[[float], str]
 
@@ -58,7 +62,10 @@ def plot(feature: FeatureDrift) -> bytes:
         else:
             _draw_numbers(axes, cells, shown_date if feature.type == "date" else shown)
         out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        with warnings.catch_warnings():
+            # Texts stay texts, so the reader's fonts draw them, and not matplotlib's, which has no Chinese.
+            warnings.filterwarnings("ignore", r"Glyph \d+")
+            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return out.getvalue()
 
 
@@ -107,5 +114,6 @@ def _bare(axes: Axes) -> None:
 
 
 def _short(text: str) -> str:
-    plain = text.replace("$", r"\$")  # matplotlib reads formulas between dollar signs
-    return plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 1]}…"
+    plain = _NOT_XML.sub("\ufffd", " ".join(text.split()))  # one line; a browser shows no picture with what XML forbids
+    cut = plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 1]}…"
+    return cut.replace("$", r"\$")  # matplotlib reads formulas between dollar signs

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gateway.client_control import ControlClient, find_server, require_server
 from gateway.settings_load import Loaded, find_config, load
@@ -67,14 +68,29 @@ class Shell:
         return require_server(home or self.home(), self.environ)
 
 
+class Screen(Console):
+    """Shows what files, callers and servers said, and never does it: a column may be named `\\x1b[2J`, which clears a
+    terminal, and a text may turn the direction of what follows it. Such characters are shown as signs of their own."""
+
+    def render_str(self, text: str, **how: Any) -> Text:  # every string passes here, those in tables too
+        return super().render_str(text.translate(_HARMLESS), **how)
+
+
+_HARMLESS: dict[int, int | str] = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},  # pictures of them, such as ␛
+    0x7F: "␡",
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "�"),
+}
+
+
 def out() -> Console:
     """Standard output as it is now (tests exchange it). Off a terminal, lines are as long as they need to be."""
-    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Screen(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def err() -> Console:
     """Standard error as it is now."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+    return Screen(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
 
 
 def emit(as_json: bool, document: Any, show: Callable[[Console], None]) -> None:

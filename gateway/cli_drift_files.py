@@ -6,6 +6,7 @@ person looks. Called by `gateway/cli_drift.py` with checked options.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ def compare_files(reference: Path, current: Path, *, html: Path | None, as_json:
         from driftgate.drift_plot import need_charts
 
         need_charts()  # before minutes of work
+        if html.is_dir() or not os.access(html.parent, os.W_OK):
+            raise UsageFault(f"--html {html}: no file can be written there")
     with _progress() as progress:
         try:
             found = drift.compare(reference, current, progress=progress, **options)

@@ -42,20 +42,29 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One column of one side: counts (bins,), rows with and without a value, moments of the finite values."""
+    """One column of one side: counts (bins,), rows with and without a value, moments of the finite values; how many
+    values of a column of whole numbers have a fraction."""
 
     counts: NDArray[np.int64]
     missing: int
     rows: int
     mean: float | None = None
     sd: float | None = None
+    mistyped: int = 0
 
     @classmethod
     def of(cls, counts: Counts, at: int) -> Sample:
         """Column `at` of a block's counts."""
         mean, sd = (float(value[at]) for value in (counts.mean, counts.sd))
         some = math.isfinite(mean) and math.isfinite(sd)
-        return cls(counts.of(at), int(counts.missing[at]), counts.rows, mean if some else None, sd if some else None)
+        return cls(
+            counts.of(at),
+            int(counts.missing[at]),
+            counts.rows,
+            mean if some else None,
+            sd if some else None,
+            int(counts.mistyped[at]),
+        )
 
     @classmethod
     def expected(cls, column: ColumnProfile, rows: int) -> Sample:
@@ -74,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A range of values, a category or `missing`: its share of the reference's rows, and of the current ones."""
+    """A range of values, a category, `not whole` or `missing`: its share before, and now."""
 
     what: str
     reference: float
@@ -149,8 +158,15 @@ def explain(
             if moved:
                 direction, headline = _headline(say, reference, current)
                 said = [headline, _ranges_sentence(moved)]
+        if bins.whole and _beyond_chance(0.0, broken := current.mistyped / n, m, n, 1.0):
+            moved.append(Moved("not whole", 0.0, broken))
+            said.append(f"{percent(broken)} of values have a fraction; the reference has whole numbers only.")
+            direction = Direction.RESHAPED if direction is Direction.NONE else direction
     lost = Moved("missing", reference.missing_share, current.missing_share)
-    if _beyond_chance(lost.reference, lost.current, reference.rows, current.rows, deff if reference.missing else 1.0):
+    both = reference.rows and current.rows
+    if both and _beyond_chance(
+        lost.reference, lost.current, reference.rows, current.rows, deff if reference.missing else 1.0
+    ):
         moved.append(lost)
         said.insert(0 if not said else len(said), _missing_sentence(lost))
         direction = Direction.MISSING if direction is Direction.NONE else direction
@@ -359,7 +375,7 @@ def _quiet(n: int, m: int) -> str:
         return "No row has a value, before or now."
     if not n or not m:
         return f"No {'current' if not n else 'reference'} row has a value to compare."
-    return "No part of it moved beyond chance."
+    return "No single part of it moved beyond chance."
 
 
 def _beyond_chance(before: float, now: float, m: int, n: int, deff: float) -> bool:

@@ -6,12 +6,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from driftgate import drift
 from driftgate.drift_histogram import cells_of
+from driftgate.drift_plot import plot
 from tests.support.browser import browsing
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
@@ -77,6 +79,17 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         compared(200, skip=["x", "few", "none", "day"]).write_html(tmp_path / "nowhere" / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "label", ["\x1b[2J", "nul\0", "\ufffe", "日本語", "a\nb", "costs $1 or more, in all $2", "c" * 21 + "$$"]
+)
+def test_a_picture_is_xml_whatever_a_category_is_called(label: str, recwarn: pytest.WarningsRecorder) -> None:
+    """A browser shows nothing of a picture that is none."""
+    sides = [{"c": [label, "b", "b"] * 200}, {"c": [label, label, "b"] * 200}]
+    picture = ElementTree.fromstring(plot(drift.compare(*sides).features[0]))
+    assert picture.tag.endswith("svg")
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_cells_of_both_sides_add_up_to_one() -> None:

@@ -100,6 +100,7 @@ def test_an_option_that_names_nothing_is_usage(
         (b"x,x\n1,2\n", "appear twice"),
         (b"x,y\n1,2\n3\n", "Expected 2 columns"),
         (b"x,y\n1,\xff\xfe\n", "UTF8"),
+        (b'x,y\n1,"' + b"never closed\n" * 1_500_000, "a quote is opened and never closed"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused_with_its_reason(
@@ -115,3 +116,31 @@ def test_a_file_that_is_no_table_is_refused_with_its_reason(
         document = json.loads(capsys.readouterr().out)
         assert document["code"] == "artifact_rejected"
         assert words in document["error"]
+
+
+def test_what_a_file_holds_is_shown_and_never_done_by_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column that would clear the screen, and a category that would colour it and turn the text around."""
+    options = []
+    for option, label in (("--reference", "a"), ("--current", "\x1b[31mb\u202e")):
+        path = tmp_path / f"{option[2:]}.parquet"
+        pd.DataFrame({"\x1b[2Jx": ["a"] * 500 + [label] * 500}).to_parquet(path)
+        options += [option, str(path)]
+    assert run(["drift", *options]) == 0
+    out = capsys.readouterr().out
+    assert "␛[2Jx" in out
+    assert "␛[31mb" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+    assert run(["drift", *options, "--by-time", "\x1b[2Jy\u202e"]) == 2
+    assert not {"\x1b", "\u202e"} & set(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("where", [".", "nowhere/report.html"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    files: list[str], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    monkeypatch.setattr("driftgate.drift.compare", lambda *_, **__: pytest.fail("it compared"))
+    assert run(["drift", *files, "--html", str(tmp_path / where), "--json"]) == 2
+    assert "no file can be written there" in json.loads(capsys.readouterr().out)["error"]

@@ -83,6 +83,14 @@ def test_whole_numbers_are_named_as_whole_numbers() -> None:
     assert all("." not in name for name in names)
 
 
+def test_fractions_among_whole_numbers_are_told_though_no_bin_moves() -> None:
+    whole = RNG.integers(0, 100, 20_000).astype(np.float64)
+    found = told(whole, np.where(whole % 10 < 3, whole + 0.3, whole))
+    assert [item.what for item in found.moved] == ["not whole"]
+    assert found.sentence == "30 % of values have a fraction; the reference has whole numbers only."
+    assert told(whole, whole).moved == ()
+
+
 def category(values: tuple[float, ...], counts: tuple[int, ...]) -> ColumnProfile:
     from monitor.counts import ColumnBins
 
