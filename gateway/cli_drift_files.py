@@ -91,7 +91,10 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
     moved = found.alarms
     console.print()
     if not found.is_alarm:
-        console.print(f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features", soft_wrap=True)
+        unknown = sum(feature.verdict == "unknown" for feature in found.features)
+        but = f"; [yellow]{unknown:,} of them could not be judged[/]" if unknown else ""
+        said = f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features{but}"
+        console.print(said, soft_wrap=True)
     for feature in moved:
         console.print(f"[bold red]{escape(feature.feature)}[/]  {escape(feature.explanation)}", soft_wrap=not wide)
     if found.multivariate and found.multivariate.alarm:

@@ -54,6 +54,13 @@ def test_alarms_fail_only_where_asked(files: list[str], capsys: pytest.CaptureFi
     assert "nothing moved" in capsys.readouterr().out
 
 
+def test_what_could_not_be_judged_is_said(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("".join(Path(files[1]).read_text().splitlines(keepends=True)[:51]))
+    assert run(["drift", "--reference", files[1], "--current", str(few)]) == 0
+    assert "nothing moved beyond its limit in 2 features; 2 of them could not be judged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words",
     [
