@@ -25,9 +25,9 @@ from registry.errors import MalformedRequest
 
 _SHOWN = 40  # features in the table, besides all that moved
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#%"
-_CELLS = 16
+_CELLS, _FEW_CELLS = 16, 8  # bars of a histogram: where there is room, and where there is not
 _TOGETHER = "all columns"
-_NARROW = 110  # columns of a terminal, below which the table leaves some out
+_TINY, _NARROW, _ROOMY = 76, 110, 140  # columns of a terminal, from which the table has histograms, all columns, room
 
 
 def compare_files(reference: Path, current: Path, *, html: Path | None, as_json: bool, **options: Any) -> bool:
@@ -58,9 +58,14 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
         f"{found.current.name} ({found.current.rows:,} rows) against {found.reference.name} ({found.reference.rows:,})"
     )
     columns = ["feature", *(["type"] if wide else []), "statistic", ">value", ">limit", *([">rows"] if wide else [])]
-    table = plain_table(escape(title), *columns, "reference", "current", "verdict")
+    drawn = ["reference", "current"] if console.width >= _TINY else []
+    table = plain_table(escape(title), *columns, *drawn, "verdict")
+    cells = _CELLS if console.width >= _ROOMY else _FEW_CELLS
+    for column in table.columns:
+        if column.header in drawn:
+            column.min_width = cells  # a histogram that is cut short says something else
     for feature in features:
-        bars = _bars(feature, ramp)
+        bars = _bars(feature, ramp, cells)
         table.add_row(
             escape(feature.feature),
             *([feature.type] if wide else []),
@@ -68,8 +73,7 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
             shown_number(feature.value),
             shown_number(feature.threshold),
             *([shown_number(feature.rows)] if wide else []),
-            f"[dim]{bars[0]}[/]",
-            bars[1],
+            *([f"[dim]{bars[0]}[/]", bars[1]] if drawn else []),
             shown_verdict(feature.verdict, feature.cause),
         )
     for row in found.multivariate.statistics if found.multivariate else ():
@@ -80,8 +84,7 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
             shown_number(row.value),
             shown_number(row.threshold),
             *([shown_number(row.rows)] if wide else []),
-            "",
-            "",
+            *([""] * len(drawn)),
             shown_verdict(row.verdict, None),
         )
     console.print(table)
@@ -120,9 +123,9 @@ def _remarks(found: Comparison) -> Iterator[str]:
     )
 
 
-def _bars(feature: FeatureDrift, ramp: str) -> tuple[str, str]:
+def _bars(feature: FeatureDrift, ramp: str, most: int) -> tuple[str, str]:
     """Both sides as bars of one scale."""
-    cells = cells_of(feature, _CELLS)
+    cells = cells_of(feature, most)
     top = max((max(cell.reference, cell.current) for cell in cells), default=0.0)
 
     def bar(share: float) -> str:

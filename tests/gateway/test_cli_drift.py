@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from driftgate import drift
 from gateway.cli import run
+from gateway.cli_drift_files import _show
 
 
 @pytest.fixture
@@ -46,6 +50,26 @@ def test_the_table_names_what_moved_in_any_width(
     assert "breach" in out
     assert "Values are higher" in out
     assert "\x1b[" not in out  # no colour where nobody looks
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_no_histogram_is_cut_short(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What moved may be in the part that is cut off."""
+    rng = np.random.default_rng(0)
+    for side in "ab":
+        columns = {f"a column with a long name, {at}": rng.normal(size=500) for at in range(4)}
+        pd.DataFrame(columns).to_parquet(tmp_path / f"{side}.parquet")
+    found = drift.compare(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    screen = Console(width=width, file=io.StringIO(), force_terminal=False)
+    _show(found, screen, None)
+    table = screen.file.getvalue().split("nothing moved")[0]  # type: ignore[attr-defined]
+    rows = [line.split("│") for line in table.splitlines() if "pass" in line]
+    assert len(rows) >= 4
+    assert max(len(line) for line in table.splitlines()) <= width
+    assert not {cell for row in rows for cell in row if "…" in cell and set(cell) & set("▁▂▃▄▅▆▇█")}
+    assert any(set(cell) & set("▁▂▃▄▅▆▇█") for row in rows for cell in row) == (width > 60)
 
 
 def test_alarms_fail_only_where_asked(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
