@@ -112,6 +112,16 @@ def report_error(error: ServingError, as_json: bool) -> None:
         err().print(f"  {escape(line)}", soft_wrap=True)
 
 
+def shortened(name: Any, most: int = 120) -> str:
+    """A name that a file or a caller chose, in a few lines at most.
+
+    >>> shortened("amount"), shortened("amount", 5)
+    ('amount', 'amou…')
+    """
+    text = str(name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def shown_time(moment: str | None) -> str:
     """An RFC 3339 time, shortened to what a reader needs.
 
@@ -143,10 +153,12 @@ def shown_number(value: Any, digits: int = 3) -> str:
 
 
 def plain_table(title: str, *columns: str) -> Table:
-    """A table as all commands print it; a column whose name starts with > is flushed right."""
+    """A table as all commands print it; a column whose name starts with > is flushed right, and what a narrow terminal
+    has no room for goes on in the next line."""
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        is_number = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if is_number else "left", overflow="fold")
     return table
 
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from driftgate import drift
 from driftgate.drift_histogram import cells_of
 from driftgate.drift_result import Comparison, FeatureDrift
-from gateway.cli_common import UsageFault, emit, err, plain_table, shown_number, shown_verdict
+from gateway.cli_common import UsageFault, emit, err, plain_table, shortened, shown_number, shown_verdict
 from registry.errors import MalformedRequest
 
 _SHOWN = 40  # features in the table, besides all that moved
@@ -67,7 +67,7 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
     for feature in features:
         bars = _bars(feature, ramp, cells)
         table.add_row(
-            escape(feature.feature),
+            escape(shortened(feature.feature)),
             *([feature.type] if wide else []),
             feature.statistic,
             shown_number(feature.value),

@@ -214,7 +214,8 @@ class _Ranges:
             return name(low)
         if self.whole:
             return f"{name(low)} to {name(math.ceil(high) - 1.0)}"
-        return f"{name(_rounded(low))} to {name(edges[last - 1] if self.exact else _rounded(high))}"
+        ends = name(_rounded(low)), name(edges[last - 1] if self.exact else _rounded(high))
+        return ends[0] if ends[0] == ends[1] else " to ".join(ends)  # one value's, of single precision
 
 
 def _ranges(say: _Ranges, reference: Sample, current: Sample, deff: float) -> list[Moved]:

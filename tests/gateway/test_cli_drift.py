@@ -13,6 +13,8 @@ from rich.console import Console
 
 from driftgate import drift
 from gateway.cli import run
+from gateway.cli_common import plain_table, shown_verdict
+from gateway.cli_drift import _told
 from gateway.cli_drift_files import _show
 
 
@@ -175,3 +177,26 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr("driftgate.drift.compare", lambda *_, **__: pytest.fail("it compared"))
     assert run(["drift", *files, "--html", str(tmp_path / where), "--json"]) == 2
     assert "no file can be written there" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_an_alarm_that_the_latest_rows_do_not_show_is_not_told_by_them() -> None:
+    alarm = {"version": 2, "kind": "input", "feature": "age", "since": "2026-01-31T12:00:00.000000Z"}
+    quiet = {"version": 2, "kind": "input", "feature": "age", "moved": [], "sentence": "No single part of it moved."}
+    moved = {**quiet, "moved": [{"what": "missing"}], "sentence": "Every value is missing now; 0 % were."}
+    (said,) = _told({"alarms": [alarm], "features": [quiet]})
+    assert "No single part" not in said
+    assert "The latest rows do not show what raised it" in said
+    (said,) = _told({"alarms": [alarm], "features": [moved]})
+    assert said.endswith("Every value is missing now; 0 % were.")
+
+
+def test_a_narrow_table_keeps_every_character() -> None:
+    table = plain_table("", "guardrail", ">evidence", "verdict")
+    table.add_row("shadow_disagreement", "-12.9 of 3.7", shown_verdict("unknown", "not_enough"))
+    screen = Console(width=34, file=io.StringIO())
+    screen.print(table)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    cells = [line.split("│")[1:-1] for line in shown.splitlines() if line.startswith("│")]
+    assert "".join(row[0].strip() for row in cells) == "shadow_disagreement"
+    assert "".join(row[2].strip() for row in cells) == "unknown(not_enough)"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.counts import Counter, Counts
+from monitor.counts import ColumnBins, Counter, Counts
 from monitor.explain import Direction, Explanation, Sample, bin_names, explain, quantile
 from monitor.profile import ColumnProfile, ReferenceProfile
 from tests.support.profiles import fitted
@@ -91,9 +91,13 @@ def test_fractions_among_whole_numbers_are_told_though_no_bin_moves() -> None:
     assert told(whole, whole).moved == ()
 
 
-def category(values: tuple[float, ...], counts: tuple[int, ...]) -> ColumnProfile:
-    from monitor.counts import ColumnBins
+def test_one_value_of_single_precision_is_named_once() -> None:
+    after = float(np.nextafter(np.float32(3.0), np.float32(4.0)))
+    bins = ColumnBins("x", "number", edges=(1.5, 3.0, after, 4.2))
+    assert bin_names(bins) == ["below 1.5", "1.5 to 3", "3", "3 to 4.2", "4.2 and above"]
 
+
+def category(values: tuple[float, ...], counts: tuple[int, ...]) -> ColumnProfile:
     bins = ColumnBins("c", "category", values=values)
     return ColumnProfile(bins, counts, 0, 0, None, None, None, None, True, 1.0, False)
 
