@@ -175,6 +175,16 @@ def explain(
     return Explanation(bins.name, direction, tuple(moved), sentence)
 
 
+def names_of(column: ColumnProfile) -> Name:
+    """How a live column's values are said. Workers log a hash of a text, so its category goes by its place in the
+    reference: no. 1 is the most frequent there."""
+    if not column.hashed or column.bins.kind != "category":
+        return shown
+    places = np.argsort(-np.array(column.counts[: len(column.bins.values)]), kind="stable")
+    ranks = {column.bins.values[at]: rank for rank, at in enumerate(places, 1)}
+    return lambda value: f"no. {ranks[value]} in frequency"
+
+
 def bin_names(bins: ColumnBins, name: Name = shown, *, exact: bool = False) -> list[str]:
     """Each bin in words, in order; `exact` as in `explain`.
 
@@ -293,10 +303,10 @@ def _headline(say: _Ranges, reference: Sample, current: Sample) -> tuple[Directi
         now, before = (quantile(say.bins, side.counts, 0.5, exact=say.exact) for side in (current, reference))
         if say.whole and now is not None and before is not None:
             now, before = float(round(now)), float(round(before))
-        if now is not None and before is not None and (now - before) * (1 if up > down else -1) > 0:
-            return direction, f"{say.noun} are {word}: the median is about {name(now)}, it was {name(before)}."
-        if reference.mean is not None and current.mean is not None and (current.mean > reference.mean) == (up > down):
-            return direction, f"{say.noun} are {word}: the mean is {name(current.mean)}, it was {name(reference.mean)}."
+        for what, is_now, was in (("median is about", now, before), ("mean is", current.mean, reference.mean)):
+            if is_now is None or was is None or (is_now > was) != (up > down) or name(is_now) == name(was):
+                continue
+            return direction, f"{say.noun} are {word}: the {what} {name(is_now)}, it was {name(was)}."
         return direction, f"{say.noun} are {word}."
     wider = int(gap.argmin()) < int(gap.argmax())
     spans = [_span(say.bins, side.counts) for side in (current, reference)]
