@@ -20,6 +20,15 @@ from monitor.explain import percent
 MOST_PLOTS = 100  # features that are drawn: all that moved first; the table has every feature
 
 _WORDS = {"breach": "moved", "pass": "did not move", "unknown": "unknown"}
+_MEASURES = {
+    "psi": "PSI",
+    "js": "Jensen-Shannon distance (js)",
+    "ks": "Kolmogorov-Smirnov distance (ks)",
+    "missing": "Change of the share of missing values",
+    "unseen": "Change of the share of categories that the reference never had",
+    "mistyped": "Share of fractions among whole numbers",
+    "evidence": "Evidence in the order of time (log10 of an e-value)",
+}
 _STATISTICS = {
     "mmd": "MMD (random Fourier features), squared",
     "reconstruction": "Error of rebuilding rows from principal components",
@@ -35,10 +44,11 @@ h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
 p { margin: .4rem 0; }
 p, td, li { overflow-wrap: anywhere; }
+td:first-child { min-width: 7rem; }
 .verdict { font-size: 1.1rem; }
 .soft { color: var(--soft); }
 .tag { display: inline-block; font-size: .75rem; font-weight: 600; padding: .05rem .5rem; border-radius: 1rem;
-  border: 1px solid currentColor; vertical-align: .1em; }
+  white-space: nowrap; border: 1px solid currentColor; vertical-align: .1em; }
 .breach { color: var(--alarm); } .pass { color: #1a6b3c; } .unknown { color: #8a5a00; }
 .key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .9rem; vertical-align: -.05rem; }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
@@ -46,6 +56,7 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 article.moved { border-left: 4px solid var(--alarm); }
 article img { width: 100%; height: auto; display: block; margin: .5rem 0; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -90,7 +101,14 @@ def _page(found: Comparison) -> Iterator[str]:
             f"</strong>: {names}.</p>"
         )
     elif not found.is_alarm:
-        yield '<p class="verdict"><strong class="pass">Nothing moved</strong> beyond its limit.</p>'
+        unknown = sum(feature.verdict == "unknown" for feature in found.features)
+        if unknown:
+            yield (
+                f'<p class="verdict"><strong class="unknown">{unknown:,} of {len(found.features):,} features could not '
+                "be judged</strong>; nothing else moved beyond its limit.</p>"
+            )
+        else:
+            yield '<p class="verdict"><strong class="pass">Nothing moved</strong> beyond its limit.</p>'
     if found.multivariate and found.multivariate.alarm:
         yield (
             '<p class="verdict"><strong class="breach">Columns together moved</strong>: <a href="#together">how '
@@ -149,12 +167,12 @@ def _card(found: Comparison, feature: FeatureDrift) -> Iterator[str]:
 
 def _measured(feature: FeatureDrift) -> str:
     if feature.value is None or feature.threshold is None:
-        return f"{feature.statistic}: not measured ({feature.rows:,} rows with a value)."
+        return f"{_MEASURES[feature.statistic]}: not measured ({feature.rows:,} rows with a value)."
     missing = ""
     if any(feature.missing):
         missing = f"; missing {_text(percent(feature.missing[0]))}, now {_text(percent(feature.missing[1]))}"
     return (
-        f"{feature.statistic} is {feature.value:.3g}, its limit {feature.threshold:.3g}, over "
+        f"{_MEASURES[feature.statistic]} is {feature.value:.3g}, its limit {feature.threshold:.3g}, over "
         f"{feature.rows:,} rows{missing}."
     )
 

@@ -115,6 +115,8 @@ def _statistic(m: Measurement) -> Statistic:
 def _bins(column: Column, profile: ColumnProfile, before: Sample, now: Sample, exact: bool) -> Iterable[Bin]:
     bins: ColumnBins = profile.bins
     names = bin_names(bins, column.name_of, exact=exact)
+    if bins.kind == "category" and profile.complete:
+        names[-1] = "not in the reference"
     for at, (what, p, q) in enumerate(zip(names, before.shares, now.shares, strict=True)):
         if p == 0.0 == q:
             continue

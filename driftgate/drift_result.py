@@ -67,7 +67,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A range, a category or `missing` that moved beyond chance: its share before and now."""
+    """A range, a category, `not whole` or `missing` that moved beyond chance: its share before and now."""
 
     what: str
     reference: float

@@ -143,6 +143,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     text = (str(error) or type(error).__name__).splitlines()[0]
+    if "straddling" in text:  # Arrow's word for a row that does not end within two blocks
+        return f"a row is longer than {_CSV_BLOCK_BYTES >> 20} MB, or a quote is opened and never closed"
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 

@@ -113,7 +113,10 @@ class Timeline:
         if after.rows <= before.rows:
             before = self._checkpoints[0]
         since = Sample(
-            after.of(at) - before.of(at), int(after.missing[at] - before.missing[at]), after.rows - before.rows
+            after.of(at) - before.of(at),
+            int(after.missing[at] - before.missing[at]),
+            after.rows - before.rows,
+            mistyped=int(after.mistyped[at] - before.mistyped[at]),
         )
         began = Began(
             row=alarm.start_rows,

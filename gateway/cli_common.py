@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gateway.client_control import ControlClient, find_server, require_server
 from gateway.settings_load import Loaded, find_config, load
@@ -79,14 +80,29 @@ class Shell:
         return require_server(home or self.home(), self.environ)
 
 
+class Screen(Console):
+    """Shows what files, callers and servers said, and never does it: a column may be named `\\x1b[2J`, which clears a
+    terminal, and a text may turn the direction of what follows it. Such characters are shown as signs of their own."""
+
+    def render_str(self, text: str, **how: Any) -> Text:  # every string passes here, those in tables too
+        return super().render_str(text.translate(_HARMLESS), **how)
+
+
+_HARMLESS: dict[int, int | str] = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},  # pictures of them, such as ␛
+    0x7F: "␡",
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "�"),
+}
+
+
 def out() -> Console:
     """Standard output as it is now (tests exchange it). Off a terminal, lines are as long as they need to be."""
-    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Screen(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def err() -> Console:
     """Standard error as it is now."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+    return Screen(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
 
 
 def emit(as_json: bool, document: Any, show: Callable[[Console], None]) -> None:
@@ -106,6 +122,16 @@ def report_error(error: ServingError, as_json: bool) -> None:
     err().print(f"[bold red]error[/] [dim]({error.code})[/] {escape(first)}", soft_wrap=True)
     for line in rest:
         err().print(f"  {escape(line)}", soft_wrap=True)
+
+
+def shortened(name: Any, most: int = 120) -> str:
+    """A name that a file or a caller chose, in a few lines at most.
+
+    >>> shortened("amount"), shortened("amount", 5)
+    ('amount', 'amou…')
+    """
+    text = str(name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def shown_time(moment: str | None) -> str:
@@ -139,10 +165,12 @@ def shown_number(value: Any, digits: int = 3) -> str:
 
 
 def plain_table(title: str, *columns: str) -> Table:
-    """A table as all commands print it; a column whose name starts with > is flushed right."""
+    """A table as all commands print it; a column whose name starts with > is flushed right, and what a narrow terminal
+    has no room for goes on in the next line."""
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        is_number = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if is_number else "left", overflow="fold")
     return table
 
 

@@ -17,6 +17,7 @@ from gateway.cli_common import (
     UsageFault,
     emit,
     plain_table,
+    shortened,
     shown_number,
     shown_time,
     shown_verdict,
@@ -25,6 +26,8 @@ from gateway.client_control import name_in_path
 
 _OFFLINE = "Between two files"
 MOST_SHOWN = 30  # rows of a live table
+_PAST = "The latest rows do not show what raised it; it ends when it is certain that the column went back."
+_NARROW = 90  # columns of a terminal, below which its kind stands beside a feature's name
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -169,13 +172,15 @@ def _live(shell: Shell, name: str, window: str | None, as_json: bool) -> None:
             return
         versions = len({item.get("version") for item in items}) > 1
         title = f"{name}: now against the reference"
-        columns = ("feature", "kind", "statistic", ">value", ">limit", ">rows", "window", "verdict")
-        table = plain_table(title, *(("version",) if versions else ()), *columns)
+        wide = console.width >= _NARROW
+        kinds = ("kind",) if wide else ()
+        columns = ("feature", *kinds, "statistic", ">value", ">limit", ">rows", "window", "verdict")
+        table = plain_table(title, *(("version" if wide else "",) if versions else ()), *columns)
         for item in items[:MOST_SHOWN]:
             table.add_row(
-                *((str(item["version"]),) if versions else ()),
-                escape(str(item["feature"])),
-                item["kind"],
+                *((f"{'' if wide else 'v'}{item['version']}",) if versions else ()),
+                escape(shortened(item["feature"])) + ("" if wide or item["kind"] == "input" else " [dim](output)[/]"),
+                *((item["kind"],) if wide else ()),
                 item["statistic"],
                 shown_number(item["value"]),
                 shown_number(item["threshold"]),
@@ -199,7 +204,7 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         since = up.get((found["version"], found["kind"], found["feature"]))
         if since is not None:
             where = f"{escape(found['feature'])} [dim](version {found['version']}, since {shown_time(since)})[/]"
-            yield f"[red]alarm[/] {where} {escape(found['sentence'])}"
+            yield f"[red]alarm[/] {where} {escape(found['sentence'] if found['moved'] else _PAST)}"
     for together in answer.get("multivariate", ()):
         since = up.get((together["version"], "input", together["feature"]))
         if since is not None:

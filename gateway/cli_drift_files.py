@@ -6,6 +6,7 @@ person looks. Called by `gateway/cli_drift.py` with checked options.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from driftgate import drift
 from driftgate.drift_histogram import cells_of
 from driftgate.drift_result import Comparison, FeatureDrift
-from gateway.cli_common import UsageFault, emit, err, plain_table, shown_number, shown_verdict
+from gateway.cli_common import UsageFault, emit, err, plain_table, shortened, shown_number, shown_verdict
 from registry.errors import MalformedRequest
 
 _SHOWN = 40  # features in the table, besides all that moved
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#%"
-_CELLS = 16
+_CELLS, _FEW_CELLS = 16, 8  # bars of a histogram: where there is room, and where there is not
 _TOGETHER = "all columns"
-_NARROW = 110  # columns of a terminal, below which the table leaves some out
+_TINY, _NARROW, _ROOMY = 76, 110, 140  # columns of a terminal, from which the table has histograms, all columns, room
 
 
 def compare_files(reference: Path, current: Path, *, html: Path | None, as_json: bool, **options: Any) -> bool:
@@ -35,6 +36,8 @@ def compare_files(reference: Path, current: Path, *, html: Path | None, as_json:
         from driftgate.drift_plot import need_charts
 
         need_charts()  # before minutes of work
+        if html.is_dir() or not os.access(html.parent, os.W_OK):
+            raise UsageFault(f"--html {html}: no file can be written there")
     with _progress() as progress:
         try:
             found = drift.compare(reference, current, progress=progress, **options)
@@ -55,18 +58,22 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
         f"{found.current.name} ({found.current.rows:,} rows) against {found.reference.name} ({found.reference.rows:,})"
     )
     columns = ["feature", *(["type"] if wide else []), "statistic", ">value", ">limit", *([">rows"] if wide else [])]
-    table = plain_table(escape(title), *columns, "reference", "current", "verdict")
+    drawn = ["reference", "current"] if console.width >= _TINY else []
+    table = plain_table(escape(title), *columns, *drawn, "verdict")
+    cells = _CELLS if console.width >= _ROOMY else _FEW_CELLS
+    for column in table.columns:
+        if column.header in drawn:
+            column.min_width = cells  # a histogram that is cut short says something else
     for feature in features:
-        bars = _bars(feature, ramp)
+        bars = _bars(feature, ramp, cells)
         table.add_row(
-            escape(feature.feature),
+            escape(shortened(feature.feature)),
             *([feature.type] if wide else []),
             feature.statistic,
             shown_number(feature.value),
             shown_number(feature.threshold),
             *([shown_number(feature.rows)] if wide else []),
-            f"[dim]{bars[0]}[/]",
-            bars[1],
+            *([f"[dim]{bars[0]}[/]", bars[1]] if drawn else []),
             shown_verdict(feature.verdict, feature.cause),
         )
     for row in found.multivariate.statistics if found.multivariate else ():
@@ -77,8 +84,7 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
             shown_number(row.value),
             shown_number(row.threshold),
             *([shown_number(row.rows)] if wide else []),
-            "",
-            "",
+            *([""] * len(drawn)),
             shown_verdict(row.verdict, None),
         )
     console.print(table)
@@ -88,7 +94,10 @@ def _show(found: Comparison, console: Console, html: Path | None) -> None:
     moved = found.alarms
     console.print()
     if not found.is_alarm:
-        console.print(f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features", soft_wrap=True)
+        unknown = sum(feature.verdict == "unknown" for feature in found.features)
+        but = f"; [yellow]{unknown:,} of them could not be judged[/]" if unknown else ""
+        said = f"[green]nothing moved[/] beyond its limit in {len(found.features):,} features{but}"
+        console.print(said, soft_wrap=True)
     for feature in moved:
         console.print(f"[bold red]{escape(feature.feature)}[/]  {escape(feature.explanation)}", soft_wrap=not wide)
     if found.multivariate and found.multivariate.alarm:
@@ -114,9 +123,9 @@ def _remarks(found: Comparison) -> Iterator[str]:
     )
 
 
-def _bars(feature: FeatureDrift, ramp: str) -> tuple[str, str]:
+def _bars(feature: FeatureDrift, ramp: str, most: int) -> tuple[str, str]:
     """Both sides as bars of one scale."""
-    cells = cells_of(feature, _CELLS)
+    cells = cells_of(feature, most)
     top = max((max(cell.reference, cell.current) for cell in cells), default=0.0)
 
     def bar(share: float) -> str:

@@ -157,7 +157,8 @@ def models(
         by_version: dict[int, list[str]] = {}
         for alias_of, version in found["aliases"].items():
             by_version.setdefault(version, []).append(alias_of)
-        table = plain_table(f"{name}", ">version", "aliases", "run", "batches", "reference", "tags", "since", "digest")
+        tags = ["tags"] if any(row["tags"] for row in found["versions"]) else []
+        table = plain_table(f"{name}", ">version", "aliases", "run", "batches", "reference", *tags, "since", "digest")
         for row in found["versions"]:
             table.add_row(
                 str(row["version"]),
@@ -165,7 +166,7 @@ def models(
                 row["run"],
                 row["batch"],
                 "yes" if row["has_reference"] else "no",
-                escape(", ".join(f"{key}={value}" for key, value in row["tags"].items())) or "-",
+                *([escape(", ".join(f"{key}={value}" for key, value in row["tags"].items())) or "-"] if tags else []),
                 shown_time(row["created_at"]),
                 row["digest"][:12],
             )

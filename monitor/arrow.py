@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Floats = NDArray[np.float64]
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,8 @@ def floats(array: pa.Array) -> Floats:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_time(array.type) or pa.types.is_duration(array.type):  # in seconds, whatever the file's unit
-        micros = array.cast(pa.time64("us") if pa.types.is_time(array.type) else pa.duration("us"), safe=False)
-        return floats(micros.cast(pa.int64())) / 1e6
+    if pa.types.is_time(array.type) or pa.types.is_duration(array.type):
+        return _in_seconds(array)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
     if array.type != pa.float64():
@@ -145,10 +146,22 @@ def floats(array: pa.Array) -> Floats:
 def seconds(array: pa.Array) -> Floats:
     """Dates and times as seconds since 1970 (UTC where they have a zone), NaN for nulls."""
     import pyarrow as pa
+
+    if pa.types.is_date32(array.type):
+        return floats(array.cast(pa.int32())) * _DAY_S
+    return floats(array.cast(pa.int64())) / 1e3 if pa.types.is_date64(array.type) else _in_seconds(array)
+
+
+def _in_seconds(array: pa.Array) -> Floats:
+    """Of a type with a unit, NaN for nulls. A far date (the largest number often stands for "never") does not fit into
+    a finer unit, so none is made."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    micros = pc.cast(pc.cast(array, pa.timestamp("us"), safe=False), pa.int64())
-    return floats(micros) / 1e6
+    unit, count = array.type.unit, array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64())
+    if unit == "ns":  # cut, so that it equals the same moment of a file that stores microseconds
+        unit, count = "us", pc.divide(count, 1000)
+    return floats(count) / _PER_SECOND[unit]
 
 
 def canonical(array: pa.Array) -> pa.Array:

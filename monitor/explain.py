@@ -42,20 +42,29 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One column of one side: counts (bins,), rows with and without a value, moments of the finite values."""
+    """One column of one side: counts (bins,), rows with and without a value, moments of the finite values; how many
+    values of a column of whole numbers have a fraction."""
 
     counts: NDArray[np.int64]
     missing: int
     rows: int
     mean: float | None = None
     sd: float | None = None
+    mistyped: int = 0
 
     @classmethod
     def of(cls, counts: Counts, at: int) -> Sample:
         """Column `at` of a block's counts."""
         mean, sd = (float(value[at]) for value in (counts.mean, counts.sd))
         some = math.isfinite(mean) and math.isfinite(sd)
-        return cls(counts.of(at), int(counts.missing[at]), counts.rows, mean if some else None, sd if some else None)
+        return cls(
+            counts.of(at),
+            int(counts.missing[at]),
+            counts.rows,
+            mean if some else None,
+            sd if some else None,
+            int(counts.mistyped[at]),
+        )
 
     @classmethod
     def expected(cls, column: ColumnProfile, rows: int) -> Sample:
@@ -74,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A range of values, a category or `missing`: its share of the reference's rows, and of the current ones."""
+    """A range of values, a category, `not whole` or `missing`: its share before, and now."""
 
     what: str
     reference: float
@@ -149,14 +158,31 @@ def explain(
             if moved:
                 direction, headline = _headline(say, reference, current)
                 said = [headline, _ranges_sentence(moved)]
+        if bins.whole and _beyond_chance(0.0, broken := current.mistyped / n, m, n, 1.0):
+            moved.append(Moved("not whole", 0.0, broken))
+            said.append(f"{percent(broken)} of values have a fraction; the reference has whole numbers only.")
+            direction = Direction.RESHAPED if direction is Direction.NONE else direction
     lost = Moved("missing", reference.missing_share, current.missing_share)
-    if _beyond_chance(lost.reference, lost.current, reference.rows, current.rows, deff if reference.missing else 1.0):
+    both = reference.rows and current.rows
+    if both and _beyond_chance(
+        lost.reference, lost.current, reference.rows, current.rows, deff if reference.missing else 1.0
+    ):
         moved.append(lost)
         said.insert(0 if not said else len(said), _missing_sentence(lost))
         direction = Direction.MISSING if direction is Direction.NONE else direction
     moved.sort(key=lambda item: -abs(item.current - item.reference))
     sentence = " ".join(text for text in said if text) or _quiet(n, m)
     return Explanation(bins.name, direction, tuple(moved), sentence)
+
+
+def names_of(column: ColumnProfile) -> Name:
+    """How a live column's values are said. Workers log a hash of a text, so its category goes by its place in the
+    reference: no. 1 is the most frequent there."""
+    if not column.hashed or column.bins.kind != "category":
+        return shown
+    places = np.argsort(-np.array(column.counts[: len(column.bins.values)]), kind="stable")
+    ranks = {column.bins.values[at]: rank for rank, at in enumerate(places, 1)}
+    return lambda value: f"no. {ranks[value]} in frequency"
 
 
 def bin_names(bins: ColumnBins, name: Name = shown, *, exact: bool = False) -> list[str]:
@@ -198,7 +224,8 @@ class _Ranges:
             return name(low)
         if self.whole:
             return f"{name(low)} to {name(math.ceil(high) - 1.0)}"
-        return f"{name(_rounded(low))} to {name(edges[last - 1] if self.exact else _rounded(high))}"
+        ends = name(_rounded(low)), name(edges[last - 1] if self.exact else _rounded(high))
+        return ends[0] if ends[0] == ends[1] else " to ".join(ends)  # one value's, of single precision
 
 
 def _ranges(say: _Ranges, reference: Sample, current: Sample, deff: float) -> list[Moved]:
@@ -276,10 +303,10 @@ def _headline(say: _Ranges, reference: Sample, current: Sample) -> tuple[Directi
         now, before = (quantile(say.bins, side.counts, 0.5, exact=say.exact) for side in (current, reference))
         if say.whole and now is not None and before is not None:
             now, before = float(round(now)), float(round(before))
-        if now is not None and before is not None and (now - before) * (1 if up > down else -1) > 0:
-            return direction, f"{say.noun} are {word}: the median is about {name(now)}, it was {name(before)}."
-        if reference.mean is not None and current.mean is not None and (current.mean > reference.mean) == (up > down):
-            return direction, f"{say.noun} are {word}: the mean is {name(current.mean)}, it was {name(reference.mean)}."
+        for what, is_now, was in (("median is about", now, before), ("mean is", current.mean, reference.mean)):
+            if is_now is None or was is None or (is_now > was) != (up > down) or name(is_now) == name(was):
+                continue
+            return direction, f"{say.noun} are {word}: the {what} {name(is_now)}, it was {name(was)}."
         return direction, f"{say.noun} are {word}."
     wider = int(gap.argmin()) < int(gap.argmax())
     spans = [_span(say.bins, side.counts) for side in (current, reference)]
@@ -359,7 +386,7 @@ def _quiet(n: int, m: int) -> str:
         return "No row has a value, before or now."
     if not n or not m:
         return f"No {'current' if not n else 'reference'} row has a value to compare."
-    return "No part of it moved beyond chance."
+    return "No single part of it moved beyond chance."
 
 
 def _beyond_chance(before: float, now: float, m: int, n: int, deff: float) -> bool:

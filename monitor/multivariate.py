@@ -30,6 +30,7 @@ EXPLAINED = 0.9  # of the variance that the kept principal components explain
 MOST_COORDINATES = 512
 _CATEGORIES, _LEAST_SHARE = 6, 0.02  # of a column: the most frequent ones, and how frequent they must be
 _ONE_THREAD = 1 << 18  # multiplications, above which OpenBLAS takes more
+_ROUNDING = 1e-20  # of a squared error of points, which are around 1
 _WIDTH_ROWS = 300  # whose distances tell the kernel's width
 
 
@@ -130,7 +131,10 @@ class Basis:
     def residuals(self, points: Floats) -> Floats:
         """(n, d): the squared error, by coordinate, of points that are rebuilt from the kept components."""
         rebuilt = product(product(points, self.components), np.ascontiguousarray(self.components.T))
-        return np.asarray(np.square(points - rebuilt), np.float64)
+        errors = np.square(points - rebuilt)
+        return np.where(
+            errors > _ROUNDING, errors, 0.0
+        )  # where all is rebuilt, what is left is how floats are added up
 
     def rows(self, points: Floats) -> Floats:
         """(n, D + 1): a row's features, and its error as a share of the reference's variance."""

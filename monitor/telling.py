@@ -17,7 +17,7 @@ from monitor.alarms import Key as AlarmKey
 from monitor.block import Rows
 from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
-from monitor.explain import Explanation, Sample, explain
+from monitor.explain import Explanation, Sample, explain, names_of
 from monitor.histograms import histogram
 from monitor.profile import ColumnProfile, ReferenceProfile
 from monitor.store import Told
@@ -60,9 +60,8 @@ def look_event(
 def _explained(profile: ReferenceProfile, window: Window, first: Measurement) -> Explanation:
     columns, counts = (profile.inputs, window.inputs) if first.kind == "input" else (profile.outputs, window.outputs)
     at, column = next((at, column) for at, column in enumerate(columns) if column.name == first.feature)
-    return explain(
-        column.bins, Sample.expected(column, column.rows), Sample.of(counts, at), deff=column.deff, noun=column.noun
-    )
+    before, now = Sample.expected(column, column.rows), Sample.of(counts, at)
+    return explain(column.bins, before, now, name=names_of(column), deff=column.deff, noun=column.noun)
 
 
 def stream_event(

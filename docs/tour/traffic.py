@@ -1,6 +1,6 @@
 """Sends single-row requests to a model, as an application would: python traffic.py MODEL REQUESTS [URL]
 
-Rows are drawn from reference.csv with a little noise, at most 400 a second: a rollout takes its steps by evidence and
+Rows are drawn from reference.csv, at most 400 a second: a rollout takes its steps by evidence and
 time, and a burst would be over before the first. Prints how many answers each version and role gave.
 """
 
@@ -21,7 +21,6 @@ model, requests = sys.argv[1], int(sys.argv[2])
 port = os.environ.get("DRIFTGATE_GATEWAY__PORT", "8080")
 address = urlsplit(sys.argv[3]).netloc if len(sys.argv) > 3 else f"127.0.0.1:{port}"
 table = np.loadtxt(Path("reference.csv"), delimiter=",", skiprows=1)[:, :-1]
-spread = table.std(axis=0)
 chance = np.random.default_rng()
 RATE = 400.0
 
@@ -30,7 +29,7 @@ answers: collections.Counter[str] = collections.Counter()
 began = time.monotonic()
 for sent in range(requests):
     time.sleep(max(0.0, began + sent / RATE - time.monotonic()))
-    row = chance.choice(table) + chance.normal(0, 0.05, len(spread)) * spread
+    row = chance.choice(table)
     tensor = {"name": "X", "shape": [1, len(row)], "datatype": "FP32", "data": row.tolist()}
     body = json.dumps({"inputs": [tensor]})
     connection.request("POST", f"/v2/models/{model}/infer", body, {"content-type": "application/json"})

@@ -16,7 +16,7 @@ from typing import Any
 from monitor.alarms import Key as AlarmKey
 from monitor.counts import Counts
 from monitor.drift import Measurement, ranked
-from monitor.explain import Sample, explain
+from monitor.explain import Sample, explain, names_of
 from monitor.histograms import histogram
 from monitor.live import FAST, VersionLive
 from monitor.looks import Look
@@ -116,7 +116,7 @@ class DriftView:
             column, counts, at = _column(views[version], kind, feature)
             drawn = histogram(column, column.rows, counts, at)
             reference, now = Sample.expected(column, column.rows), Sample.of(counts, at)
-            told = explain(column.bins, reference, now, deff=column.deff, noun=column.noun)
+            told = explain(column.bins, reference, now, name=names_of(column), deff=column.deff, noun=column.noun)
             shown.append({"version": version, "kind": kind, "feature": feature, **told.to_dict(), "histogram": drawn})
         return shown
 

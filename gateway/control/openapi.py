@@ -166,20 +166,28 @@ def console_page(models: Sequence[Mapping[str, Any]], events: Sequence[Mapping[s
             f"<td>{html.escape(aliases)}</td><td>{html.escape(rollout)}</td></tr>"
         )
     told = "".join(
-        f"<tr><td>{html.escape(event['time'][:19])}</td><td>{html.escape(event['model'] or '')}</td>"
-        f"<td>{html.escape(str(event['data'].get('sentence') or event['type']))}</td></tr>"
+        f"<tr><td>{html.escape(event['time'][:19].replace('T', ' '))}</td><td>{html.escape(event['model'] or '')}</td>"
+        f"<td>{html.escape(_said(event))}</td></tr>"
         for event in reversed(events)
     )
     return _page(
         "Driftgate",
         f"<p>Predictions go to <code>{html.escape(data_url)}</code>. <a href='/docs'>API</a> · "
         "<a href='/metrics'>metrics</a></p><h2>Models</h2><table><tr><th>Model<th>Versions<th>Aliases<th>Rollout</tr>"
-        f"{''.join(lines)}</table><h2>Lately</h2><table>{told}</table>",
+        f"{''.join(lines)}</table><h2>Lately</h2><table><tr><th>Time (UTC)<th>Model<th>What happened</tr>"
+        f"{told}</table>",
     )
+
+
+def _said(event: Mapping[str, Any]) -> str:
+    """An event's own sentence, or its type with the version that it is about."""
+    data = event["data"]
+    about = f" → version {event['version']}" if event["version"] else ""
+    return str(data.get("sentence") or f"{event['type']} {data.get('alias', '')}".rstrip() + about)
 
 
 def _page(title: str, body: str) -> str:
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1>{body}</html>"
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>"
     )

@@ -97,4 +97,5 @@ def test_the_tour_of_the_readme_does_what_it_says(checkout: Path, free_port: Cal
     traffic = [text for command, text in said.items() if "traffic.py" in command]
     assert "status 5" not in "".join(traffic)
     assert not re.search(r"v3 (champion|canary)", traffic[-1]), "the broken version answered somebody"
+    assert "alarm" not in said["driftgate drift diabetes"], "the tour's traffic is drawn from the reference"
     assert 'driftgate_rollbacks_total{model="diabetes"' in "".join(printed)

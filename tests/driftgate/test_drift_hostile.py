@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from driftgate import drift
@@ -262,3 +263,39 @@ def test_a_negative_zero_is_the_category_zero() -> None:
 def test_what_is_no_table_is_refused_with_its_reason() -> None:
     with pytest.raises(ArtifactRejected, match="reference: cannot be taken as a table: 'int' object is not iterable"):
         drift.compare({"x": 1}, {"x": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "never"),
+    [(pa.timestamp("ms"), 2**63 - 1), (pa.timestamp("s"), 2**62), (pa.date32(), 2**31 - 1), (pa.duration("s"), 2**62)],
+)
+def test_a_moment_that_microseconds_cannot_hold_is_far_away_and_not_in_1970(kind: pa.DataType, never: int) -> None:
+    """The largest number often stands for "never"."""
+    rng = np.random.default_rng(0)
+    whole = pa.int32() if kind == pa.date32() else pa.int64()
+    days = [rng.integers(10_000, 20_000, N) for _ in range(2)]
+    days[1][: N // 10] = never
+    sides = [pa.table({"at": pa.array(side.tolist(), whole).cast(kind)}) for side in days]
+    (found,) = drift.compare(*sides).features
+    assert (found.verdict, found.direction) == ("breach", "up")
+    assert found.missing == (0.0, 0.0)
+
+
+def test_one_moment_is_one_number_in_every_unit_and_zone() -> None:
+    moments = [1_704_067_200 + 3600 * hour for hour in range(48)] * 50
+    factors = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+    stored = [
+        pa.table({"at": pa.array([moment * factor for moment in moments], pa.int64()).cast(pa.timestamp(unit, zone))})
+        for unit, factor in factors.items()
+        for zone in (None, "Europe/Berlin")
+    ]
+    for table in stored[1:]:
+        (found,) = drift.compare(stored[0], table, types={"at": "date"}).features
+        assert found.value == 0.0
+        assert all(item.reference == item.current for item in found.bins)
+
+
+def test_a_file_without_rows_is_told_nothing_of() -> None:
+    (found,) = drift.compare({"x": [None] * 300}, pa.table({"x": pa.array([], pa.float64())})).features
+    assert (found.verdict, found.moved) == ("unknown", ())
+    assert "100 %" not in found.explanation

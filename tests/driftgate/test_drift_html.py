@@ -6,12 +6,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from driftgate import drift
 from driftgate.drift_histogram import cells_of
+from driftgate.drift_plot import plot
 from tests.support.browser import browsing
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
@@ -77,6 +80,48 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         compared(200, skip=["x", "few", "none", "day"]).write_html(tmp_path / "nowhere" / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "label", ["\x1b[2J", "nul\0", "\ufffe", "日本語", "a\nb", "costs $1 or more, in all $2", "c" * 21 + "$$"]
+)
+def test_a_picture_is_xml_whatever_a_category_is_called(label: str, recwarn: pytest.WarningsRecorder) -> None:
+    """A browser shows nothing of a picture that is none."""
+    sides = [{"c": [label, "b", "b"] * 200}, {"c": [label, label, "b"] * 200}]
+    picture = ElementTree.fromstring(plot(drift.compare(*sides).features[0]))
+    assert picture.tag.endswith("svg")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("last", ["2005-01-01", "9999-12-31"])
+def test_dates_below_a_picture_are_few_and_short(last: str) -> None:
+    """Long ones lie one upon the other."""
+    rng = np.random.default_rng(0)
+    days = [np.datetime64("1950-01-01") + rng.integers(0, 20_000, 2000) for _ in range(2)]
+    days[1][:200] = np.datetime64(last)
+    picture = plot(drift.compare(*({"born": side} for side in days)).features[0]).decode()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    assert {"1960", "1980", "2000"} <= set(texts)
+    assert max(map(len, texts)) <= 10
+
+
+def test_dates_beyond_any_calendar_are_drawn() -> None:
+    far = pa.array([2**62 + 1000 * at for at in range(2000)], pa.int64()).cast(pa.timestamp("ms"))
+    (found,) = drift.compare({"at": far}, {"at": far}, types={"at": "date"}).features
+    assert b"a date out of range" in plot(found)
+
+
+def test_what_could_not_be_judged_is_not_told_as_what_did_not_move(tmp_path: Path) -> None:
+    page = compared(60).write_html(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "4 of 5 features could not be judged" in page
+    assert "Nothing moved" not in page
+
+
+def test_a_category_that_the_reference_never_had_is_not_among_all_others() -> None:
+    labels = [f"c{at}" for at in range(20)]
+    (found,) = drift.compare({"c": labels * 100}, {"c": [*labels, "new"] * 100}).features
+    assert [cell.what for cell in cells_of(found, 8)][-1] == "all others"
+    assert "not in the reference" in [item.what for item in found.bins]
 
 
 def test_cells_of_both_sides_add_up_to_one() -> None:

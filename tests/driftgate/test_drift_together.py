@@ -51,6 +51,19 @@ def test_a_correlation_that_turns_around_is_seen_though_no_column_moves() -> Non
         assert item.p <= 0.0005
 
 
+def test_what_floats_leave_of_rows_that_are_rebuilt_whole_is_no_finding() -> None:
+    """Two categories are one coordinate twice: the components leave nothing, and a shift moves how that is rounded."""
+    rng = np.random.default_rng(0)
+    sides = [
+        {"x": rng.normal(by, 1, N), "y": rng.normal(by, 1, N), "c": rng.choice(["a", "b"], N).tolist()}
+        for by in (0.0, 1.0)
+    ]
+    told = together(drift.compare(*sides))
+    assert {item.name: item.verdict for item in told.statistics} == {"mmd": "breach", "reconstruction": "pass"}
+    assert told.errors == ()
+    assert "unexplained" not in told.explanation
+
+
 @pytest.mark.parametrize("levels", [1440, 3000])
 def test_thousands_of_equally_frequent_categories_are_no_drift(levels: int) -> None:
     """The most frequent of them are so by chance alone, and only in the rows that chose them."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.counts import Counter, Counts
-from monitor.explain import Direction, Explanation, Sample, bin_names, explain, quantile
+from monitor.counts import ColumnBins, Counter, Counts
+from monitor.explain import Direction, Explanation, Sample, bin_names, explain, names_of, quantile
 from monitor.profile import ColumnProfile, ReferenceProfile
 from tests.support.profiles import fitted
 
@@ -83,9 +85,28 @@ def test_whole_numbers_are_named_as_whole_numbers() -> None:
     assert all("." not in name for name in names)
 
 
-def category(values: tuple[float, ...], counts: tuple[int, ...]) -> ColumnProfile:
-    from monitor.counts import ColumnBins
+def test_fractions_among_whole_numbers_are_told_though_no_bin_moves() -> None:
+    whole = RNG.integers(0, 100, 20_000).astype(np.float64)
+    found = told(whole, np.where(whole % 10 < 3, whole + 0.3, whole))
+    assert [item.what for item in found.moved] == ["not whole"]
+    assert found.sentence == "30 % of values have a fraction; the reference has whole numbers only."
+    assert told(whole, whole).moved == ()
 
+
+def test_one_value_of_single_precision_is_named_once() -> None:
+    after = float(np.nextafter(np.float32(3.0), np.float32(4.0)))
+    bins = ColumnBins("x", "number", edges=(1.5, 3.0, after, 4.2))
+    assert bin_names(bins) == ["below 1.5", "1.5 to 3", "3", "3 to 4.2", "4.2 and above"]
+
+
+def test_two_medians_that_look_the_same_are_not_told() -> None:
+    reference = 2.0**53 + np.arange(4000.0) % 1000
+    found = told(reference, reference + 1e9)
+    assert found.direction is Direction.UP
+    assert found.sentence.startswith("Values are higher. ")
+
+
+def category(values: tuple[float, ...], counts: tuple[int, ...]) -> ColumnProfile:
     bins = ColumnBins("c", "category", values=values)
     return ColumnProfile(bins, counts, 0, 0, None, None, None, None, True, 1.0, False)
 
@@ -100,6 +121,15 @@ def test_categories_are_named_with_their_shares() -> None:
     assert "“blue” rose from 20 % to 40 %" in found.sentence
     assert "5 % of rows hold categories that the reference never had, most often “pink”." in found.sentence
     assert [item.what for item in found.moved] == ["“red”", "“blue”", "other categories"]
+
+
+def test_a_live_category_of_texts_goes_by_its_place_in_the_reference() -> None:
+    """Workers log a hash of it, which says nothing to anybody."""
+    column = replace(category((11654553130925.0, 60556165500345.0), (300, 700, 0)), hashed=True)
+    now = Sample(np.array([600, 400, 0]), 0, 1000)
+    found = explain(column.bins, Sample.expected(column, 1000), now, name=names_of(column))
+    assert found.sentence == "“no. 1 in frequency” fell from 70 % to 40 %."
+    assert names_of(fitted(NORMAL).inputs[0])(2.5) == "2.5"
 
 
 @pytest.mark.parametrize("rows", [(0, 0), (0, 10), (10, 0), (1, 1)])

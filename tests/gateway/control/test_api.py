@@ -279,8 +279,11 @@ def test_health_says_when_the_loop_stopped(served: Port) -> None:
 
 def test_the_console_needs_no_script_and_escapes_what_it_shows(served: Port) -> None:
     served.world.catalog.append_event("x", actor="t", data={"sentence": "<script>alert(1)</script>"})
+    served.world.catalog.append_event("alias.moved", model="m", version=2, actor="t", data={"alias": "stable"})
     front = served.call("GET", "/")
     assert "m</td>" in front.text
+    assert "alias.moved stable → version 2" in front.text
+    assert "width=device-width" in front.text
     assert "<script>" not in front.text
     assert "default-src 'none'" in front.headers["content-security-policy"]
 
