@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from registry.errors import StateDamaged
 from registry.formats import check_stamp, stamped
 
 TileKey = tuple[str, int, str]  # model, version, role
-_OBJECT_BYTES = 600  # of the objects around the numbers of one packed tile, about
+_OBJECT_BYTES = 400  # of the objects around the numbers of one packed tile, about
 
 
 class Place(NamedTuple):
@@ -124,27 +125,32 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PackedCounts:
-    """Counts in as few bytes as hold them."""
+    """Counts in as few bytes as hold them, and in few objects: many small ones that live for minutes split the heap."""
 
     rows: int
-    arrays: tuple[tuple[str, bytes] | None, ...]  # dtype and content of each array of `Counts`; None: all zero
+    dtypes: str  # of the arrays of `Counts`, side by side; empty: all zero
+    content: bytes  # theirs, one after the other
 
     @classmethod
     def of(cls, counts: Counts) -> PackedCounts:
-        return cls(counts.rows, tuple(_packed(getattr(counts, name)) for name in _ARRAYS))
+        packed = [_narrowest(getattr(counts, name)) for name in _ARRAYS]
+        dtypes = sys.intern(" ".join("" if array is None else array.dtype.str for array in packed))
+        return cls(counts.rows, dtypes, b"".join(array.tobytes() for array in packed if array is not None))
 
     def open(self, bins: BinSet) -> Counts:
         counts = Counts.empty(bins)
-        counts.rows = self.rows
-        for name, packed in zip(_ARRAYS, self.arrays, strict=True):
-            if packed is not None:
+        counts.rows, at = self.rows, 0
+        for name, dtype in zip(_ARRAYS, self.dtypes.split(" "), strict=True):
+            if dtype:
                 array = getattr(counts, name)
-                array[...] = np.frombuffer(packed[1], packed[0]).reshape(array.shape)
+                found = np.frombuffer(self.content, dtype, array.size, at)
+                array[...] = found.reshape(array.shape)
+                at += found.nbytes
         return counts
 
     @property
     def nbytes(self) -> int:
-        return sum(len(packed[1]) for packed in self.arrays if packed is not None)
+        return len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +180,11 @@ class PackedTile:
 _ARRAYS = tuple(field.name for field in fields(Counts) if field.name not in ("bins", "rows"))
 
 
-def _packed(array: NDArray[Any]) -> tuple[str, bytes] | None:
+def _narrowest(array: NDArray[Any]) -> NDArray[Any] | None:
+    """The same numbers in the narrowest type; None where all are zero."""
     if not array.any():
         return None
-    if array.dtype.kind == "i":
-        least, most = np.min_scalar_type(int(array.min())), np.min_scalar_type(int(array.max()))
-        array = array.astype(np.promote_types(least, most))
-    return array.dtype.str, array.tobytes()
+    if array.dtype.kind != "i":
+        return array
+    least, most = np.min_scalar_type(int(array.min())), np.min_scalar_type(int(array.max()))
+    return array.astype(np.promote_types(least, most))
