@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +25,8 @@ from registry.errors import ServingError
 
 MOST_WAITING = 32  # calls at once that wait for workers or processes; more of them wait in line
 MOST_SCRAPES_WAITING = 8  # beside the one that is written
+READS_AT_ONCE = 4  # they share one interpreter with commands and with the loop that judges
+MOST_READS_WAITING = 64
 ALIVE_WITHIN_S = 5.0  # a controller whose last finished tick is older is not ready
 _HTML = "text/html; charset=utf-8"
 _PAGE_HEADERS = {
@@ -51,6 +52,7 @@ def build(
     listed = operations(resources)
     collector = DriftgateCollector(controller, version)
     scrapes = Line(MOST_SCRAPES_WAITING, retry_after_s=5.0)
+    reads = Line(MOST_READS_WAITING, retry_after_s=1.0, at_once=READS_AT_ONCE)
     waiting = anyio.CapacityLimiter(MOST_WAITING)  # who waits for loads must not keep an operator from a rollback
     description = to_json(openapi.document(listed, version)).encode()
     data_url = f"http://{settings.gateway.host}:{settings.gateway.port}"
@@ -92,7 +94,7 @@ def build(
             events = controller.catalog.events(after=max(0, newest - 20), limit=20)
             return openapi.console_page(models, [event_json(row) for row in events], data_url)
 
-        return Response(await anyio.to_thread.run_sync(look), 200, _PAGE_HEADERS, _HTML)
+        return Response(await reads.run(request, look), 200, _PAGE_HEADERS, _HTML)
 
     routes = [
         Route("/healthz", healthz),
@@ -100,12 +102,12 @@ def build(
         Route("/metrics", metrics),
         *api_docs.routes(openapi_json, lambda request: door.admit_reader(request.headers)),
         Route("/", console),
-        Route("/api/v1/events", EventStream(resources, controller.catalog, door, is_stopping).__call__),
+        Route("/api/v1/events", EventStream(resources, controller.catalog, door, reads, is_stopping).__call__),
     ]
     by_path: dict[str, dict[str, Endpoint]] = {}
     for operation in listed:
         methods = by_path.setdefault(openapi.PREFIX + operation.path, {})
-        methods[operation.method] = Endpoint(operation, door, idempotency, waiting)
+        methods[operation.method] = Endpoint(operation, door, idempotency, waiting, reads)
     for path, methods in by_path.items():
         routes += [Route(path, endpoint.__call__, methods=[method]) for method, endpoint in methods.items()]
     told = dict.fromkeys((ServingError, HTTPException, ClientDisconnect, Exception), failed)

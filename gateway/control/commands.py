@@ -7,7 +7,6 @@ and no call holds it while it waits.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from monitor.rollout import Readiness, RolloutRecord, Transition
 from registry.catalog import ANY, AliasRow, Expected, VersionRow
 from registry.errors import (
     AliasMoved,
+    Draining,
     IllegalTransition,
     LoadFailed,
     ModelNotFound,
@@ -280,7 +280,8 @@ class Commands:
                 raise LoadFailed(f"version {version} of {model!r} was not loaded in time ({why}); nothing was changed")
             with controller.lock:
                 self._check_expected(state, expected)
-            time.sleep(0.02)
+            if controller.stopping.wait(0.02):  # the process would not end before this call
+                raise Draining(f"the controller stops while version {version} of {model!r} loads; nothing was changed")
 
     def _move_champion(self, state: ModelState, version: int, expected: Expected, act: Act) -> AliasRow | None:
         self._check_no_rollout(state)  # one may have begun while the version was loading

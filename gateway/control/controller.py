@@ -96,6 +96,7 @@ class Controller:
         self.models: dict[str, ModelState] = {}
         self.health = Health()
         self.poke = threading.Event()  # set: tick now
+        self.stopping = threading.Event()  # set: who waits for a tick or a worker waits in vain
         self._preparer = preparer
         self._measurer = measurer
         self._memory = memory

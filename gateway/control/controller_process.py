@@ -102,7 +102,7 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     """Build the controller, serve until told to stop, and return the exit code."""
     clock, memory = SystemClock(), ProcessMemory()
     memory.share_heap()  # before there is a thread
-    ended, stop = asyncio.Event(), threading.Event()
+    ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(quiet_accepts())
     loop.add_signal_handler(signal.SIGTERM, ended.set)
@@ -140,13 +140,13 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     server = _Server(config)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     settle()
-    ticking = threading.Thread(target=_tick, args=(controller, stop, loop, ended), name="tick")
+    ticking = threading.Thread(target=_tick, args=(controller, loop, ended), name="tick")
     ticking.start()
     serving = loop.create_task(server.serve(sockets=[listen(settings.control.host, settings.control.port)]))
     serving.add_done_callback(lambda _task: ended.set())
     await ended.wait()
     server.should_exit = True
-    stop.set()
+    controller.stopping.set()
     controller.poke.set()
     registrar.close()
     await serving
@@ -157,13 +157,13 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     return 0
 
 
-def _tick(controller: Controller, stop: threading.Event, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+def _tick(controller: Controller, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     step_back()
     take_pauses()
     try:
-        controller.run(stop)
+        controller.run(controller.stopping)
     finally:
-        if not stop.is_set():  # the loop must not end by itself; the supervisor starts us anew
+        if not controller.stopping.is_set():  # the loop must not end by itself; the supervisor starts us anew
             logger.critical("the controller's loop ended")
             loop.call_soon_threadsafe(ended.set)
 

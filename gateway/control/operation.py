@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from gateway import problems
 from gateway.control.idempotency import Answer, Idempotency
+from gateway.control.line import Line
 from gateway.control.principal import Doorkeeper, Principal
 from gateway.control.principal import Role as Right
 from registry.errors import (
@@ -134,12 +135,18 @@ class Endpoint:
     """An operation on the wire."""
 
     def __init__(
-        self, operation: Operation, door: Doorkeeper, idempotency: Idempotency, waiting: anyio.CapacityLimiter
+        self,
+        operation: Operation,
+        door: Doorkeeper,
+        idempotency: Idempotency,
+        waiting: anyio.CapacityLimiter,
+        reads: Line,
     ) -> None:
         self._operation = operation
         self._door = door
         self._idempotency = idempotency
         self._limiter = waiting if operation.waits else None
+        self._reads = None if operation.waits or operation.changes_state else reads
 
     async def __call__(self, request: Request) -> Response:
         operation = self._operation
@@ -148,7 +155,10 @@ class Endpoint:
         raw = await read_body(request) if operation.changes_state else b""
         call = Call(principal, dict(request.path_params), dict(request.query_params), _parse(raw))
         key = request.headers.get("idempotency-key")
-        answer = await anyio.to_thread.run_sync(self._answer, call, request, raw, key, limiter=self._limiter)
+        if self._reads is not None:
+            answer = await self._reads.run(request, lambda: self._answer(call, request, raw, key))
+        else:
+            answer = await anyio.to_thread.run_sync(self._answer, call, request, raw, key, limiter=self._limiter)
         headers = {"x-request-id": request_id(request)}
         if answer.repeated:
             headers["idempotency-replayed"] = "true"

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from gateway.control.line import Line
 from gateway.control.operation import Call, request_id, to_json
 from gateway.control.principal import Doorkeeper
 from gateway.control.resources import Resources, event_json
@@ -31,11 +32,12 @@ class EventStream:
     """`GET /api/v1/events`: a page of them, or a stream when the client accepts text/event-stream."""
 
     def __init__(
-        self, resources: Resources, catalog: Catalog, door: Doorkeeper, is_stopping: Callable[[], bool]
+        self, resources: Resources, catalog: Catalog, door: Doorkeeper, reads: Line, is_stopping: Callable[[], bool]
     ) -> None:
         self._resources = resources
         self._catalog = catalog
         self._door = door
+        self._reads = reads
         self._is_stopping = is_stopping
         self._open = 0
 
@@ -45,8 +47,8 @@ class EventStream:
         headers = {"x-request-id": request_id(request)}
         call = Call(principal, query=dict(request.query_params))
         if "text/event-stream" not in request.headers.get("accept", ""):
-            body = await anyio.to_thread.run_sync(self._resources.events, call)
-            return Response(to_json(body), 200, headers, "application/json")
+            text = await self._reads.run(request, lambda: to_json(self._resources.events(call)))
+            return Response(text, 200, headers, "application/json")
         last = request.headers.get("last-event-id") or request.query_params.get("after")
         if last is None:
             after = await anyio.to_thread.run_sync(self._catalog.latest_event_id)

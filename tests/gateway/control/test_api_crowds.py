@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.control.api import MOST_SCRAPES_WAITING
+from gateway.control.api import MOST_READS_WAITING, MOST_SCRAPES_WAITING, READS_AT_ONCE
 from gateway.control.stream import MOST_STREAMS
 from gateway.settings import ControlSettings, Settings
 from registry.vocabulary import LoadState
@@ -143,6 +144,60 @@ def test_a_scraper_that_left_gives_up_its_place_in_the_line(port: Port) -> None:
         return [each.status for each in (patient, *last)]
 
     assert asyncio.run(asyncio.wait_for(run(), 20)) == [200] * (1 + MOST_SCRAPES_WAITING)
+
+
+def test_a_crowd_that_reads_keeps_no_operator_from_a_rollback(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, go_on, lock = port.world.catalog.models, threading.Event(), threading.Lock()
+    working = most = 0
+
+    def slow() -> Any:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        go_on.wait(20)
+        with lock:
+            working -= 1
+        return models()
+
+    monkeypatch.setattr(port.world.catalog, "models", slow)
+
+    async def run() -> tuple[list[Listener], list[Listener], int]:
+        transport = httpx.ASGITransport(port.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            crowd = READS_AT_ONCE + MOST_READS_WAITING + 10
+            asked = [Listener(port, {"accept": "*/*"}, "/api/v1/models") for _ in range(crowd)]
+            try:
+                refused = await _told(asked)
+                rollback = await asyncio.wait_for(client.post("/api/v1/models/m/rollback", json={}), 10)
+            finally:
+                go_on.set()
+            await asyncio.gather(*(each.task for each in asked))
+            return asked, refused, rollback.status_code
+
+    asked, refused, rollback = asyncio.run(asyncio.wait_for(run(), 30))
+    assert rollback == 404  # there never was a rollout; what matters is that it is answered
+    assert [each.status for each in refused] == [503] * 10
+    assert all(each.headers[b"retry-after"] == b"1" for each in refused)
+    assert {each.status for each in asked if each not in refused} == {200}
+    assert most == READS_AT_ONCE
+
+
+def test_a_caller_that_cannot_be_watched_is_answered_and_that_is_told(
+    port: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> int:
+        listener = Listener(port, {"accept": "*/*"}, "/api/v1/models")
+
+        async def receive() -> dict[str, Any]:
+            raise RuntimeError("no such connection")
+
+        listener._receive = receive  # type: ignore[method-assign]
+        await listener.task
+        return listener.status
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == 200
+    assert [record.getMessage() for record in caplog.records] == ["a caller in the line is not watched any more"]
 
 
 def test_callers_that_wait_for_loads_do_not_keep_an_operator_from_a_rollback(port: Port) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.data.page import WorkerPage
-from registry.errors import AliasMoved, IllegalTransition, LoadFailed, RolloutActive, ServingError
+from registry.errors import AliasMoved, Draining, IllegalTransition, LoadFailed, RolloutActive, ServingError
 from registry.vocabulary import LoadState, RolloutState
 from tests.gateway.control.world import BOOT, QUICK_PLAN, Worker, World
 
@@ -411,6 +411,27 @@ def test_an_operators_champion_waits_for_every_worker(world: World, worker: Work
     assert row.version == 2
     assert worker.entry().champion == 2
     assert len(world.told("rollout.succeeded")) == 1
+
+
+def test_who_waits_for_a_load_does_not_keep_a_controller_from_stopping(world: World, worker: Worker) -> None:
+    served(world, worker)
+    told: list[ServingError] = []
+
+    def move() -> None:
+        try:
+            world.commands.set_alias("m", "champion", 2, 1, world.act)
+        except ServingError as error:
+            told.append(error)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    while not world.state.pending:
+        time.sleep(0.001)
+    world.controller.stopping.set()
+    mover.join(10)
+    assert [type(error) for error in told] == [Draining]
+    assert not world.state.pending
+    assert world.catalog.aliases("m")["champion"].version == 1
 
 
 def test_of_two_operators_who_expect_the_same_champion_the_second_is_told_at_once(world: World, worker: Worker) -> None:
