@@ -26,6 +26,7 @@ class LimitSettings:
     incoming_bytes: int = 512 * 1024 * 1024  # of long bodies that come in or wait, of all callers of a worker
     tensor_elements: int = 64 * 1024 * 1024  # most elements in one tensor
     answer_bytes: int = 64 * 1024 * 1024  # of one output, as numbers, in the answer to one request; more get 413
+    unread_bytes: int = 512 * 1024 * 1024  # of answers that callers have not read, of all callers of a worker; then 503
     run_memory_bytes: int = (
         0  # of a worker, for runs whose requests say what they take; 0: a share of half the machine's or container's
     )

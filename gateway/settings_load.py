@@ -41,6 +41,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gateway.limits.incoming_bytes": (1024, 2**40),
     "gateway.limits.tensor_elements": (1, 2**40),
     "gateway.limits.answer_bytes": (1024, 2**40),
+    "gateway.limits.unread_bytes": (1024, 2**40),
     "gateway.limits.json_depth": (4, 512),
     "gateway.limits.waiting_requests": (1, 2**20),
     "gateway.breaker.failures": (0, 1000),

@@ -122,8 +122,13 @@ class Exchange(Pending):
         return 0 < least <= len(body)
 
     async def _compress(self, body: bytes, told: compression.Told) -> None:
-        if self._accept_encoding is not None:
-            body, told = await compression.encoded(body, told, self._accept_encoding, self._line.limits)
+        unread, size = self._line.predict.unread, len(body)
+        unread.waiting_bytes += size
+        try:
+            if self._accept_encoding is not None:
+                body, told = await compression.encoded(body, told, self._accept_encoding, self._line.limits)
+        finally:
+            unread.waiting_bytes -= size
         self._write(200, told, body)
 
     def _write(self, status: int, told: compression.Told, body: bytes) -> None:

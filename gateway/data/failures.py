@@ -49,11 +49,8 @@ class Failures:
             self.lost(pending)
         pending.fail(error)
 
-    def too_large(self, pending: Pending, error: ServingError) -> None:
-        """A run, or its answer, wanted more memory than there is for it: that says nothing of the version.
-
-        Of a canary it does, as the champion answers in its place.
-        """
+    def no_room(self, pending: Pending, error: ServingError) -> None:
+        """There is no memory for a run, or for its answer, which says nothing of the version: no error event."""
         self._record_error(pending)
         pending.fail(error)
 

@@ -36,6 +36,7 @@ from gateway.data.shadow import Copy, Shadows
 from gateway.data.stand_ins import CAUTION, ROOM, StandIns
 from gateway.data.tap import Tap
 from gateway.data.traffic import Arm, Loaded
+from gateway.data.unread import LONG_OUTPUT, Unread
 from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
@@ -73,6 +74,10 @@ def _deadline_ms(text: bytes) -> int:
     return int(text)
 
 
+def _size(answer: bytes | Answer) -> int:
+    return len(answer.body if isinstance(answer, Answer) else answer)
+
+
 class Predict:
     """Answers inference requests of one worker."""
 
@@ -102,6 +107,7 @@ class Predict:
         self._stand_ins = StandIns(limits, accounts, clock, self._admit)
         self.inflight = 0
         self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
+        self.unread = Unread(limits.unread_bytes, lambda: self.callers)
         # Long bodies that are inflated, or parsed in a thread, until they are tensors: each takes many times its size.
         self._inflating, self._parsing = asyncio.Semaphore(_MOST_ASIDE), asyncio.Semaphore(_MOST_ASIDE)
         # The server's requests of this turn, and its connections; set by whoever owns it.
@@ -176,20 +182,25 @@ class Predict:
             raise
         else:
             body, told = answer if isinstance(answer, Answer) else (answer, JSON_ONLY)
-            if len(body) >= self._limits.compress_from_bytes and b"accept-encoding" in headers:
-                body, told = await compression.encoded(body, told, headers[b"accept-encoding"], self._limits)
-            start = {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    *told,
-                    (b"content-length", b"%d" % len(body)),
-                    (b"x-request-id", pending.identity),
-                    *pending.arm.headers,
-                ],
-            }
-            await send(start)
-            await send({"type": "http.response.body", "body": body})
+            size = len(body)
+            self.unread.waiting_bytes += size
+            try:
+                if size >= self._limits.compress_from_bytes and b"accept-encoding" in headers:
+                    body, told = await compression.encoded(body, told, headers[b"accept-encoding"], self._limits)
+                start = {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [
+                        *told,
+                        (b"content-length", b"%d" % len(body)),
+                        (b"x-request-id", pending.identity),
+                        *pending.arm.headers,
+                    ],
+                }
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+            finally:
+                self.unread.waiting_bytes -= size
         finally:
             self.inflight -= 1
             self.let_go(pending)
@@ -508,7 +519,7 @@ class Predict:
             is_too_large = isinstance(batch.error, PayloadTooLarge | Overloaded)
             for pending in waiting:
                 if is_too_large and not pending.arm.is_canary:
-                    self.failures.too_large(pending, batch.error)
+                    self.failures.no_room(pending, batch.error)
                 else:
                     self._fail(pending, batch.error)
             return
@@ -564,6 +575,13 @@ class Predict:
                 for pending, first in zip(members, firsts, strict=True):
                     self._release(arm, [pending], [first], batch, all_logged, is_good=is_good)
             return
+        for output in outputs:
+            if output.nbytes >= LONG_OUTPUT:
+                if not self.unread.has_room(sum(map(_size, bodies))):
+                    for pending in members:
+                        self.failures.no_room(pending, self.unread.refusal())
+                    return
+                break
         bad: NDArray[np.bool_] | None = None
         hashes = [pending.hash for pending in members]
         arrived = [pending.arrived_ns for pending in members]

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from gateway import problems
+from gateway.data.bodies import LONG
 from gateway.data.grpc import wire
 from gateway.data.grpc.codec import PROTOCOL, Request
 from gateway.data.grpc.messages import ModelInferResponse, ModelStreamInferResponse
@@ -99,7 +100,19 @@ class Inference:
             await abort(context, answer, *told)
             raise AssertionError("abort raises")
         context.set_trailing_metadata(told)
+        if len(answer) >= LONG:
+            self._count_until_read(len(answer), context)
         return answer
+
+    def _count_until_read(self, size: int, context: Context) -> None:
+        """A call ends when its answer has left: until then gRPC holds it for a caller that does not read."""
+        unread = self._predict.unread
+        unread.waiting_bytes += size
+
+        def read(_context: object) -> None:
+            unread.waiting_bytes -= size
+
+        context.add_done_callback(read)
 
     async def _answer(
         self, request: Request, pending: Awaited, headers: Headers, context: Context
@@ -166,12 +179,19 @@ class Inference:
                 while inside and inside[0][0].done():
                     task, length = inside.popleft()
                     size -= length
-                    await context.write(task.result())
+                    answer = task.result()
+                    try:
+                        await context.write(answer)
+                    finally:
+                        self._predict.unread.waiting_bytes -= len(answer)
         finally:
             left = [task for task, _ in inside] + ([] if reading is None else [reading])
             for unfinished in left:
                 unfinished.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            for task, _ in inside:
+                if not task.cancelled() and task.exception() is None:
+                    self._predict.unread.waiting_bytes -= len(task.result())
         if not is_complete:
             await abort(context, Draining("this server is shutting down; open the stream again"))
 
@@ -198,9 +218,12 @@ class Inference:
             beside.id = request_id
             beside.parameters["driftgate-code"].string_param = answer.code
             told = ModelStreamInferResponse(error_message=answer.message[:_MOST_TEXT], infer_response=beside)
-            return bytes(told.SerializeToString())
-        parameters = beside.SerializeToString()  # fields of one message may follow each other in any order
-        return b"".join((wire.tagged(2, len(answer) + len(parameters)), answer, parameters))
+            message = bytes(told.SerializeToString())
+        else:
+            parameters = beside.SerializeToString()  # fields of one message may follow each other in any order
+            message = b"".join((wire.tagged(2, len(answer) + len(parameters)), answer, parameters))
+        self._predict.unread.waiting_bytes += len(message)  # until `stream` has written it
+        return message
 
 
 def _told(pending: Awaited) -> tuple[tuple[str, str], ...]:
