@@ -62,6 +62,16 @@ class ColumnProfile:
         """Reference rows that were counted in this column: inputs may have more than outputs."""
         return sum(self.counts) + self.missing
 
+    def never_seen(self, deff: float) -> tuple[float, float]:
+        """About how many of as many further rows have a category that the reference never had, and a design effect
+        for that number: as many as have one that came once (Good, 1953); it varies with those that came twice, too.
+        """
+        if self.bins.kind != "category":
+            return 0.0, 1.0
+        came = [count / deff for count in self.counts[:-1]]
+        once, twice = [c for c in came if 0.0 < c < 1.5], sum(1.5 <= c < 2.5 for c in came)
+        return self.counts[-1] + deff * sum(once), deff * (1.0 + 2.0 * twice / max(len(once), twice, 1))
+
     @property
     def noun(self) -> str:
         """What the column's values are, in words."""

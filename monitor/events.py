@@ -120,6 +120,10 @@ def events_of(columns: Sequence[ColumnProfile], family: Family, tolerance: Toler
     if tolerance.reference_sigmas > 0.0:
         for event in np.flatnonzero(table[:, 1] == KINDS.index("other")).tolist():
             high[event] = max(high[event], 1.0 - _kept_share(columns[int(table[event, 0])], deff[event]))
+        level = 0.5 * erfc(tolerance.reference_sigmas / sqrt(2.0))
+        for event in np.flatnonzero(table[:, 1] == KINDS.index("unseen")).tolist():
+            came, runs = columns[int(table[event, 0])].never_seen(float(deff[event]))
+            high[event] = max(high[event], float(clopper_pearson(came / runs, rows[event] / runs, level)[1]))
     return Events(
         family,
         table[:, 0].astype(np.intp),

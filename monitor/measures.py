@@ -117,8 +117,9 @@ class Comparison:
         self.c = live.counts.astype(np.float64)
         self.deff = np.array([column.deff for column in columns]) * (1.0 if live_deffs is None else live_deffs)
         for at, column in enumerate(columns):
-            if column.bins.kind == "category" and not column.complete:
-                _join_chosen(self.r[at], self.c[at], len(column.counts) - 1, float(self.deff[at]))
+            if column.bins.kind == "category":
+                last = len(column.counts) - 1
+                _join_chosen(self.r[at], self.c[at], last, float(self.deff[at]), complete=column.complete)
         self.n, self.m = self.c.sum(axis=1), self.r.sum(axis=1)
 
     def find(self, statistic: Statistic) -> Found:
@@ -181,36 +182,42 @@ class Comparison:
         """How far the share of some kind of bad value lies from the reference's, and how far it may on that side."""
         before, now = _SHARES[statistic](self)
         deff = self.deff
+        expected = before
         if statistic == "missing":
             deff = np.array([column.missing_deff for column in self.columns])
+        if statistic == "unseen":
+            found = [column.never_seen(float(own)) for column, own in zip(self.columns, deff, strict=True)]
+            expected, deff = (np.array(part) for part in zip(*found, strict=True))
         # What the reference never had says nothing about runs of it.
         low, high = statistics.share_limits(
-            before,
+            expected,
             self.reference_rows,
             self.rows,
             self.level,
             tolerance_h=QUALITY_TOLERANCE_H,
             least=QUALITY_LEAST,
-            deff=np.where(before > 0, deff, 1.0),
+            deff=np.where(expected > 0, deff, 1.0),
         )
         p, q = before / max(self.reference_rows, 1), now / max(self.rows, 1)
         h = 2.0 * np.abs(np.arcsin(np.sqrt(np.clip(q, 0.0, 1.0))) - np.arcsin(np.sqrt(np.clip(p, 0.0, 1.0))))
         rows = np.full(len(p), self.rows, np.int64)
-        return Found(np.abs(q - p), np.where(q >= p, high - p, p - low), h, rows, None)
+        return Found(np.abs(q - p), np.where(q >= p, high - p, np.maximum(p - low, 0.0)), h, rows, None)
 
 
-def _join_chosen(reference: Floats, live: Floats, other: int, deff: float) -> None:
+def _join_chosen(reference: Floats, live: Floats, other: int, deff: float, *, complete: bool) -> None:
     """Count categories with the others, in place, that have a bin only as chance made them frequent in the reference.
 
-    The most frequent of thousands look more frequent than they are, which no live row repeats. Those that lie five
-    standard errors (of a root: a half) above the last that was chosen are frequent by themselves;
-    and one that live rows have more often moved in spite of it.
+    The most frequent of thousands look more frequent than they are, and those that came a few times stand for as many
+    that did not come: live rows repeat neither. Those that lie five standard errors (of a root: a half) above the last
+    that was chosen, or above none where all were (`complete`), are frequent by themselves. How frequent one is, is told
+    by both sides together: whoever is chosen by one side's luck differs from the other side for that alone.
     """
-    if not other:
+    m, n = float(reference.sum()), float(live.sum())
+    if not other or not m or not n:
         return
-    root = np.sqrt(reference[:other] / deff)
-    is_less = live[:other] * reference.sum() <= reference[:other] * live.sum()
-    doubtful = np.flatnonzero((root < root.min() + 2.5) & is_less)
+    least = 0.0 if complete else math.sqrt(float(reference[:other].min()) / deff)
+    frequent = np.sqrt((reference[:other] + live[:other]) * m / (m + n) / deff)
+    doubtful = np.flatnonzero(frequent < least + 2.5)
     for counts in (reference, live):
         counts[other] += counts[doubtful].sum()
         counts[doubtful] = 0.0

@@ -299,3 +299,40 @@ def test_a_file_without_rows_is_told_nothing_of() -> None:
     (found,) = drift.compare({"x": [None] * 300}, pa.table({"x": pa.array([], pa.float64())})).features
     assert (found.verdict, found.moved) == ("unknown", ())
     assert "100 %" not in found.explanation
+
+
+LONG_TAILS: dict[str, Callable[[Rng, int], Any]] = {
+    "a few frequent, many rare": lambda rng, rows: np.minimum(rng.zipf(1.3, rows), 300),
+    "each rarer than the last": lambda rng, rows: rng.geometric(0.05, rows),
+    "all equally frequent": lambda rng, rows: rng.integers(0, 90, rows),
+    "twenty": lambda rng, rows: rng.integers(0, 20, rows),
+}
+
+
+@pytest.mark.parametrize("by_time", [None, "at"])
+@pytest.mark.parametrize(("before", "now"), [(100, 100), (200, 200), (200, 1000), (500, 500)])
+@pytest.mark.parametrize("kind", LONG_TAILS)
+def test_categories_that_a_short_reference_happened_not_to_have_are_no_drift(
+    kind: str, before: int, now: int, by_time: str | None
+) -> None:
+    """Where many are rare, every table has some that another of the same source has not."""
+
+    def side(seed: int, rows: int) -> dict[str, Any]:
+        codes = LONG_TAILS[kind](np.random.default_rng([seed, rows]), rows)
+        return {"city": [f"c{code:05d}" for code in codes], "at": np.arange(rows)}
+
+    runs = [
+        drift.compare(side(2 * seed, before), side(2 * seed + 1, now), by_time=by_time, types={"city": "category"})
+        for seed in range(5)
+    ]
+    assert [alarm.statistic for found in runs for alarm in found.alarms] == []
+
+
+@pytest.mark.parametrize("label", ["150", "new"])
+@pytest.mark.parametrize("rows", [200, 1000])
+def test_a_rare_category_that_becomes_frequent_and_a_new_one_are_still_drift(rows: int, label: str) -> None:
+    rng = np.random.default_rng(rows)
+    before, now = (np.minimum(rng.zipf(1.3, rows), 300).astype(str) for _ in range(2))
+    moved = np.where(rng.random(rows) < 0.25, label, now)
+    found = drift.compare({"city": before.tolist()}, {"city": moved.tolist()}, types={"city": "category"})
+    assert [item.feature for item in found.alarms] == ["city"]
