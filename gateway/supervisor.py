@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.file_limit import raise_file_limit
 from gateway.grpc_port import take_grpc_port
 from gateway.orphan import BOOT_ID, CHILD_SETTINGS, ENDED_BY, SUPERVISOR_FD
 from gateway.serve_lock import AlreadyServing, PortTaken, Serving, hold_lock, read_lock, take_port, write_lock
@@ -94,6 +95,7 @@ class Supervisor:
         """
         self._refuse_open_control_port()
         self._home.create()
+        raise_file_limit()
         with hold_lock(self._home) as lock, contextlib.ExitStack() as stack:
             crashed = os.fstat(lock).st_size > 0  # a server that stops in order leaves it empty
             wait_s = _STALE_PORT_S if crashed else 0.0
