@@ -17,7 +17,7 @@ from gateway.control.controller import Controller
 from gateway.control.fleet import ModelState
 from gateway.control.gather import Baseline
 from gateway.control.loads import readiness
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from monitor import rollout
 from monitor.plan import Plan, parse
 from monitor.rollout import Readiness, RolloutRecord, Transition

@@ -28,7 +28,8 @@ from gateway.control.table import RouteTable
 from gateway.control.watch import Watch
 from gateway.data.keys import KeySnapshot, read_keys
 from gateway.data.memory import Memory
-from gateway.data.page import LATENCY_EDGES_US, PageSnapshot, read_pages
+from gateway.data.page_layout import LATENCY_EDGES_US
+from gateway.data.page_reader import PageSnapshot, read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry, decode, snapshot_path
 from gateway.settings import Settings
 from monitor import rollout

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gateway.control import gather
 from gateway.control.fleet import ModelState
 from gateway.control.watch import Watched
-from gateway.data.page import PageSnapshot
+from gateway.data.page_reader import PageSnapshot
 from monitor.facts import RolloutFacts
 from monitor.rollout import RolloutRecord
 

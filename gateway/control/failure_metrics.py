@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gateway.data.page import PageSnapshot, Totals, TotalsKey
+from gateway.data.page_reader import PageSnapshot, Totals, TotalsKey
 
 
 def failure_families(totals: Mapping[TotalsKey, Totals]) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gateway.data.keys import BAD_OUTPUT, ERROR, SLOW, KeySnapshot
-from gateway.data.page import PageSnapshot
+from gateway.data.page_reader import PageSnapshot
 from monitor.facts import ArmFacts, SegmentFacts
 from registry.vocabulary import Role
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.data.page import LATENCY_EDGES_US
+from gateway.data.page_layout import LATENCY_EDGES_US
 
 LEAST_REQUESTS = 100  # a p99 of fewer is the slowest request, not a quantile; the window goes on until it has them
 

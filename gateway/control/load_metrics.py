@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gateway.control.loads import elsewhere
-from gateway.data.page import PageSnapshot
+from gateway.data.page_reader import PageSnapshot
 
 MOST_SHOWN = 50  # versions, by what they take of memory
 

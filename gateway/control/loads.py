@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.data.page import PageSnapshot
+from gateway.data.page_reader import PageSnapshot
 from gateway.data.routes import AspiredVersion
 from monitor.record import LogSchema
 from monitor.rollout import Readiness

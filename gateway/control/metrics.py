@@ -27,16 +27,8 @@ from prometheus_client.registry import Collector
 from gateway.control.controller import Controller
 from gateway.control.failure_metrics import failure_families, open_breakers
 from gateway.control.load_metrics import load_families
-from gateway.data.page import (
-    BATCH_EDGES,
-    LATENCY_EDGES_US,
-    REQUEST_BUCKETS_MS,
-    STAGE_BUCKETS_MS,
-    STAGES,
-    PageSnapshot,
-    Totals,
-    read_pages,
-)
+from gateway.data.page_layout import BATCH_EDGES, LATENCY_EDGES_US, REQUEST_BUCKETS_MS, STAGE_BUCKETS_MS, STAGES
+from gateway.data.page_reader import PageSnapshot, Totals, read_pages
 from gateway.problems import GRPC_STATUS
 from monitor.rollout import RolloutRecord
 from registry.vocabulary import Role, RolloutState

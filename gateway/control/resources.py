@@ -14,7 +14,7 @@ from gateway.control.controller import Controller
 from gateway.control.loads import where
 from gateway.control.operation import MOST_ITEMS, Call, Operation, page
 from gateway.data import curve_files
-from gateway.data.page import PageSnapshot
+from gateway.data.page_reader import PageSnapshot
 from gateway.registration import version_document
 from monitor.drill import FORMS
 from registry.catalog import ANY, AliasRow, Catalog, EventRow, Expected, ModelRow, ProfileRow, VersionRow, check_alias

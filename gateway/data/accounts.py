@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.data import keys, page
+from gateway.data import keys
+from gateway.data import page_layout as layout
 from gateway.data.page import WorkerPage
 from gateway.data.traffic import Arm, Evidence
 from registry.clock import Clock
 
-_LATENCY_EDGES_NS = [edge * 1000.0 for edge in page.LATENCY_EDGES_US]
-_STAGE_EDGES_NS = [edge * 1000.0 for edge in page.STAGE_EDGES_US]
+_LATENCY_EDGES_NS = [edge * 1000.0 for edge in layout.LATENCY_EDGES_US]
+_STAGE_EDGES_NS = [edge * 1000.0 for edge in layout.STAGE_EDGES_US]
 _LATENCY_ARRAY = np.array(_LATENCY_EDGES_NS)
 _STAGE_ARRAY = np.array(_STAGE_EDGES_NS)
 _DECODE, _QUEUE, _INFER, _ENCODE = range(4)
-_CODES = {code: i for i, code in enumerate(page.CODES)}
-_PROTOCOLS = {protocol: i for i, protocol in enumerate(page.PROTOCOLS)}
+_CODES = {code: i for i, code in enumerate(layout.CODES)}
+_PROTOCOLS = {protocol: i for i, protocol in enumerate(layout.PROTOCOLS)}
 _FEW = 6  # below this, counting in Python is faster than numpy's fixed costs
 
 BREAKER_FAILURES = 20  # canary failures in a row that make this worker veto it: engineering, not statistics
@@ -33,11 +34,11 @@ BREAKER_FAILURES = 20  # canary failures in a row that make this worker veto it:
 def code_word(protocol: str, status: int) -> int:
     """Offset of the word that counts this protocol and status."""
     code = _CODES.get(str(status), _CODES["500"])
-    return page.CODE + _PROTOCOLS[protocol] * len(page.CODES) + code
+    return layout.CODE + _PROTOCOLS[protocol] * len(layout.CODES) + code
 
 
 _V2 = "v2"
-_OK = {protocol: code_word(protocol, 200) for protocol in page.PROTOCOLS}
+_OK = {protocol: code_word(protocol, 200) for protocol in layout.PROTOCOLS}
 _V2_OK = _OK[_V2]
 
 
@@ -50,7 +51,7 @@ class Accounts:
 
     def kept(self, arm: Arm, *, hit: bool) -> None:
         """A request of a version that keeps answers: answered by a kept one, or by a run."""
-        self._page.words[arm.totals + (page.KEPT_HITS if hit else page.KEPT_MISSES)] += 1
+        self._page.words[arm.totals + (layout.KEPT_HITS if hit else layout.KEPT_MISSES)] += 1
 
     def answered(
         self,
@@ -82,42 +83,42 @@ class Accounts:
         if count < _FEW:
             latencies = [released_ns - arrived for arrived in arrived_ns]
             for arrived, decoded, latency in zip(arrived_ns, decoded_ns, latencies, strict=True):
-                words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency)] += 1
-                words[base + page.LATENCY_SUM_NS] += latency
+                words[base + layout.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency)] += 1
+                words[base + layout.LATENCY_SUM_NS] += latency
                 self._stage(base, _DECODE, decoded - arrived, 1)
                 self._stage(base, _QUEUE, started_ns - decoded, 1)
             return latencies
         array, since, ready = self._page.array, np.array(arrived_ns), np.array(decoded_ns)
         spent = released_ns - since
-        _count(array, base + page.LATENCY, _LATENCY_ARRAY, spent)
-        words[base + page.LATENCY_SUM_NS] += int(spent.sum())
+        _count(array, base + layout.LATENCY, _LATENCY_ARRAY, spent)
+        words[base + layout.LATENCY_SUM_NS] += int(spent.sum())
         latencies = list(spent.tolist())
         for stage, spent in ((_DECODE, ready - since), (_QUEUE, started_ns - ready)):
-            _count(array, base + page.STAGE + stage * page.STAGE_WIDTH, _STAGE_ARRAY, spent)
-            words[base + page.STAGE_SUM_NS + stage] += int(spent.sum())
+            _count(array, base + layout.STAGE + stage * layout.STAGE_WIDTH, _STAGE_ARRAY, spent)
+            words[base + layout.STAGE_SUM_NS + stage] += int(spent.sum())
         return latencies
 
     def failed(self, arm: Arm, protocol: str, status: int, latency_ns: int) -> None:
         """One routed request that was answered with an error."""
         words, base = self._page.words, arm.totals
         words[base + code_word(protocol, status)] += 1
-        words[base + page.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency_ns)] += 1
-        words[base + page.LATENCY_SUM_NS] += latency_ns
+        words[base + layout.LATENCY + bisect_left(_LATENCY_EDGES_NS, latency_ns)] += 1
+        words[base + layout.LATENCY_SUM_NS] += latency_ns
 
     def run_failed(self, arm: Arm) -> None:
         """One request whose run failed, whoever answers it now."""
-        self._page.words[arm.totals + page.FAILED] += 1
+        self._page.words[arm.totals + layout.FAILED] += 1
 
     def overflowed(self, canary: Arm) -> None:
         """One request that a canary had no room or time for, and the champion took."""
-        self._page.words[canary.totals + page.OVERFLOWED] += 1
+        self._page.words[canary.totals + layout.OVERFLOWED] += 1
 
     def refused(self, model: str, protocol: str, status: int, shed: str | None = None) -> None:
         """One request that no version was chosen for; model is empty when there is no such model."""
         base = self._page.totals(model, 0, "")
         self._page.words[base + code_word(protocol, status)] += 1
         if shed is not None:
-            self._page.words[base + page.SHED + page.SHED_REASONS.index(shed)] += 1
+            self._page.words[base + layout.SHED + layout.SHED_REASONS.index(shed)] += 1
 
     def shadowed(self, model: str, version: int, rows: int, infer_ns: int) -> None:
         """One shadow run."""
@@ -127,12 +128,12 @@ class Accounts:
 
     def shadow_dropped(self, model: str, version: int, rows: int) -> None:
         """Rows that no shadow saw, because it would have hurt serving."""
-        self._page.words[self._page.totals(model, version, "shadow") + page.SHADOW_DROPPED] += rows
+        self._page.words[self._page.totals(model, version, "shadow") + layout.SHADOW_DROPPED] += rows
 
     def lane_less(self, arm_totals: int, rows: int) -> None:
         """Rows that found no lane file."""
-        self._page.words[arm_totals + page.LANELESS_OFFERED] += rows
-        self._page.words[arm_totals + page.LANELESS_DROPPED] += rows
+        self._page.words[arm_totals + layout.LANELESS_OFFERED] += rows
+        self._page.words[arm_totals + layout.LANELESS_DROPPED] += rows
 
     def evidence(
         self,
@@ -159,13 +160,13 @@ class Accounts:
         slow_above = arm.slow_above_ns
         words = self._page.words
         if key_rows is None:
-            words[arm.segment + page.REQUESTS] += len(latencies_ns)
+            words[arm.segment + layout.REQUESTS] += len(latencies_ns)
             if errors:
-                words[arm.segment + page.ERRORS] += errors
+                words[arm.segment + layout.ERRORS] += errors
             if max(latencies_ns) > slow_above:
-                words[arm.segment + page.SLOW] += sum([latency > slow_above for latency in latencies_ns])
+                words[arm.segment + layout.SLOW] += sum([latency > slow_above for latency in latencies_ns])
             if bad is not None and bad.any():
-                words[arm.segment + page.BAD_OUTPUTS] += int(bad.sum())
+                words[arm.segment + layout.BAD_OUTPUTS] += int(bad.sum())
             return
         for position, row in enumerate(key_rows):
             kinds = []
@@ -176,9 +177,9 @@ class Accounts:
             if bad is not None and bad[position]:
                 kinds.append(keys.BAD_OUTPUT)
             if row is None:
-                words[arm.segment + page.REQUESTS] += 1
+                words[arm.segment + layout.REQUESTS] += 1
                 for kind in kinds:
-                    words[arm.segment + page.ERRORS + kind] += 1
+                    words[arm.segment + layout.ERRORS + kind] += 1
             elif row >= 0 and state.keys is not None:
                 for kind in kinds:
                     state.keys.event(row, kind, self._clock.host_ns(), arm.weight, arm.is_canary)
@@ -195,13 +196,13 @@ class Accounts:
 
     def _rows(self, base: int, rows: int) -> None:
         words = self._page.words
-        words[base + page.BATCH_ROWS + bisect_left(page.BATCH_EDGES, rows)] += 1
-        words[base + page.BATCH_ROWS_SUM] += rows
+        words[base + layout.BATCH_ROWS + bisect_left(layout.BATCH_EDGES, rows)] += 1
+        words[base + layout.BATCH_ROWS_SUM] += rows
 
     def _stage(self, base: int, stage: int, spent_ns: int, times: int) -> None:
         words = self._page.words
-        words[base + page.STAGE + stage * page.STAGE_WIDTH + bisect_left(_STAGE_EDGES_NS, spent_ns)] += times
-        words[base + page.STAGE_SUM_NS + stage] += spent_ns * times
+        words[base + layout.STAGE + stage * layout.STAGE_WIDTH + bisect_left(_STAGE_EDGES_NS, spent_ns)] += times
+        words[base + layout.STAGE_SUM_NS + stage] += spent_ns * times
 
 
 def _count(array: NDArray[np.int64], base: int, edges: NDArray[np.float64], values: NDArray[Any]) -> None:

@@ -14,7 +14,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
-from gateway.data import page
+from gateway.data import page_layout as layout
 from gateway.data.breaker import Breaker
 from gateway.data.page import WorkerPage
 from gateway.data.traffic import Loaded
@@ -101,7 +101,7 @@ class Breakers:
             loaded.breaker.open(self._clock.now_s())
             self._open.add(loaded)
             totals = self._page.totals(servable.model, servable.version, Role.CHAMPION)
-            self._page.words[totals + page.BREAKER_OPENED] += 1
+            self._page.words[totals + layout.BREAKER_OPENED] += 1
             logger.error(
                 "%s:%d is not tried for a while: its last %d runs failed",
                 servable.model,

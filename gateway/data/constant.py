@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.data import page
+from gateway.data import page_layout as layout
 from gateway.data.batcher import Batcher, Waiter
 from gateway.data.page import WorkerPage
 from gateway.data.run_times import RunTimes
@@ -65,7 +65,7 @@ class _Constant(Batcher[Any]):
             return
         outputs = [_repeated(value, rows) if by_rows else value for value in self._values]
         self._page.words[
-            self._page.totals(self.servable.model, self.servable.version, Role.FALLBACK) + page.CONSTANTS
+            self._page.totals(self.servable.model, self.servable.version, Role.FALLBACK) + layout.CONSTANTS
         ] += 1
         now_ns = perf_counter_ns()
         self._answer_with(self._loaded, Batch([waiter], waiter.feeds, outputs, rows, now_ns, now_ns))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.data.fleet import Fleet
-from gateway.data.page import PageSnapshot, read_pages
+from gateway.data.page_reader import PageSnapshot, read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.wishes import Wishes
 from registry.clock import Clock

@@ -21,8 +21,9 @@ from gateway.data.batcher import Batcher
 from gateway.data.breaker import Breaker
 from gateway.data.codecs import v2
 from gateway.data.keys import KeyTable
-from gateway.data.page import RunMark, WorkerPage
+from gateway.data.page import WorkerPage
 from gateway.data.routes import RouteEntry
+from gateway.data.run_mark import RunMark
 from gateway.data.servable import Servable, Tensor
 from gateway.data.split import canary_bound
 from monitor.record import Gatherer, LogSchema

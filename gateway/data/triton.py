@@ -14,7 +14,8 @@ from typing import Any
 
 from gateway.data.codecs import v2
 from gateway.data.fleet import Fleet
-from gateway.data.page import STAGES, PageSnapshot, Totals, read_pages
+from gateway.data.page_layout import STAGES
+from gateway.data.page_reader import PageSnapshot, Totals, read_pages
 from gateway.data.repository import Repository
 from gateway.data.servable import Servable
 from registry.errors import NotReady, VersionNotFound

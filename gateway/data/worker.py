@@ -38,7 +38,8 @@ from gateway.data.fleet import Fleet
 from gateway.data.idle_poll import IdlePoll
 from gateway.data.machine_memory import for_runs, machine_bytes
 from gateway.data.memory import ProcessMemory
-from gateway.data.page import WorkerPage, page_path
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import page_path
 from gateway.data.predict import Predict
 from gateway.data.repository import Repository
 from gateway.data.routes import RouteReader

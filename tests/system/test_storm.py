@@ -174,7 +174,7 @@ def _storm(server: Server, kills: int, seed: int, back_within_s: float) -> None:
 
 
 def _all_ready(server: Server) -> bool:
-    from gateway.data.page import read_pages
+    from gateway.data.page_reader import read_pages
 
     pages = [page for page in read_pages(server.home / "run") if page.alive]
     return len(pages) == 2 and all(page.ready for page in pages)

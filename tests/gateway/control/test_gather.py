@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from gateway.control.gather import Baseline, gather
 from gateway.data.keys import ERROR, KeyTable, key_number, read_keys
 from gateway.data.keys import SLOW as SLOW_KEY
-from gateway.data.page import ERRORS, REQUESTS, SLOW, WorkerPage, page_path, read_pages
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import ERRORS, REQUESTS, SLOW, page_path
+from gateway.data.page_reader import read_pages
 from monitor.facts import ArmFacts, SegmentFacts
 
 BOOT = "cd" * 16

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gateway.control.latency import LatencyWindow, percentile_us
-from gateway.data.page import LATENCY_EDGES_US
+from gateway.data.page_layout import LATENCY_EDGES_US
 
 BINS = len(LATENCY_EDGES_US) + 1
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.control.metrics import DriftgateCollector
-from gateway.data import page as pages
+from gateway.data import page_layout as layout
 from gateway.problems import GRPC_STATUS, STATUS
 from registry.vocabulary import LoadState
 from tests.gateway.control.world import QUICK_PLAN, Worker, World
@@ -38,15 +38,15 @@ def test_traffic_of_living_and_dead_workers_adds_up(world: World) -> None:
     for worker, latency_us in ((first, 400.0), (second, 9_000.0)):
         worker.answer("champion", 10, latency_us=latency_us)
         totals = worker.page.totals("m", 1, "champion")
-        code = pages.CODE + pages.PROTOCOLS.index("v2") * len(pages.CODES) + pages.CODES.index("200")
+        code = layout.CODE + layout.PROTOCOLS.index("v2") * len(layout.CODES) + layout.CODES.index("200")
         worker.page.words[totals + code] += 10
-        worker.page.words[totals + pages.LATENCY_SUM_NS] += int(10 * latency_us * 1000)
-        worker.page.words[totals + pages.STAGE + 2 * pages.STAGE_WIDTH] += 10
-        worker.page.words[totals + pages.BATCH_ROWS + 3] += 5
-        worker.page.words[totals + pages.BATCH_ROWS_SUM] += 40
+        worker.page.words[totals + layout.LATENCY_SUM_NS] += int(10 * latency_us * 1000)
+        worker.page.words[totals + layout.STAGE + 2 * layout.STAGE_WIDTH] += 10
+        worker.page.words[totals + layout.BATCH_ROWS + 3] += 5
+        worker.page.words[totals + layout.BATCH_ROWS_SUM] += 40
         worker.page.heartbeat(0, 3)
         refused = worker.page.totals("m", 0, "")
-        worker.page.words[refused + pages.SHED + pages.SHED_REASONS.index("overloaded")] += 2
+        worker.page.words[refused + layout.SHED + layout.SHED_REASONS.index("overloaded")] += 2
     found = scrape(world)
     who = {"model": "m", "version": "1"}
     assert value(found, "driftgate_requests_total", **who, role="champion", protocol="v2", code="200") == 20
@@ -72,9 +72,9 @@ def test_answers_over_grpc_are_told_by_grpcs_words(world: World) -> None:
     worker = Worker(world.home.run, 0)
     world.settle(worker)
     totals = worker.page.totals("m", 1, "champion")
-    first = totals + pages.CODE + pages.PROTOCOLS.index("grpc") * len(pages.CODES)
+    first = totals + layout.CODE + layout.PROTOCOLS.index("grpc") * len(layout.CODES)
     for code, count in (("200", 5), ("413", 2), ("429", 3), ("503", 1)):
-        worker.page.words[first + pages.CODES.index(code)] += count
+        worker.page.words[first + layout.CODES.index(code)] += count
     found = scrape(world)
     who = {"model": "m", "version": "1", "role": "champion", "protocol": "grpc"}
     told = {
@@ -86,7 +86,7 @@ def test_answers_over_grpc_are_told_by_grpcs_words(world: World) -> None:
 
 
 def test_every_status_of_ours_has_a_word_of_grpc() -> None:
-    assert {int(code) for code in pages.CODES} <= set(GRPC_STATUS)
+    assert {int(code) for code in layout.CODES} <= set(GRPC_STATUS)
     assert set(STATUS.values()) <= set(GRPC_STATUS)
 
 

@@ -16,8 +16,9 @@ from gateway.control.loads import Preparer
 from gateway.control.measure import Measurer
 from gateway.control.table import RouteTable
 from gateway.control.watch import NoWatch, Watched
-from gateway.data import page as pages
-from gateway.data.page import WorkerPage, page_path
+from gateway.data import page_layout as layout
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import page_path
 from gateway.data.routes import RouteEntry, RouteReader
 from gateway.settings import Settings
 from monitor.rollout import RolloutRecord
@@ -109,22 +110,22 @@ class Worker:
         assert version is not None
         words = self.page.words
         totals = self.page.totals("m", version, role)
-        place = next(i for i, edge in enumerate(pages.LATENCY_EDGES_US) if latency_us <= edge)
-        words[totals + pages.LATENCY + place] += count
+        place = next(i for i, edge in enumerate(layout.LATENCY_EDGES_US) if latency_us <= edge)
+        words[totals + layout.LATENCY + place] += count
         if entry.rollout_id and entry.weight > 0:
             judged = entry.latency_threshold_us is not None
             segment = self.page.segment("m", version, role, entry.rollout_id, entry.weight, judged)
             assert segment is not None
-            words[segment + pages.REQUESTS] += count if new is None else new
-            words[segment + pages.ERRORS] += errors
-            words[segment + pages.SLOW] += slow
+            words[segment + layout.REQUESTS] += count if new is None else new
+            words[segment + layout.ERRORS] += errors
+            words[segment + layout.SLOW] += slow
 
     def shadow(self, rows: int) -> None:
         """Rows that the candidate ran as a shadow."""
         candidate = self.entry().candidate
         assert candidate is not None
         totals = self.page.totals("m", candidate, "shadow")
-        self.page.words[totals + pages.BATCH_ROWS_SUM] += rows
+        self.page.words[totals + layout.BATCH_ROWS_SUM] += rows
 
 
 class World:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.data import long_bodies
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.pending import Pending
 from gateway.data.predict import Predict
 from gateway.settings import GatewaySettings, LimitSettings, Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import BreakerSettings, GatewaySettings, Settings
 from registry.errors import InferenceFailed

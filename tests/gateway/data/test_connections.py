@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gateway.data import connections
 from gateway.data.exchange import Exchange
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from tests.support import models

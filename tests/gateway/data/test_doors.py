@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.data.doors import Doors, platform_headers, vertex_paths
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, Settings
 from registry.errors import MalformedRequest, ModelNotFound

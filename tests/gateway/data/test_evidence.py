@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.data.keys import read_keys
-from gateway.data.page import Segment, read_pages
+from gateway.data.page_reader import Segment, read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.run_times import RunTimes
 from tests.support import models

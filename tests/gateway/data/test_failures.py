@@ -11,7 +11,7 @@ import pytest
 
 from gateway.data.codecs import v2
 from gateway.data.codecs.call import Call
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from monitor.lane import LaneReader
 from monitor.record import ERROR

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.data.page import Totals, read_pages
+from gateway.data.page_reader import Totals, read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.run_times import RunTimes
 from gateway.settings import GatewaySettings, LimitSettings, Settings

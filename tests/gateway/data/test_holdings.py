@@ -13,7 +13,9 @@ from typing import Any, cast
 import pytest
 
 from gateway.data.holdings import Holding, Holdings
-from gateway.data.page import MemoryUse, PageSnapshot, WorkerPage, page_path, read_page
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import page_path
+from gateway.data.page_reader import MemoryUse, PageSnapshot, read_page
 from gateway.data.residency import Key
 from gateway.data.routes import AspiredVersion
 from gateway.data.traffic import Loaded

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.data.page import Totals, read_pages
+from gateway.data.page_reader import Totals, read_pages
 from gateway.data.routes import RouteEntry
 from monitor.lane import LaneReader
 from registry.options import ServingOptions

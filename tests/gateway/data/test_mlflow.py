@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from gateway.data.codecs import arrow, mlflow, tables
 from gateway.data.codecs.frame import ColumnFrame, RowFrame, doubles, feeds_of, wholes
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import AspiredVersion, RouteEntry
 from gateway.data.servable import InputSlot, Servable, load
 from gateway.settings import LimitSettings

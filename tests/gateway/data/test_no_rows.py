@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import MOST_EMPTY_ROWS, MOST_TEXTS, InputSlot
 from monitor.lane import LaneReader

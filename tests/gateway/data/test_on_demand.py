@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.data.exchange import Exchange
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.predict import Predict
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, LoadSettings, Settings

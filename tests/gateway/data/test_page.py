@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data import page
-from gateway.data.page import WorkerPage, page_path, read_page, read_pages
+from gateway.data import page, page_reader, processes
+from gateway.data import page_layout as layout
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import page_path
+from gateway.data.page_reader import read_page, read_pages
 from registry.errors import FormatTooNew
 from registry.vocabulary import LoadState
 
@@ -18,21 +21,21 @@ BOOT = "ab" * 16
 
 
 def test_latency_bins_are_narrow_and_hold_every_bucket_of_the_contract() -> None:
-    assert max(high / low for low, high in pairwise(page.LATENCY_EDGES_US)) <= 1.05 + 1e-9
-    for bucket_ms in page.REQUEST_BUCKETS_MS:
-        assert bucket_ms * 1000.0 in page.LATENCY_EDGES_US
+    assert max(high / low for low, high in pairwise(layout.LATENCY_EDGES_US)) <= 1.05 + 1e-9
+    for bucket_ms in layout.REQUEST_BUCKETS_MS:
+        assert bucket_ms * 1000.0 in layout.LATENCY_EDGES_US
 
 
 def test_a_reader_sees_what_the_worker_wrote(tmp_path: Path) -> None:
     path = page_path(tmp_path, 3)
     mine = WorkerPage(path, 3, BOOT)
     base = mine.totals("m", 1, "champion")
-    mine.words[base + page.LATENCY + 5] += 2
-    mine.words[base + page.LATENCY_SUM_NS] += 5_000
-    mine.words[base + page.SHED] += 1
+    mine.words[base + layout.LATENCY + 5] += 2
+    mine.words[base + layout.LATENCY_SUM_NS] += 5_000
+    mine.words[base + layout.SHED] += 1
     segment = mine.segment("m", 2, "canary", "r-1", 0.05, True)
     assert segment is not None
-    mine.words[segment + page.ERRORS] += 4
+    mine.words[segment + layout.ERRORS] += 4
     mine.set_load("m", 2, LoadState.FAILED, "no such file: é")
     mine.veto("m", "r-1")
     mine.acknowledge(17)
@@ -109,14 +112,14 @@ def test_a_page_says_what_holding_a_version_costs_and_what_was_loaded(tmp_path: 
     mine.set_load("m", 1, LoadState.READY, "it runs on cpu", size_bytes=5_000, load_us=70)
     (seen,) = read_pages(tmp_path)
     assert seen.loads == {("m", 1): (LoadState.READY, "it runs on cpu")}
-    assert seen.held == {("m", 1): page.Held(5_000, 70)}
-    assert seen.memory == page.MemoryUse(loads=1, failed=1, load_us=100, evictions=1, refused=1)
+    assert seen.held == {("m", 1): page_reader.Held(5_000, 70)}
+    assert seen.memory == page_reader.MemoryUse(loads=1, failed=1, load_us=100, evictions=1, refused=1)
 
 
 def test_thousands_of_versions_have_room_and_only_what_is_used_is_read(tmp_path: Path) -> None:
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
     for i in range(2000):
-        mine.words[mine.totals(f"m{i}", 1, "champion") + page.LATENCY] += i
+        mine.words[mine.totals(f"m{i}", 1, "champion") + layout.LATENCY] += i
         mine.set_load(f"m{i}", 1, LoadState.READY)
     mine.clear_load("m7", 1)
     (seen,) = read_pages(tmp_path)
@@ -131,21 +134,21 @@ def test_a_page_that_becomes_shorter_while_it_is_read_is_skipped(tmp_path: Path)
     with path.open("r+b") as file:
         real = os.fstat(file.fileno()).st_size
         file.truncate(8192)
-        assert page._pread(file.fileno(), 8, 0)
-        with pytest.raises(page._Torn):
-            page._pread(file.fileno(), real, 0)
+        assert page_reader._pread(file.fileno(), 8, 0)
+        with pytest.raises(page_reader._Torn):
+            page_reader._pread(file.fileno(), real, 0)
     assert read_page(path) is None
 
 
 def test_the_successor_of_a_dead_worker_goes_on_counting_and_starts_with_nothing_loaded(tmp_path: Path) -> None:
     path = page_path(tmp_path, 0)
     first = WorkerPage(path, 0, BOOT)
-    first.words[first.totals("m", 1, "champion") + page.LATENCY] += 7
+    first.words[first.totals("m", 1, "champion") + layout.LATENCY] += 7
     first.set_load("m", 1, LoadState.READY)
     first.acknowledge(5)
     first.close()
     second = WorkerPage(path, 0, BOOT)
-    second.words[second.totals("m", 1, "champion") + page.LATENCY] += 1
+    second.words[second.totals("m", 1, "champion") + layout.LATENCY] += 1
     seen = read_page(path)
     assert seen is not None
     assert seen.totals["m", 1, "champion"].latency_counts[0] == 8
@@ -170,7 +173,7 @@ def test_segments_of_ended_rollouts_are_freed_and_start_at_zero_when_used_again(
 def test_a_full_table_is_counted_and_shares_one_entry_instead_of_failing(tmp_path: Path) -> None:
     mine = WorkerPage(page_path(tmp_path, 0), 0, BOOT)
     entries = {mine.totals(f"m{i}", 1, "champion") for i in range(5000)}
-    assert len(entries) == page._ENTRIES[0]
+    assert len(entries) == layout.ENTRIES[0]
     mine.make_room({("m0", 1), ("m5", 1)})
     kept = read_page(mine.path)
     assert kept is not None
@@ -200,6 +203,6 @@ def test_a_page_that_is_just_being_made_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ended_is_not_alive_nor_is_one_that_took_its_number() -> None:
-    assert page.is_alive(os.getpid(), page.process_start(os.getpid()))
-    assert not page.is_alive(os.getpid(), page.process_start(os.getpid()) + 1)
-    assert not page.is_alive(0, 0)
+    assert processes.is_alive(os.getpid(), processes.process_start(os.getpid()))
+    assert not processes.is_alive(os.getpid(), processes.process_start(os.getpid()) + 1)
+    assert not processes.is_alive(0, 0)

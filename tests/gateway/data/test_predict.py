@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.data.page import WorkerPage, read_pages
+from gateway.data.page import WorkerPage
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.settings import GatewaySettings, LimitSettings, Settings
 from monitor.lane import LaneReader

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gateway.data.machine_memory import for_runs, machine_bytes
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.runs import Rows, run_group
 from gateway.data.servable import Servable

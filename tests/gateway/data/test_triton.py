@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from gateway.data import page as layout
-from gateway.data.page import WorkerPage, page_path, read_pages
+from gateway.data import page_layout as layout
+from gateway.data.page import WorkerPage
+from gateway.data.page_layout import page_path
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from registry.manifest import ServingOptions
 from tests.support import models

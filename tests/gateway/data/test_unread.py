@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from gateway.data.unread import Unread
 from tests.gateway.data.test_connections import WHOLE, House, visited

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.data.codecs import arrow_library
 from gateway.data.codecs.v2_door import choose
-from gateway.data.page import read_pages
+from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from registry import onnx
 from registry.errors import UnsupportedMedia

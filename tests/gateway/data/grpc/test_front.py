@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gateway.data.grpc import messages, service
-from gateway.data.page import read_page
+from gateway.data.page_reader import read_page
 from gateway.data.routes import RouteEntry
 from gateway.settings import BreakerSettings, GatewaySettings, LimitSettings, Settings
 from registry import onnx
