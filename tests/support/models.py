@@ -259,4 +259,4 @@ def looked_up(path: Path) -> Path:
 def spelled(path: Path) -> Path:
     """size [1] INT64 → y [1] FP32, the number itself: takes what `hungry` takes."""
     nodes = [helper.make_node("Cast", ["size"], ["y"], to=TensorProto.FLOAT)]
-    return build(path, nodes, [value("size", TensorProto.INT64, [1])], [value("y", TensorProto.FLOAT, [None])])
+    return build(path, nodes, [value("size", TensorProto.INT64, [1])], [value("y", TensorProto.FLOAT, ["N"])])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data import page, page_reader, processes
 from gateway.data import page_layout as layout
+from gateway.data import page_reader, processes
 from gateway.data.page import WorkerPage
 from gateway.data.page_layout import page_path
 from gateway.data.page_reader import read_page, read_pages
+from gateway.data.run_mark import RunMark
 from registry.errors import FormatTooNew
 from registry.vocabulary import LoadState
 
@@ -57,7 +58,7 @@ def test_a_run_that_ended_the_process_is_a_veto_until_the_rollout_is_over(tmp_pa
     def begin(ended_by: int = 0) -> WorkerPage:
         return WorkerPage(page_path(tmp_path, 0), 0, BOOT, ended_by)
 
-    def run(worker: WorkerPage, rollout: str) -> page.RunMark:
+    def run(worker: WorkerPage, rollout: str) -> RunMark:
         mark = worker.run_mark("m", rollout)
         assert mark is not None
         mark.__enter__()

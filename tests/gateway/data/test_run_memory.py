@@ -65,8 +65,8 @@ def test_a_canary_that_needs_more_memory_fails_and_the_champion_answers(tmp_path
         entry = RouteEntry(champion=1, aspired={1: champion})
         await bench.route("m", entry)
         assert (await ask(bench, TERABYTES)).json["outputs"][0]["data"] == [float(np.float32(TERABYTES))]
-        rollout = {"candidate": 2, "weight": 1.0, "salt": "5a" * 16, "rollout_id": "r1"}
-        await bench.route("m", replace(entry, **rollout, aspired={1: champion, 2: hungry(tmp_path)}))
+        both = replace(entry, aspired={1: champion, 2: hungry(tmp_path)})
+        await bench.route("m", replace(both, candidate=2, weight=1.0, salt="5a" * 16, rollout_id="r1"))
         assert (await ask(bench, 3)).headers["x-driftgate-role"] == "canary"
         answer = await ask(bench, TERABYTES)
         assert (answer.status, answer.headers["x-driftgate-role"]) == (200, "fallback")
