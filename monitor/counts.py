@@ -229,9 +229,10 @@ class Counter:
         part.missing[:] = n - present
         part.negative[:] = below[:, 0]
         part.infinite[:] = below[:, 0] + present - below[:, -2]
-        ends = below[self._numbers, 1:-1]  # where each bin ends; the last one's, +inf's mark, is where all values end
+        ends = below[self._numbers, 1:-1]  # where each bin ends
+        ends[:, -1] = present[self._numbers]  # +inf's mark: the last bin holds it, and all that is present ends there
         part.counts[self._numbers, 0] = ends[:, 0]
-        part.counts[self._numbers, 1 : ends.shape[1]] = np.diff(ends[:, :-1], append=present[self._numbers, None])
+        part.counts[self._numbers, 1 : ends.shape[1]] = np.diff(ends)
         return part
 
     def _sort(self, columns: NDArray[Any], below: NDArray[np.int64], first: int) -> None:

@@ -87,6 +87,13 @@ def blocks(draw: st.DrawFn) -> tuple[NDArray[Any], BinSet, str]:
     return draw(hnp.arrays(source, shape, elements=elements)), BinSet(tuple(columns)), lane
 
 
+def test_infinities_are_in_the_only_bin_of_columns_without_edges() -> None:
+    bins = BinSet((ColumnBins("a", "number"), ColumnBins("b", "number")))
+    counts = Counter(bins, "f4").count(np.array([[np.inf, -np.inf], [1.0, np.nan], [np.inf, 2.0]], "f4"))
+    assert counts.counts.tolist() == [[3], [2]]
+    assert (counts.infinite.tolist(), counts.missing.tolist()) == ([2, 1], [0, 1])
+
+
 @settings(max_examples=60, deadline=None)
 @given(made=blocks(), chunk=st.sampled_from([1, 7, 8192]), hot=st.sampled_from([1, 64, 1 << 18]))
 def test_counts_of_any_block_are_those_of_searchsorted(
