@@ -34,9 +34,13 @@ class Caller(asyncio.Protocol):
         self._dtype, self._shape, self._jobs = dtype, shape, jobs
         self._bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self._came, self._wanted = bytearray(), 0
+        self.is_gone = False
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_gone = True
 
     def data_received(self, data: bytes) -> None:
         self._came += data
@@ -69,6 +73,8 @@ async def main(model: str, shape: tuple[int, ...], port: int) -> None:
     def work() -> None:
         while True:
             caller, array = jobs.get()
+            if caller.is_gone:
+                continue  # else its run would be in the way of what is measured next
             output = session.run(None, {taken.name: array})[0]
             loop.call_soon_threadsafe(caller.answer, output.tobytes())
 

@@ -26,7 +26,9 @@ _NOTHING = bytes.fromhex(  # an ONNX model: y [0] FP32 is x. Without elements it
     "080712003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020800620f0a0179120a0a0808011204"
     "0a02080042040a00100d"
 )
-_SWEEPS = 20  # calls of `give_back` after a run that do something: its outputs may be in use for a while
+# In looks of `is_due`, of which there are some ten a second. A run that follows a sweep takes its memory anew from the
+# system, which costs a large model's run a tenth; and outputs of the last run may be in use for a while.
+_QUIET, _BUSY, _SWEEPS = 5, 100, 4
 _OUT_OF_ROOM = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 
 
@@ -37,7 +39,7 @@ class _Arena:
         self.lock = threading.Lock()
         self.most_bytes = 0
         self.running: list[None] = []  # an entry for each run: appending and popping are atomic
-        self.sweeps_left = 0
+        self.ended = 0  # runs; some may be missed where two end at once
         self.sweep: Callable[[], object] = list
 
 
@@ -73,14 +75,32 @@ def most_bytes() -> int:
     return _arena.most_bytes
 
 
-def has_waste() -> bool:
-    """Whether runs of late may have left something to give back."""
-    return _arena.sweeps_left > 0
+class Sweeps:
+    """When to call `give_back`: some times after the last run, and now and then while there are runs all the time."""
+
+    def __init__(self, ended: Callable[[], int] = lambda: _arena.ended) -> None:
+        """ended: how many runs have ended."""
+        self._ended = ended
+        self._seen = self._quiet = self._since = self._left = 0
+
+    def is_due(self) -> bool:
+        """Called some ten times a second."""
+        ended = self._ended()
+        if ended != self._seen:
+            self._seen, self._quiet, self._left = ended, 0, _SWEEPS
+        if not self._left:
+            return False
+        self._quiet += 1
+        self._since += 1
+        if self._quiet < _QUIET and self._since < _BUSY:
+            return False
+        self._left -= self._quiet >= _QUIET
+        self._quiet = self._since = 0
+        return True
 
 
 def give_back() -> None:
     """Return to the system what runs had and do not use any more. Takes as long as the system wants for it."""
-    _arena.sweeps_left -= 1
     _arena.sweep()
 
 
@@ -98,7 +118,7 @@ def within(run: Callable[[Mapping[str, Any], Any], list[Any]]) -> Callable[..., 
             raise refusal(error.message, _arena.most_bytes, len(_arena.running) - 1) or error from None
         finally:
             _arena.running.pop()
-            _arena.sweeps_left = _SWEEPS
+            _arena.ended += 1
 
     return bounded
 

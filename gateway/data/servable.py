@@ -137,9 +137,12 @@ class Servable:
 
     @property
     def has_steady_runs(self) -> bool:
-        """Whether what a run takes was seen at registration: so many rows of one shape, whatever the request says."""
-        joins_rows = self.joinable and self.joining.are_rows
-        return self.by_rows and self.fixed_row_shape and joins_rows and not self.manifest.probe.loops
+        """Whether what a run takes was seen at registration: inputs, or so many rows, of one shape, whoever asks."""
+        if self.manifest.probe.loops:
+            return False
+        if all(slot.spec.shape is not None and None not in slot.spec.shape for slot in self.slots):
+            return True
+        return self.by_rows and self.fixed_row_shape and self.joinable and self.joining.are_rows
 
     def close(self) -> None:
         """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""

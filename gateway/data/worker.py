@@ -276,7 +276,7 @@ class Heartbeat:
         self._page = page
         self._clock = clock
         self._busy_above = busy_above
-        self._crowd, self._memory = Crowd(), ProcessMemory()
+        self._crowd, self._memory, self._sweeps = Crowd(), ProcessMemory(), run_memory.Sweeps()
         self._beat_s = clock.now_s()
         self._worked_s = self._work_s()
         self.draining = False
@@ -302,7 +302,7 @@ class Heartbeat:
         self._tap.look()
         self._page.set_state(ready=self._fleet.settled() and not self.draining, draining=self.draining)
         self._page.heartbeat(self._clock.host_ns(), self._predict.inflight, self._breakers.open_count)
-        if run_memory.has_waste():
+        if self._sweeps.is_due():
             asyncio.get_running_loop().run_in_executor(None, run_memory.give_back)
         if self._crowd.has_left(len(self._predict.callers), self._predict.inflight):
             gc.collect()  # connections refer to themselves

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from registry.run_memory import refusal
+from registry.run_memory import Sweeps, refusal
 from tests.support import models
 
 _CHILD = """
@@ -64,14 +64,33 @@ def test_what_runs_took_goes_back_to_the_system(tmp_path: Path) -> None:
 kept = run(of(1))  # may lie in the midst of what was taken
 before = resident()
 outputs = run(of(48))
-print(resident() - before > 40, run_memory.has_waste())
+print(resident() - before > 40)
 del outputs, kept
-while run_memory.has_waste():
-    run_memory.give_back()
-print(resident() - before < 8)
+sweeps = run_memory.Sweeps()
+swept = 0
+for _ in range(100):
+    if sweeps.is_due():
+        run_memory.give_back()
+        swept += 1
+print(resident() - before < 8, 0 < swept < 10)
 """,
     )
     assert told.split() == ["True"] * 3
+
+
+def test_memory_is_given_back_after_the_last_run_and_seldom_while_there_are_runs() -> None:
+    ended = 0
+    sweeps = Sweeps(lambda: ended)
+    assert not any(sweeps.is_due() for _ in range(50))  # nothing has run
+    busy = 0
+    for _ in range(1000):
+        ended += 1
+        busy += sweeps.is_due()
+    assert busy == 10
+    quiet = [sweeps.is_due() for _ in range(1000)]
+    assert (quiet.index(True), sum(quiet)) == (4, 4)
+    ended += 1
+    assert [sweeps.is_due() for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_run_that_finds_no_room_beside_others_is_told_to_come_again(tmp_path: Path) -> None:
