@@ -27,7 +27,7 @@ _NOTHING = bytes.fromhex(  # an ONNX model: y [0] FP32 is x. Without elements it
     "0a02080042040a00100d"
 )
 # In looks of `is_due`, of which there are some ten a second. A run that follows a sweep takes its memory anew from the
-# system, which costs a large model's run a tenth; and outputs of the last run may be in use for a while.
+# system, so there are few while models run; and outputs of the last run may be in use for a while.
 _QUIET, _BUSY, _SWEEPS = 5, 100, 4
 _OUT_OF_ROOM = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 
