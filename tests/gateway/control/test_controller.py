@@ -425,7 +425,7 @@ def test_who_waits_for_a_load_does_not_keep_a_controller_from_stopping(world: Wo
 
     mover = threading.Thread(target=move)
     mover.start()
-    while not world.state.pending:
+    while mover.is_alive() and not world.state.pending:
         time.sleep(0.001)
     world.controller.stopping.set()
     mover.join(10)
