@@ -110,13 +110,24 @@ class Fleet:
 
         `then` routes again before anything else happens, or the version may have left again. As Holdings.when_loaded.
         """
-        entry = self.entry(model)
-        number = entry.champion
-        if version is not None:
-            number = int(version) if version.isdecimal() and len(version) < 10 else entry.aliases.get(version)
+        number = self._number(model, version)
         if number is None:
             raise otherwise
         return self.holdings.when_loaded((model, number), timeout_s, otherwise, then)
+
+    def _number(self, model: str, version: str | None) -> int | None:
+        entry = self.entry(model)
+        if version is None:
+            return entry.champion
+        return int(version) if version.isdecimal() and len(version) < 10 else entry.aliases.get(version)
+
+    def expected(self, model: str, version: str | None) -> Servable | None:
+        """What most likely answers, before a request is routed: whom it names, or the champion; None: nobody.
+
+        Raises ModelNotFound.
+        """
+        number = self._number(model, version)
+        return None if number is None else self.servable(model, number)
 
     async def until_loaded(self, model: str, version: str | None, timeout_s: float | None, otherwise: NotReady) -> None:
         """`when_loaded` for a caller that can wait; it routes again before it next waits for anything."""

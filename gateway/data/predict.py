@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
+from sys import maxsize
 from time import perf_counter_ns
 from typing import Any
 
@@ -24,6 +26,7 @@ from gateway.data.bodies import LONG, Bodies
 from gateway.data.breakers import Breakers
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Codec, Door, Headers
+from gateway.data.decoder import Decoder
 from gateway.data.doors import Target
 from gateway.data.failures import JSON, Failures
 from gateway.data.fleet import Fleet
@@ -92,6 +95,7 @@ class Predict:
         clock: Clock,
         random_bits: Callable[[int], int],
         loop: asyncio.AbstractEventLoop,
+        decoder: Decoder,
     ) -> None:
         self._fleet = fleet
         self._accounts = accounts
@@ -104,6 +108,8 @@ class Predict:
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.failures = Failures(fleet, accounts, tap)
+        self._decoder = decoder
+        self._tasks: set[asyncio.Task[None]] = set()  # of long bodies that are being read
         self._stand_ins = StandIns(limits, accounts, clock, self._admit)
         self.inflight = 0
         self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
@@ -155,6 +161,8 @@ class Predict:
                         aside = self._parsing
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
+            if len(body) >= codec.aside_bytes:
+                codec = await self._decoded(pending, codec, body, headers, model, version, deadline_ms)
             try:
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except NotReady as error:
@@ -219,6 +227,11 @@ class Predict:
         answer calls `leave` if it was queued, and counts it out.
         """
         self.inflight += 1
+        if len(body) >= codec.aside_bytes:
+            task = self._loop.create_task(self._take_decoded(pending, codec, target, body, headers))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
         _, model, version = target
         try:
             if len(body) > self._limits.body_bytes:
@@ -233,6 +246,50 @@ class Predict:
         except Exception as error:
             logger.exception("a request of %s could not be taken", model)
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
+
+    async def _take_decoded(
+        self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers
+    ) -> None:
+        """As `take`, for a long body."""
+        if not pending.is_waiting():
+            return  # its caller has left
+        _, model, version = target
+        try:
+            deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
+            codec = await self._decoded(pending, codec, body, headers, model, version, deadline_ms)
+        except ServingError as error:
+            if pending.is_waiting():
+                pending.fail(error)
+        except Exception as error:
+            logger.exception("a long body for %s could not be read", model)
+            if pending.is_waiting():
+                pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
+        else:
+            if pending.is_waiting():
+                self.inflight -= 1
+                self.take(pending, codec, target, body, headers)
+
+    async def _decoded(
+        self,
+        pending: Pending,
+        codec: Codec,
+        body: bytes,
+        headers: Headers,
+        model: str,
+        version: str | None,
+        deadline_ms: float | None,
+    ) -> Codec:
+        """Read a long body away from the event loop → the codec that has read it. Raises as `ask` says."""
+        self.hold(pending, len(body))
+        servable = self._fleet.expected(model, version)
+        if servable is not None:  # else whoever enters is told why nobody answers
+            try:
+                async with asyncio.timeout(time_left_s(pending, deadline_ms)):
+                    codec = await self._decoder.read(codec, body, headers, servable, pending.is_waiting)
+            except TimeoutError:
+                told = f"{deadline_ms:g} ms had passed before the body was read"
+                raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
+        return replace(codec, aside_bytes=maxsize)
 
     def _take_when_loaded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers, otherwise: NotReady

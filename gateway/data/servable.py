@@ -144,6 +144,16 @@ class Servable:
             return True
         return self.by_rows and self.fixed_row_shape and self.joinable and self.joining.are_rows
 
+    def reads_like(self, other: Servable) -> bool:
+        """Whether any request is read into the same tensors for either."""
+        if self is other:
+            return True
+        return self._reading() == other._reading()
+
+    def _reading(self) -> tuple[object, ...]:
+        schema = self.manifest.log_schema
+        return self.slots, self.output_names, self.refuses_nonfinite, None if schema is None else schema["inputs"]
+
     def close(self) -> None:
         """Let the session go, whoever still knows this servable: an idle connection keeps its last request's."""
         self._run, self._unmarked = _not_loaded, None

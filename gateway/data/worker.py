@@ -32,6 +32,7 @@ from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
 from gateway.data.breakers import Breakers
 from gateway.data.crowd import Crowd
+from gateway.data.decoder import Decoder
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
@@ -118,6 +119,7 @@ class Worker:
     scheduler: Scheduler
     breakers: Breakers
     idle_poll: IdlePoll
+    decoder: Decoder
 
     def close(self) -> None:
         """Let everything go; what is counted and logged stays on disk."""
@@ -125,6 +127,7 @@ class Worker:
         self.tap.close()
         self.scheduler.close()
         self.breakers.close()
+        self.decoder.close()
 
 
 def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock, ended_by: int = 0) -> Worker:
@@ -158,6 +161,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, scheduler, inline_below_us)
     breakers = Breakers(gateway.breaker, page, clock, loop)
+    decoder = Decoder(gateway.limits)
     predict = Predict(
         fleet,
         accounts,
@@ -168,6 +172,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         clock,
         random.Random().getrandbits,
         loop,
+        decoder,
     )
     fleet.on_batch = predict.answer
     curve_files.forget_all(run, slot)
@@ -183,7 +188,8 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
     app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
-    return Worker(page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers, idle_poll)
+    parts = page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers, idle_poll, decoder
+    return Worker(*parts)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.data.servable import Servable, Tensor
@@ -54,7 +55,7 @@ class Codec:
 
     A body that is slow to parse whatever the model is parsed by `prepare`, away from the event loop and before the
     request is routed; it gives the codec that reads on from there. Both raise MalformedRequest, TensorMismatch,
-    UnsupportedMedia or PayloadTooLarge. Plain JSON is never prepared.
+    UnsupportedMedia or PayloadTooLarge. Plain JSON is never prepared: how it is read hangs on the model.
     """
 
     protocol: str  # one of page.PROTOCOLS: the label in metrics
@@ -62,6 +63,9 @@ class Codec:
     prepare: Callable[[bytes, Headers, LimitSettings], Awaitable[Codec]] | None = None
     # A place for a body of so many bytes, where `read` likes it best and takes a view of it; None: it wants bytes.
     room: Callable[[int, Headers], memoryview] | None = None
+    # Bodies from this length on take tens of milliseconds and are read by another process (`decoder.py`), which finds
+    # `read` by its name.
+    aside_bytes: int = maxsize
 
 
 @dataclass(frozen=True, slots=True)

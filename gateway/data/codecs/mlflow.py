@@ -213,7 +213,8 @@ def _parquet_codec(protocol: str) -> Codec:
 
 
 def _door(protocol: str, read_json: Reader) -> Door:
-    json, lines, parquet = Codec(protocol, read_json), _lines_codec(protocol), _parquet_codec(protocol)
+    json = Codec(protocol, read_json, aside_bytes=v1.ASIDE_BYTES)
+    lines, parquet = _lines_codec(protocol), _parquet_codec(protocol)
     csvs = {has_header: _csv_codec(protocol, has_header) for has_header in (None, True, False)}
 
     def choose(headers: Headers) -> Codec:

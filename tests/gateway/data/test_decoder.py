@@ -1,0 +1,336 @@
+"""Long JSON bodies, which a process of their own reads: the same answers and errors, and nobody else waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from gateway.data.codecs import mlflow, v1, v2
+from gateway.data.codecs.call import Codec
+from gateway.data.decoder import FRAME, Decoder
+from gateway.data.routes import RouteEntry
+from gateway.data.servable import Servable, describe
+from gateway.settings import LimitSettings
+from registry.errors import Draining, MalformedRequest, Overloaded, ServingError
+from registry.rows import same_bits
+from tests.support import models
+from tests.support.registered import Given, register_all
+from tests.support.server import Server
+from tests.support.serving import Bench, aspire, with_worker
+
+LIMITS = LimitSettings()
+ROWS = np.random.default_rng(0).normal(size=(70_000, 3)).round(9)
+LONG_V1 = json.dumps({"instances": ROWS.tolist()}).encode()
+NEVER_ANSWERS = (sys.executable, "-c", "import time; time.sleep(100)")
+ENDS = (sys.executable, "-c", "")
+SLOW = (  # a second for each body
+    sys.executable,
+    "-P",
+    "-c",
+    "import sys, time; from gateway.data import decoder_child as c; a = c.answer\n"
+    "c.answer = lambda *given: (time.sleep(1.0), a(*given)); c.main(sys.argv[1:])",
+)
+
+
+def described(path: Path) -> Servable:
+    return describe("m", 1, Path(aspire(models.linear(path)).manifest_path), 64)
+
+
+def always() -> bool:
+    return True
+
+
+def children() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "gateway.data.decoder_child" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def use(job: Callable[[Decoder], Awaitable[None]], **options: Any) -> None:
+    """Run a job with a decoder, and see that no process is left."""
+
+    async def main() -> None:
+        decoder = Decoder(LIMITS, **options)
+        try:
+            await job(decoder)
+        finally:
+            decoder.close()
+
+    asyncio.run(main())
+    psutil.wait_procs(children(), timeout=10)
+    assert not children()
+
+
+DOCUMENTS: dict[str, tuple[Codec, Any]] = {
+    "v2": (
+        v2.CODEC,
+        {"inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [[1, 2, 3], [4, 5, 6.5]]}]},
+    ),
+    "v2 with an id": (
+        v2.CODEC,
+        {"id": "seven", "inputs": [{"name": "x", "shape": [0, 3], "datatype": "FP32", "data": []}]},
+    ),
+    "v1 rows": (v1.CODEC, {"instances": [[1, 2, 3], [4, 5, 6.5]]}),
+    "v1 columns": (v1.CODEC, {"inputs": [[1, 2, 3], [4, 5, 6.5]]}),
+    "mlflow split": (mlflow.MLFLOW.json, {"dataframe_split": {"columns": ["a", "b", "c"], "data": [[1, 2, 3]]}}),
+    "mlflow records": (mlflow.MLFLOW.json, {"dataframe_records": [{"a": 1, "b": 2, "c": 3}]}),
+    "sagemaker": (mlflow.SAGEMAKER.json, [[1, 2, 3]]),
+    "azure": (mlflow.AZURE.json, {"input_data": {"columns": ["a", "b", "c"], "data": [[1, 2, 3]]}}),
+}
+WRONG: dict[str, tuple[Codec, bytes]] = {
+    "no JSON": (v1.CODEC, b'{"instances": ['),
+    "another width": (v1.CODEC, b'{"instances": [[1, 2]]}'),
+    "text": (v2.CODEC, b'{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, "3"]}]}'),
+    "no form": (mlflow.MLFLOW.json, b'{"rows": []}'),
+    "too deep": (v1.CODEC, b"[" * 200 + b"]" * 200),
+}
+
+
+def test_what_the_process_reads_is_what_the_codec_reads(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(decoder: Decoder) -> None:
+        for name, (codec, document) in DOCUMENTS.items():
+            body = json.dumps(document).encode()
+            read = await decoder.read(codec, body, {b"accept": b"text/csv"}, servable, always)
+            assert read.protocol == codec.protocol
+            got, call = read.read(b"not looked at any more", {}, servable, LIMITS)
+            want, expected = codec.read(body, {b"accept": b"text/csv"}, servable, LIMITS)
+            assert len(got) == len(want)
+            assert all(same_bits(*pair) for pair in zip(got, want, strict=True)), name
+            assert type(call) is type(expected)
+            slots = [slot for kind in type(call).__mro__ for slot in getattr(kind, "__slots__", ())]
+            assert {slot: getattr(call, slot) for slot in slots} == {slot: getattr(expected, slot) for slot in slots}
+        assert len(children()) == 1
+
+    use(job)
+
+
+def test_what_is_wrong_with_a_body_is_told_in_the_same_words(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(decoder: Decoder) -> None:
+        for codec, body in WRONG.values():
+            with pytest.raises(ServingError) as expected:
+                codec.read(body, {}, servable, LIMITS)
+            with pytest.raises(ServingError) as got:
+                await decoder.read(codec, body, {}, servable, always)
+            assert type(got.value) is type(expected.value)
+            assert (got.value.message, got.value.details) == (expected.value.message, expected.value.details)
+
+    use(job)
+
+
+def test_texts_and_other_types_come_back_whole(tmp_path: Path) -> None:
+    servable = describe("m", 1, Path(aspire(models.texts(tmp_path / "m.onnx")).manifest_path), 64)
+    words = ["größe", "", "\u0000", "x" * 1000]
+    rows = [{"age": 1.5, "visits": 2**60, "city": word, "comment": word} for word in words]
+    body = json.dumps({"instances": rows}).encode()
+
+    async def job(decoder: Decoder) -> None:
+        read = await decoder.read(v1.CODEC, body, {}, servable, always)
+        age, visits, city, comment = read.read(b"", {}, servable, LIMITS)[0]
+        assert city.ravel().tolist() == comment.ravel().tolist() == words
+        assert (age.dtype, visits.dtype) == (np.dtype(np.float32), np.dtype(np.int64))
+        assert visits.ravel().tolist() == [2**60] * 4
+
+    use(job)
+
+
+def test_a_version_that_takes_something_else_reads_the_body_itself(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+    alike, other = described(tmp_path / "alike.onnx"), described(tmp_path / "other.onnx")
+    other.refuses_nonfinite = not other.refuses_nonfinite
+    body = b'{"instances": [[1, 2, 3]]}'
+
+    async def job(decoder: Decoder) -> None:
+        read = await decoder.read(v1.CODEC, body, {}, servable, always)
+        assert read.read(b"{", {}, alike, LIMITS)[0][0].tolist() == [[1, 2, 3]]
+        with pytest.raises(MalformedRequest, match="not JSON"):
+            read.read(b"{", {}, other, LIMITS)
+
+    use(job)
+
+
+def test_a_process_that_ends_costs_its_request_and_no_other(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(decoder: Decoder) -> None:
+        await decoder.read(v1.CODEC, b'{"instances": [[1, 2, 3]]}', {}, servable, always)
+        (child,) = children()
+        child.send_signal(signal.SIGSTOP)
+        asked = asyncio.ensure_future(decoder.read(v1.CODEC, LONG_V1, {}, servable, always))
+        await asyncio.sleep(0.05)
+        child.kill()
+        with pytest.raises(Overloaded, match="has ended") as refused:
+            await asked
+        assert refused.value.retry_after_s == 1.0
+        read = await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+        (feed,), _ = read.read(b"", {}, servable, LIMITS)
+        assert same_bits(feed, ROWS.astype(np.float32))
+
+    use(job)
+
+
+def test_one_that_ends_at_once_is_a_refusal_and_one_that_is_not_there_is_done_without(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+    body = b'{"instances": [[1, 2, 3]]}'
+
+    async def refused(decoder: Decoder) -> None:
+        for _ in range(2):
+            with pytest.raises(Overloaded, match="has ended"):
+                await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+
+    async def read_here(decoder: Decoder) -> None:
+        assert await decoder.read(v1.CODEC, body, {}, servable, always) is v1.CODEC
+
+    use(refused, command=ENDS)
+    use(read_here, command=[str(tmp_path / "nothing")])
+
+
+def test_nobody_waits_without_end(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(decoder: Decoder) -> None:
+        asked = [asyncio.ensure_future(decoder.read(v1.CODEC, LONG_V1, {}, servable, always)) for _ in range(32)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="32 long bodies") as refused:
+            await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+        assert refused.value.retry_after_s is not None
+        decoder.close()
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(end, Overloaded | Draining | asyncio.CancelledError) for end in ends)
+
+    use(job, command=NEVER_ANSWERS)
+
+
+def test_it_ends_when_nothing_has_come_for_a_while_and_comes_back(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+    body = b'{"instances": [[1, 2, 3]]}'
+
+    async def job(decoder: Decoder) -> None:
+        for _ in range(2):
+            await decoder.read(v1.CODEC, body, {}, servable, always)
+            (child,) = children()
+            for _ in range(1000):
+                if not child.is_running():
+                    break
+                await asyncio.sleep(0.01)
+            assert not child.is_running()
+
+    use(job, idle_s=0.05)
+
+
+def test_it_does_not_outlive_its_worker() -> None:
+    ours, its = socket.socketpair()
+    with its:
+        command = [sys.executable, "-P", "-m", "gateway.data.decoder_child", str(its.fileno())]
+        child = subprocess.Popen(command, pass_fds=[its.fileno()])
+    ours.sendall(FRAME.pack(100, 100) + b"half of it")
+    ours.close()
+    assert child.wait(20) == 0
+
+
+def worker_test(
+    tmp_path: Path, visit: Callable[[Bench], Awaitable[None]], command: tuple[str, ...] | None = None
+) -> None:
+    async def main(bench: Bench) -> None:
+        if command is not None:
+            bench.worker.decoder._process._command = command
+        await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "m.onnx"))}))
+        await visit(bench)
+        assert bench.worker.predict.bodies.now_bytes == 0
+        assert bench.worker.predict.inflight == 0
+
+    with_worker(tmp_path / "run", main)
+
+
+def test_a_long_request_is_answered_as_short_ones_are(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        long = await bench.ask("/v1/models/m:predict", LONG_V1)
+        short = await bench.ask("/v1/models/m:predict", {"instances": ROWS[:50].tolist()})
+        zipped = {"content-encoding": "gzip"}
+        packed = await bench.ask("/v1/models/m:predict", gzip.compress(LONG_V1, 1), headers=zipped)
+        assert [answer.status for answer in (long, short, packed)] == [200, 200, 200]
+        assert len(long.json["predictions"]) == len(ROWS)
+        assert long.json["predictions"][:50] == short.json["predictions"]
+        assert packed.body == long.body
+        assert len(children()) == 1
+        wrong = await bench.ask("/v1/models/m:predict", LONG_V1.replace(b"[", b"[1, ", 2))
+        assert (wrong.status, wrong.json["code"]) == (400, "tensor_mismatch")
+        nobody = await bench.ask("/v1/models/other:predict", LONG_V1)
+        assert nobody.status == 404
+
+    worker_test(tmp_path, visit)
+
+
+def test_others_are_answered_meanwhile_and_a_deadline_is_kept(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        slow = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1))
+        late = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1, headers={"x-deadline-ms": "300"}))
+        answered = 0
+        while not late.done():
+            assert (await bench.infer("m", [[1, 2, 3]])).status == 200
+            answered += 1
+            await asyncio.sleep(0.001)
+        assert answered > 20
+        assert (late.result().status, late.result().json["code"]) == (504, "deadline_exceeded")
+        assert not slow.done()
+        assert (await slow).status == 200
+
+    worker_test(tmp_path, visit, SLOW)
+
+
+def test_a_lost_process_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        answer = await bench.ask("/v1/models/m:predict", LONG_V1)
+        assert (answer.status, answer.json["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "1"
+
+    worker_test(tmp_path, visit, ENDS)
+
+
+def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    server = Server(tmp_path / "home", port, free_port())
+    register_all(tmp_path / "home", {"m": Given(models.linear(tmp_path / "m.onnx"))})
+    path, kind = "/v1/models/m:predict", {"content-type": "application/json"}
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(LONG_V1)}\r\n\r\n"
+    )
+    try:
+        server.start()
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as line:
+                line.sendall(head.encode() + LONG_V1)
+        with httpx.Client(base_url=server.data_url, headers=kind, timeout=30) as client:
+            whole = client.post(path, content=LONG_V1)
+            assert (whole.status_code, len(whole.json()["predictions"])) == (200, len(ROWS))
+            bad = client.post(path, content=LONG_V1[:-1])
+            assert (bad.status_code, bad.json()["code"]) == (400, "malformed_request")
+        for _ in range(300):
+            inside = server.metrics()["driftgate_inflight_requests"]
+            if not sum(inside.values()):
+                break
+            time.sleep(0.02)
+        assert sum(inside.values()) == 0
+    finally:
+        server.kill()
