@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from sys import maxsize
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data import codec_work
 from gateway.data.accounts import Accounts
 from gateway.data.answer_cache import AnswerCache, Turn
 from gateway.data.bodies import LONG, Bodies
 from gateway.data.breakers import Breakers
+from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import compression
 from gateway.data.codecs.call import Answer, Codec, Door, Headers
-from gateway.data.decoder import Decoder
 from gateway.data.doors import Target
 from gateway.data.failures import JSON, Failures
 from gateway.data.fleet import Fleet
@@ -44,6 +45,7 @@ from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
     DeadlineExceeded,
+    Draining,
     InferenceFailed,
     InternalError,
     MalformedRequest,
@@ -68,6 +70,7 @@ _UNKNOWN = (None, None)  # more than one: nobody is known to be alone
 _MOST_RETRY_AFTER_S = 60.0  # a wait is predicted: one bad guess must not send callers away for hours
 _MOST_ASIDE = 2  # at once: the interpreter's lock lets hardly more than one of them work
 _INFLATED_ASIDE_FROM = 4096  # bytes: of shorter ones hardly more than a megabyte can come
+LONG_ANSWER = 1 << 20  # bytes of an output, from which on text made of them takes tens of milliseconds
 _FEW = 8  # requests inside, up to which a wait is not predicted for callers without a deadline
 
 
@@ -95,7 +98,7 @@ class Predict:
         clock: Clock,
         random_bits: Callable[[int], int],
         loop: asyncio.AbstractEventLoop,
-        decoder: Decoder,
+        codec_process: CodecProcess,
     ) -> None:
         self._fleet = fleet
         self._accounts = accounts
@@ -108,8 +111,8 @@ class Predict:
         self._identify = RequestIds(clock.wall_ns, random_bits).identify
         self._loop = loop
         self.failures = Failures(fleet, accounts, tap)
-        self._decoder = decoder
-        self._tasks: set[asyncio.Task[None]] = set()  # of long bodies that are being read
+        self._codec_process = codec_process
+        self._tasks: set[asyncio.Task[None]] = set()  # of long bodies and answers in that process
         self._stand_ins = StandIns(limits, accounts, clock, self._admit)
         self.inflight = 0
         self.bodies = Bodies(max(limits.incoming_bytes, limits.body_bytes))  # one alone may always come
@@ -228,9 +231,7 @@ class Predict:
         """
         self.inflight += 1
         if len(body) >= codec.aside_bytes:
-            task = self._loop.create_task(self._take_decoded(pending, codec, target, body, headers))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._aside(self._take_decoded(pending, codec, target, body, headers))
             return
         _, model, version = target
         try:
@@ -246,6 +247,11 @@ class Predict:
         except Exception as error:
             logger.exception("a request of %s could not be taken", model)
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _take_decoded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers
@@ -285,7 +291,7 @@ class Predict:
         if servable is not None:  # else whoever enters is told why nobody answers
             try:
                 async with asyncio.timeout(time_left_s(pending, deadline_ms)):
-                    codec = await self._decoder.read(codec, body, headers, servable, pending.is_waiting)
+                    codec = await self._codec_process.read(codec, body, headers, servable, pending.is_waiting)
             except TimeoutError:
                 told = f"{deadline_ms:g} ms had passed before the body was read"
                 raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
@@ -600,8 +606,14 @@ class Predict:
                 share[0].append(pending)
                 share[1].append(first)
             first += pending.rows
+        is_long = False
+        for output in batch.outputs:
+            is_long |= output.nbytes >= LONG_ANSWER
         for arm, (members, starts) in shares.items():
-            self._release(arm, members, starts, batch, logged, is_good=is_good)
+            if is_long and any(pending.call.is_text for pending in members):
+                self._aside(self._write_aside(arm, members, starts, batch, logged, is_good=is_good))
+            else:
+                self._release(arm, members, starts, batch, logged, is_good=is_good)
 
     def _release(
         self,
@@ -612,7 +624,9 @@ class Predict:
         logged: NDArray[Any] | None,
         *,
         is_good: bool,
+        bodies: Sequence[bytes | Answer] | None = None,
     ) -> None:
+        """Log, book and answer requests of one arm. bodies: their answers, where these are written already."""
         loaded, started_ns, ended_ns = arm.loaded, batch.started_ns, batch.ended_ns
         counts = [pending.rows for pending in members]
         feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
@@ -624,7 +638,8 @@ class Predict:
             rows = len(kept)
             starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         try:
-            bodies = self._encode(loaded, members, starts, outputs)
+            if bodies is None:
+                bodies = codec_work.write(loaded.writer, [pending.call for pending in members], counts, starts, outputs)
         except Exception as error:
             if len(members) == 1:
                 self.failures.unwritten(members[0], error)
@@ -671,22 +686,39 @@ class Predict:
             ordered = [feeds[position] for position in traffic.shadow_order]
             self._shadows.offer(Copy(traffic.shadow, arm.epoch, ordered, hashes, counts, rows))
 
-    @staticmethod
-    def _encode(
-        loaded: Loaded, members: list[Pending], starts: list[int], outputs: Sequence[Tensor]
-    ) -> Sequence[bytes | Answer]:
-        writer = loaded.writer
-        if loaded.servable.by_rows:
-            calls = [pending.call for pending in members if pending.rows == 1 and pending.call.joint]
-            single = writer.write_single_rows(outputs, calls) if len(calls) == len(members) else None
-            if single is not None:
-                return single
-        if len(members) == 1:
-            return [members[0].call.write(writer, outputs, members[0].rows)]
-        return [
-            pending.call.write(writer, [output[start : start + pending.rows] for output in outputs], pending.rows)
-            for pending, start in zip(members, starts, strict=True)
-        ]
+    async def _write_aside(
+        self,
+        arm: Arm,
+        members: list[Pending],
+        starts: list[int],
+        batch: Batch[Pending],
+        logged: NDArray[Any] | None,
+        *,
+        is_good: bool,
+    ) -> None:
+        """As `_release`, for long answers: written away from the event loop first."""
+        servable, bodies = arm.loaded.servable, None
+        servable.leases += 1  # or what is booked might be another version's by then
+        try:
+            counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
+            given = calls, counts, starts, batch.outputs
+            bodies = await self._codec_process.write(
+                servable, *given, lambda: any(pending.is_waiting() for pending in members)
+            )
+        except (Overloaded, Draining) as error:
+            for pending in members:
+                if pending.is_waiting():
+                    self.failures.no_room(pending, error)
+            return
+        except Exception as error:  # writing them here finds out whose it is
+            logger.warning("long answers of %s are written on the event loop: %s", servable.model, error)
+        finally:
+            servable.leases -= 1
+        left = [at for at, pending in enumerate(members) if pending.is_waiting()]
+        if left:
+            waiting, own = [members[at] for at in left], [starts[at] for at in left]
+            written = None if bodies is None else [bodies[at] for at in left]
+            self._release(arm, waiting, own, batch, logged, is_good=is_good, bodies=written)
 
     @staticmethod
     def _finite_rows(loaded: Loaded, batch: Batch[Pending]) -> NDArray[np.bool_] | None:

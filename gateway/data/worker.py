@@ -31,8 +31,8 @@ from gateway.data import connections, curve_files
 from gateway.data.accounts import Accounts
 from gateway.data.app import DataApp, Health, others
 from gateway.data.breakers import Breakers
+from gateway.data.codec_process import CodecProcess
 from gateway.data.crowd import Crowd
-from gateway.data.decoder import Decoder
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
 from gateway.data.fleet import Fleet
@@ -119,7 +119,7 @@ class Worker:
     scheduler: Scheduler
     breakers: Breakers
     idle_poll: IdlePoll
-    decoder: Decoder
+    codec_process: CodecProcess
 
     def close(self) -> None:
         """Let everything go; what is counted and logged stays on disk."""
@@ -127,7 +127,7 @@ class Worker:
         self.tap.close()
         self.scheduler.close()
         self.breakers.close()
-        self.decoder.close()
+        self.codec_process.close()
 
 
 def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock, ended_by: int = 0) -> Worker:
@@ -161,7 +161,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, scheduler, inline_below_us)
     breakers = Breakers(gateway.breaker, page, clock, loop)
-    decoder = Decoder(gateway.limits)
+    codec_process = CodecProcess(gateway.limits)
     predict = Predict(
         fleet,
         accounts,
@@ -172,7 +172,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         clock,
         random.Random().getrandbits,
         loop,
-        decoder,
+        codec_process,
     )
     fleet.on_batch = predict.answer
     curve_files.forget_all(run, slot)
@@ -188,8 +188,8 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     repository = Repository(fleet, run, slot, boot_id, clock, enabled=gateway.repository_control)
     triton = Triton(fleet, run, repository, gateway.workers, _release())
     app = DataApp(predict, Doors(gateway, fleet.models), others(health, triton, gateway))
-    parts = page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers, idle_poll, decoder
-    return Worker(*parts)
+    parts = page, fleet, tap, shadows, predict, beat, health, triton, app, scheduler, breakers, idle_poll
+    return Worker(*parts, codec_process)
 
 
 async def serve(slot: int, run: Path, boot_id: str, settings: Settings, environ: Mapping[str, str]) -> int:

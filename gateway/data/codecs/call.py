@@ -36,6 +36,7 @@ class Call:
     __slots__ = ()
     id: str | None = None  # echoed where the protocol echoes one
     joint: bool = False  # plain V2 JSON with all outputs: written with its batch-mates by `Writer`
+    is_text: bool = False  # numbers are written out, which is slow
     timeout_us: int | None = None  # the time that the body itself gives, from arrival
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes | Answer:
@@ -63,8 +64,8 @@ class Codec:
     prepare: Callable[[bytes, Headers, LimitSettings], Awaitable[Codec]] | None = None
     # A place for a body of so many bytes, where `read` likes it best and takes a view of it; None: it wants bytes.
     room: Callable[[int, Headers], memoryview] | None = None
-    # Bodies from this length on take tens of milliseconds and are read by another process (`decoder.py`), which finds
-    # `read` by its name.
+    # Bodies from this length on take tens of milliseconds and are read by another process (`codec_process.py`), which
+    # finds `read` by its name.
     aside_bytes: int = maxsize
 
 

@@ -39,6 +39,7 @@ class Predictions(Call):
     """A request that is answered with `predictions`, in the form that `accept` asks for."""
 
     __slots__ = ("form", "key")
+    is_text = True
 
     def __init__(self, form: str = "", key: str | None = "predictions") -> None:
         self.form = form

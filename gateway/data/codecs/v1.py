@@ -32,6 +32,7 @@ class Rows(Call):
     """A request that is answered by rows, under `predictions`."""
 
     __slots__ = ()
+    is_text = True
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes:
         """The body of a 200."""
@@ -42,6 +43,7 @@ class Columns(Call):
     """A request that is answered by tensors, under `outputs`."""
 
     __slots__ = ()
+    is_text = True
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> bytes:
         """The body of a 200."""

@@ -28,9 +28,10 @@ _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory
 class Call(call.Call):
     """A request that is answered in plain JSON."""
 
-    __slots__ = ("id", "joint", "outputs")
+    __slots__ = ("id", "is_text", "joint", "outputs")
 
     def __init__(self, request_id: str | None, outputs: Sequence[int] | None) -> None:
+        self.is_text = True
         self.id = request_id
         self.outputs = outputs  # indexes of the outputs wanted, in the order of the answer; None: all
         self.joint = outputs is None
@@ -50,6 +51,7 @@ class FullCall(Call):
     ) -> None:
         super().__init__(request_id, outputs)
         self.joint = outputs is None and not binary
+        self.is_text = not binary
         self.timeout_us = timeout_us
         self.binary = binary  # indexes of the outputs wanted as buffers
 

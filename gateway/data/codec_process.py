@@ -1,10 +1,10 @@
-"""Reads long JSON bodies in a process of its own, so that the event loop goes on meanwhile.
+"""Reads long JSON bodies, and writes long answers, in a process of its own, so that the event loop goes on meanwhile.
 
 Why: parsing 14 MB of JSON rows takes 0.1 to 0.6 s, most of it in calls that hold the interpreter's lock, so that even
-in a thread all other requests of this worker would wait for it. The process (`decoder_child.py`) is started when a
-long body comes, reads one body after the other, and ends when none has come for a while, its memory with it. Whatever
-happens to it, the worker goes on: its request is answered with 503. Where no process can be started, bodies are read
-on the event loop. The event loop's half is `Decoder`; a thread of its own does the talking.
+in a thread all other requests of this worker would wait for it. The process (`codec_child.py`) is started when it is
+first needed, does one thing after the other, and ends when nothing has come for a while, its memory with it. Whatever
+happens to it, the worker goes on: the request is answered with 503. Where no process can be started, all is done on the
+event loop. The event loop's half is `CodecProcess`; a thread does the talking.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from gateway.data.codecs.call import Call, Codec, Headers
+from gateway.data import codec_work
+from gateway.data.codecs.call import Answer, Call, Codec, Headers
 from gateway.data.servable import Servable, Tensor
 from gateway.settings import LimitSettings
 from registry import errors
@@ -34,18 +35,18 @@ from registry.errors import Draining, Overloaded, ServingError
 
 logger = logging.getLogger(__name__)
 
-FRAME = struct.Struct("<QQ")  # bytes of a pickle; of the body, or how many buffers follow
-SIZE = struct.Struct("<Q")  # of a buffer
-IDLE_S = 30.0  # without a body, after which the process ends
+IDLE_S = 600.0  # without work, after which the process ends: it takes 45 MB, and to start it 0.3 s
 _ANSWER_S = 60.0  # a body of 64 MiB takes some seconds
-_MOST_WAITING = 32  # bodies; as many bytes as `Bodies` allows
+_MOST_WAITING = 32
 _LONGEST_RETRY_S = 60.0
-_CHILD = (sys.executable, "-P", "-m", "gateway.data.decoder_child")
+_CHILD = (sys.executable, "-P", "-m", "gateway.data.codec_child")
+_HEAD = struct.Struct("<QQ")  # bytes of a pickle, and how many buffers follow it
+_SIZE = struct.Struct("<Q")  # of a buffer
 
 Read = tuple[Sequence[Tensor], Call]
 
 
-class Decoder:
+class CodecProcess:
     """The process of one worker, and who waits for it. Event loop only."""
 
     def __init__(self, limits: LimitSettings, command: Sequence[str] = _CHILD, idle_s: float = IDLE_S) -> None:
@@ -54,7 +55,7 @@ class Decoder:
         self._process = _Process(command)
         self._thread: ThreadPoolExecutor | None = None
         self._waiting = 0
-        self._took_s = 0.0  # the last body
+        self._took_s = 0.0  # the last one
         self._end: asyncio.TimerHandle | None = None
 
     async def read(
@@ -62,34 +63,53 @@ class Decoder:
     ) -> Codec:
         """Read a body → the codec that gives what was read, for this servable and any that reads alike.
 
-        is_wanted: asked before the reading begins. Raises what `codec.read` does, and Overloaded when too many wait or
-        the process ended; a body that nobody wants any more is not read, and the codec given back as it is.
+        is_wanted: asked before the reading begins; what nobody wants any more is not read, and the codec given back as
+        it is. Raises what `codec.read` does, and Overloaded when too many wait or the process ended.
         """
+        given = codec.read, dict(headers), self._limits, pickle.PickleBuffer(body)
+        found = await self._ask(is_wanted, servable, codec_work.read, *given)
+        return codec if found is None else replace(codec, read=partial(_given, codec, servable, found))
+
+    async def write(
+        self,
+        servable: Servable,
+        calls: Sequence[Call],
+        counts: Sequence[int],
+        starts: Sequence[int],
+        outputs: Sequence[Tensor],
+        is_wanted: Callable[[], bool],
+    ) -> Sequence[bytes | Answer] | None:
+        """As `codec_work.write`; None: write them here. Raises Overloaded as `read` does, and what writing raises."""
+        given = list(calls), list(counts), list(starts), list(outputs)
+        found: Sequence[bytes | Answer] | None = await self._ask(is_wanted, servable, codec_work.write, *given)
+        return found
+
+    async def _ask(
+        self, is_wanted: Callable[[], bool], servable: Servable, work: Callable[..., Any], *given: Any
+    ) -> Any:
         if self._waiting >= _MOST_WAITING:
             raise Overloaded(
-                f"{self._waiting} long bodies wait to be read already",
+                f"{self._waiting} long bodies and answers wait to be read or written already",
                 retry_after_s=min(_LONGEST_RETRY_S, max(1.0, self._waiting * self._took_s)),
                 reason="bodies",
             )
         if self._end is not None:
             self._end.cancel()
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            job = partial(self._talk, codec, body, headers, servable, is_wanted)
-            found = await loop.run_in_executor(self._thread, job)
+            return await loop.run_in_executor(self._thread, self._talk, is_wanted, servable, work, given)
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._end = loop.call_later(self._idle_s, self._rest)
-        return codec if found is None else replace(codec, read=partial(_given, codec, servable, found))
 
     def _talk(
-        self, codec: Codec, body: bytes, headers: Headers, servable: Servable, is_wanted: Callable[[], bool]
-    ) -> Read | None:
-        """On the thread. None: it is to be read on the event loop, or not at all."""
+        self, is_wanted: Callable[[], bool], servable: Servable, work: Callable[..., Any], given: tuple[Any, ...]
+    ) -> Any:
+        """On the thread. None: it is to be done on the event loop, or not at all."""
         if not is_wanted():
             return None
         if self._process.closed.is_set():
@@ -97,18 +117,19 @@ class Decoder:
         try:
             self._process.start()
         except OSError:
-            logger.warning("long bodies are read on the event loop: no process can be started", exc_info=True)
+            logger.warning("long JSON is read and written on the event loop: no process can be started", exc_info=True)
             return None
         began_s = perf_counter()
-        task = (codec.read, dict(headers), servable.model, servable.version, servable.manifest.to_json(), self._limits)
         try:
-            found = self._process.ask(pickle.dumps(task), body)
+            found = self._process.ask((servable.model, servable.version, servable.manifest.to_json()), work, given)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._process.stop()
             if not self._process.closed.is_set():
-                logger.warning("the process that reads long bodies is lost, its request is refused: %r", error)
+                logger.warning("the process that reads and writes long JSON is lost, its request fails: %r", error)
             raise Overloaded(
-                "the process that reads long bodies has ended over this one", retry_after_s=1.0, reason="bodies"
+                "the process that reads and writes long JSON has ended over this one",
+                retry_after_s=1.0,
+                reason="bodies",
             ) from None
         self._took_s = perf_counter() - began_s
         return found
@@ -168,21 +189,15 @@ class _Process:
         if self.closed.is_set():  # meanwhile
             self.close()
 
-    def ask(self, task: bytes, body: bytes) -> Read:
-        """What it reads. Raises what reading raises; OSError, EOFError or UnpicklingError when it is lost."""
-        line = self._socket
-        if line is None:
+    def ask(self, version: tuple[str, int, str], work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+        """What the work gives there. Raises what it raises; OSError, EOFError or UnpicklingError when it is lost."""
+        if self._socket is None:
             raise EOFError
-        line.sendall(FRAME.pack(len(task), len(body)))
-        line.sendall(task)
-        line.sendall(body)
-        size, buffers = FRAME.unpack(receive(line, FRAME.size))
-        text = receive(line, size)
-        tensors = [receive(line, SIZE.unpack(receive(line, SIZE.size))[0]) for _ in range(buffers)]
-        found, error = pickle.loads(text, buffers=tensors)  # noqa: S301  # our own process
+        send(self._socket, (version, work, given))
+        found, error = receive(self._socket)
         if error is not None:
             raise _as_raised(*error)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def stop(self) -> None:
         """End it, until the next start."""
@@ -201,9 +216,28 @@ class _Process:
             self._child.kill()
 
 
-def receive(line: socket.socket, size: int) -> memoryview:
-    """So many bytes. Raises EOFError when there are fewer."""
-    octets = np.empty(size, np.uint8).data
+def send(line: socket.socket, message: Any) -> None:
+    """A pickle, and the arrays in it as they lie in memory."""
+    buffers: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    line.sendall(_HEAD.pack(len(text), len(buffers)))
+    line.sendall(text)
+    for buffer in buffers:
+        octets = buffer.raw()
+        line.sendall(_SIZE.pack(octets.nbytes))
+        line.sendall(octets)
+
+
+def receive(line: socket.socket) -> Any:
+    """What `send` has sent. Raises EOFError when the other end is gone. Only ever from a process of our own."""
+    size, buffers = _HEAD.unpack(_take(line, _HEAD.size))
+    text = _take(line, size)
+    arrays = [_take(line, _SIZE.unpack(_take(line, _SIZE.size))[0]) for _ in range(buffers)]
+    return pickle.loads(text, buffers=arrays)  # noqa: S301
+
+
+def _take(line: socket.socket, size: int) -> memoryview:
+    octets = np.empty(size, np.uint8).data  # at a multiple of 16 bytes, as numpy's own arrays
     at = 0
     while at < size:
         count = line.recv_into(octets[at:])
@@ -217,4 +251,4 @@ def _as_raised(name: str, message: str, retry_after_s: float | None, details: di
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, ServingError):
         return kind(message, retry_after_s=retry_after_s, **details)
-    return RuntimeError(f"{name} while reading a long body: {message}")
+    return RuntimeError(f"{name}: {message}")

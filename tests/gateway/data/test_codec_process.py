@@ -20,9 +20,10 @@ import numpy as np
 import psutil
 import pytest
 
+from gateway.data.accounts import code_word
+from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import mlflow, v1, v2
 from gateway.data.codecs.call import Codec
-from gateway.data.decoder import FRAME, Decoder
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
@@ -31,7 +32,7 @@ from registry.rows import same_bits
 from tests.support import models
 from tests.support.registered import Given, register_all
 from tests.support.server import Server
-from tests.support.serving import Bench, aspire, with_worker
+from tests.support.serving import Answer, Bench, aspire, with_worker
 
 LIMITS = LimitSettings()
 ROWS = np.random.default_rng(0).normal(size=(70_000, 3)).round(9)
@@ -42,8 +43,8 @@ SLOW = (  # a second for each body
     sys.executable,
     "-P",
     "-c",
-    "import sys, time; from gateway.data import decoder_child as c; a = c.answer\n"
-    "c.answer = lambda *given: (time.sleep(1.0), a(*given)); c.main(sys.argv[1:])",
+    "import sys, time; from gateway.data import codec_child as c; a = c.work_one\n"
+    "c.work_one = lambda *given: (time.sleep(1.0), a(*given)); c.main(sys.argv[1:])",
 )
 
 
@@ -59,20 +60,20 @@ def children() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # it has ended
-            if "gateway.data.decoder_child" in child.cmdline():
+            if "gateway.data.codec_child" in child.cmdline():
                 found.append(child)
     return found
 
 
-def use(job: Callable[[Decoder], Awaitable[None]], **options: Any) -> None:
-    """Run a job with a decoder, and see that no process is left."""
+def use(job: Callable[[CodecProcess], Awaitable[None]], **options: Any) -> None:
+    """Run a job with a process, and see that no process is left."""
 
     async def main() -> None:
-        decoder = Decoder(LIMITS, **options)
+        process = CodecProcess(LIMITS, **options)
         try:
-            await job(decoder)
+            await job(process)
         finally:
-            decoder.close()
+            process.close()
 
     asyncio.run(main())
     psutil.wait_procs(children(), timeout=10)
@@ -107,10 +108,10 @@ WRONG: dict[str, tuple[Codec, bytes]] = {
 def test_what_the_process_reads_is_what_the_codec_reads(tmp_path: Path) -> None:
     servable = described(tmp_path / "m.onnx")
 
-    async def job(decoder: Decoder) -> None:
+    async def job(process: CodecProcess) -> None:
         for name, (codec, document) in DOCUMENTS.items():
             body = json.dumps(document).encode()
-            read = await decoder.read(codec, body, {b"accept": b"text/csv"}, servable, always)
+            read = await process.read(codec, body, {b"accept": b"text/csv"}, servable, always)
             assert read.protocol == codec.protocol
             got, call = read.read(b"not looked at any more", {}, servable, LIMITS)
             want, expected = codec.read(body, {b"accept": b"text/csv"}, servable, LIMITS)
@@ -127,12 +128,12 @@ def test_what_the_process_reads_is_what_the_codec_reads(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_body_is_told_in_the_same_words(tmp_path: Path) -> None:
     servable = described(tmp_path / "m.onnx")
 
-    async def job(decoder: Decoder) -> None:
+    async def job(process: CodecProcess) -> None:
         for codec, body in WRONG.values():
             with pytest.raises(ServingError) as expected:
                 codec.read(body, {}, servable, LIMITS)
             with pytest.raises(ServingError) as got:
-                await decoder.read(codec, body, {}, servable, always)
+                await process.read(codec, body, {}, servable, always)
             assert type(got.value) is type(expected.value)
             assert (got.value.message, got.value.details) == (expected.value.message, expected.value.details)
 
@@ -145,8 +146,8 @@ def test_texts_and_other_types_come_back_whole(tmp_path: Path) -> None:
     rows = [{"age": 1.5, "visits": 2**60, "city": word, "comment": word} for word in words]
     body = json.dumps({"instances": rows}).encode()
 
-    async def job(decoder: Decoder) -> None:
-        read = await decoder.read(v1.CODEC, body, {}, servable, always)
+    async def job(process: CodecProcess) -> None:
+        read = await process.read(v1.CODEC, body, {}, servable, always)
         age, visits, city, comment = read.read(b"", {}, servable, LIMITS)[0]
         assert city.ravel().tolist() == comment.ravel().tolist() == words
         assert (age.dtype, visits.dtype) == (np.dtype(np.float32), np.dtype(np.int64))
@@ -161,8 +162,8 @@ def test_a_version_that_takes_something_else_reads_the_body_itself(tmp_path: Pat
     other.refuses_nonfinite = not other.refuses_nonfinite
     body = b'{"instances": [[1, 2, 3]]}'
 
-    async def job(decoder: Decoder) -> None:
-        read = await decoder.read(v1.CODEC, body, {}, servable, always)
+    async def job(process: CodecProcess) -> None:
+        read = await process.read(v1.CODEC, body, {}, servable, always)
         assert read.read(b"{", {}, alike, LIMITS)[0][0].tolist() == [[1, 2, 3]]
         with pytest.raises(MalformedRequest, match="not JSON"):
             read.read(b"{", {}, other, LIMITS)
@@ -173,17 +174,17 @@ def test_a_version_that_takes_something_else_reads_the_body_itself(tmp_path: Pat
 def test_a_process_that_ends_costs_its_request_and_no_other(tmp_path: Path) -> None:
     servable = described(tmp_path / "m.onnx")
 
-    async def job(decoder: Decoder) -> None:
-        await decoder.read(v1.CODEC, b'{"instances": [[1, 2, 3]]}', {}, servable, always)
+    async def job(process: CodecProcess) -> None:
+        await process.read(v1.CODEC, b'{"instances": [[1, 2, 3]]}', {}, servable, always)
         (child,) = children()
         child.send_signal(signal.SIGSTOP)
-        asked = asyncio.ensure_future(decoder.read(v1.CODEC, LONG_V1, {}, servable, always))
+        asked = asyncio.ensure_future(process.read(v1.CODEC, LONG_V1, {}, servable, always))
         await asyncio.sleep(0.05)
         child.kill()
         with pytest.raises(Overloaded, match="has ended") as refused:
             await asked
         assert refused.value.retry_after_s == 1.0
-        read = await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+        read = await process.read(v1.CODEC, LONG_V1, {}, servable, always)
         (feed,), _ = read.read(b"", {}, servable, LIMITS)
         assert same_bits(feed, ROWS.astype(np.float32))
 
@@ -194,13 +195,13 @@ def test_one_that_ends_at_once_is_a_refusal_and_one_that_is_not_there_is_done_wi
     servable = described(tmp_path / "m.onnx")
     body = b'{"instances": [[1, 2, 3]]}'
 
-    async def refused(decoder: Decoder) -> None:
+    async def refused(process: CodecProcess) -> None:
         for _ in range(2):
             with pytest.raises(Overloaded, match="has ended"):
-                await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+                await process.read(v1.CODEC, LONG_V1, {}, servable, always)
 
-    async def read_here(decoder: Decoder) -> None:
-        assert await decoder.read(v1.CODEC, body, {}, servable, always) is v1.CODEC
+    async def read_here(process: CodecProcess) -> None:
+        assert await process.read(v1.CODEC, body, {}, servable, always) is v1.CODEC
 
     use(refused, command=ENDS)
     use(read_here, command=[str(tmp_path / "nothing")])
@@ -209,13 +210,13 @@ def test_one_that_ends_at_once_is_a_refusal_and_one_that_is_not_there_is_done_wi
 def test_nobody_waits_without_end(tmp_path: Path) -> None:
     servable = described(tmp_path / "m.onnx")
 
-    async def job(decoder: Decoder) -> None:
-        asked = [asyncio.ensure_future(decoder.read(v1.CODEC, LONG_V1, {}, servable, always)) for _ in range(32)]
+    async def job(process: CodecProcess) -> None:
+        asked = [asyncio.ensure_future(process.read(v1.CODEC, LONG_V1, {}, servable, always)) for _ in range(32)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="32 long bodies") as refused:
-            await decoder.read(v1.CODEC, LONG_V1, {}, servable, always)
+            await process.read(v1.CODEC, LONG_V1, {}, servable, always)
         assert refused.value.retry_after_s is not None
-        decoder.close()
+        process.close()
         ends = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(end, Overloaded | Draining | asyncio.CancelledError) for end in ends)
 
@@ -226,9 +227,9 @@ def test_it_ends_when_nothing_has_come_for_a_while_and_comes_back(tmp_path: Path
     servable = described(tmp_path / "m.onnx")
     body = b'{"instances": [[1, 2, 3]]}'
 
-    async def job(decoder: Decoder) -> None:
+    async def job(process: CodecProcess) -> None:
         for _ in range(2):
-            await decoder.read(v1.CODEC, body, {}, servable, always)
+            await process.read(v1.CODEC, body, {}, servable, always)
             (child,) = children()
             for _ in range(1000):
                 if not child.is_running():
@@ -242,9 +243,9 @@ def test_it_ends_when_nothing_has_come_for_a_while_and_comes_back(tmp_path: Path
 def test_it_does_not_outlive_its_worker() -> None:
     ours, its = socket.socketpair()
     with its:
-        command = [sys.executable, "-P", "-m", "gateway.data.decoder_child", str(its.fileno())]
+        command = [sys.executable, "-P", "-m", "gateway.data.codec_child", str(its.fileno())]
         child = subprocess.Popen(command, pass_fds=[its.fileno()])
-    ours.sendall(FRAME.pack(100, 100) + b"half of it")
+    ours.sendall(b"half of a head")
     ours.close()
     assert child.wait(20) == 0
 
@@ -254,7 +255,7 @@ def worker_test(
 ) -> None:
     async def main(bench: Bench) -> None:
         if command is not None:
-            bench.worker.decoder._process._command = command
+            bench.worker.codec_process._process._command = command
         await bench.route("m", RouteEntry(champion=1, aspired={1: aspire(models.linear(tmp_path / "m.onnx"))}))
         await visit(bench)
         assert bench.worker.predict.bodies.now_bytes == 0
@@ -306,6 +307,88 @@ def test_a_lost_process_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> 
         assert answer.headers["retry-after"] == "1"
 
     worker_test(tmp_path, visit, ENDS)
+
+
+MANY = ROWS[:20_000].astype(np.float32)  # which become 4 MB of outputs
+
+
+def wide_test(
+    tmp_path: Path, visit: Callable[[Bench], Awaitable[None]], command: tuple[str, ...] | None = None
+) -> None:
+    async def main(bench: Bench) -> None:
+        if command is not None:
+            bench.worker.codec_process._process._command = command
+        tmp_path.mkdir(exist_ok=True)
+        path = models.linear(tmp_path / "w.onnx", outputs=50)
+        await bench.route("w", RouteEntry(champion=1, aspired={1: aspire(path)}))
+        await visit(bench)
+        assert bench.worker.fleet._loaded["w"][1].servable.leases == 0
+        assert bench.worker.predict.inflight == 0
+
+    with_worker(tmp_path / "run", main)
+
+
+def asked(rows: Any, *, binary: bool = False) -> tuple[bytes, dict[str, str]]:
+    """A V2 request of raw rows, which are quick to read, and what it wants back."""
+    about = {"name": "x", "datatype": "FP32", "shape": rows.shape, "parameters": {"binary_data_size": rows.nbytes}}
+    text = json.dumps({"inputs": [about], "parameters": {"binary_data_output": binary}}).encode()
+    return text + rows.tobytes(), {"inference-header-content-length": str(len(text))}
+
+
+async def ask_wide(bench: Bench, rows: Any, headers: dict[str, str] | None = None, *, binary: bool = False) -> Answer:
+    body, more = asked(rows, binary=binary)
+    return await bench.ask("/v2/models/w/infer", body, headers={**more, **(headers or {})})
+
+
+def test_long_answers_are_written_as_short_ones_are_and_booked(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        raw = await ask_wide(bench, MANY, binary=True)
+        assert not children()  # raw answers need no writing
+        start = int(raw.headers["inference-header-content-length"])
+        want = np.frombuffer(raw.body, np.float32, offset=start).reshape(-1, 50)
+        text, short = await ask_wide(bench, MANY), await ask_wide(bench, MANY[:2])
+        assert len(children()) == 1
+        assert (text.status, short.status) == (200, 200)
+        (output,) = text.json["outputs"]
+        assert output["shape"] == [len(MANY), 50]
+        assert same_bits(np.array(output["data"], np.float32).reshape(-1, 50), want)
+        assert text.headers.keys() == short.headers.keys()
+        rows = await bench.ask("/v1/models/w:predict", {"instances": ROWS[:20_000].tolist()})
+        assert same_bits(np.array(rows.json["predictions"], np.float32), want)
+        totals = bench.worker.page.totals("w", 1, "champion")
+        words = bench.worker.page.words
+        assert words[totals + code_word("v2", 200)] == 3
+        assert words[totals + code_word("v1", 200)] == 1
+
+    wide_test(tmp_path, visit)
+
+
+def test_others_are_answered_while_one_is_written_and_a_deadline_is_kept(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        slow = asyncio.ensure_future(ask_wide(bench, MANY))
+        late = asyncio.ensure_future(ask_wide(bench, MANY, {"x-deadline-ms": "300"}))
+        answered = 0
+        while not late.done():
+            assert (await ask_wide(bench, MANY[:1])).status == 200
+            answered += 1
+            await asyncio.sleep(0.001)
+        assert answered > 20
+        assert (late.result().status, late.result().json["code"]) == (504, "deadline_exceeded")
+        assert (await slow).status == 200
+
+    wide_test(tmp_path, visit, SLOW)
+
+
+def test_an_answer_whose_process_is_lost_is_503_and_without_one_it_is_written_here(tmp_path: Path) -> None:
+    async def lost(bench: Bench) -> None:
+        answer = await ask_wide(bench, MANY)
+        assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "overloaded", "1")
+
+    async def here(bench: Bench) -> None:
+        assert (await ask_wide(bench, MANY)).json["outputs"][0]["shape"] == [len(MANY), 50]
+
+    wide_test(tmp_path / "lost", lost, ENDS)
+    wide_test(tmp_path / "here", here, (str(tmp_path / "nothing"),))
 
 
 def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Callable[[], int]) -> None:
