@@ -1,7 +1,7 @@
 """How many files a process may have open: each connection is one, and shells start programs with 1,024.
 
 That soft limit is for programs that use select(); ours do not, so children get what the hard limit allows. Called by
-the supervisor before it starts them.
+the supervisor before it starts them, and by the workers.
 """
 
 from __future__ import annotations
@@ -20,3 +20,9 @@ def raise_file_limit() -> int:
         with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit of its own
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def most_files() -> int:
+    """How many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)

@@ -31,6 +31,7 @@ class LimitSettings:
         0  # of a worker, for runs whose requests say what they take; 0: a share of half the machine's or container's
     )
     json_depth: int = 100  # levels of lists and objects in a JSON body
+    connections: int = 16_384  # callers' connections of a worker at once; fewer where files are limited; then 503
     head_bytes: int = 64 * 1024  # request line and headers together
     headers: int = 128  # of one request
     head_seconds: float = 20.0  # for the request line and headers to arrive; slower callers get 408

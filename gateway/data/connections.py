@@ -27,13 +27,17 @@ from gateway.data.exchange import Exchange
 from gateway.data.identity import RequestIds
 from gateway.data.idle_poll import IdlePoll
 from gateway.data.long_bodies import LongBodies
+from gateway.data.pending import Pending
 from gateway.data.predict import JSON_ACCEPTED, PENDING, REFUSED, Predict
+from gateway.file_limit import most_files
 from gateway.settings import LimitSettings
-from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, ServingError, SlowRequest
+from registry.errors import Cancelled, HeadersTooLarge, MalformedRequest, Overloaded, ServingError, SlowRequest
 
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+_RETRY_AFTER_S = 1.0
+_OTHER_FILES = 256  # that a worker has open beside its connections: lanes, pages, models that are being loaded
 _SCRATCH = 1 << 16  # bytes, for what is read before it is known where it belongs
 _OCTETS = frozenset((None, b"application/octet-stream"))
 # A request with one of these waits for something, or is read in another way: it takes the way of ASGI.
@@ -58,6 +62,7 @@ class Connection(LongBodies):
         "_waits",
     )
 
+    most_connections: ClassVar[int]
     most_bytes: ClassVar[int]  # of a head
     most_headers: ClassVar[int]
     targets: ClassVar[Mapping[bytes, Target]]
@@ -76,6 +81,17 @@ class Connection(LongBodies):
         self._is_idle = False  # the last exchange is over and no byte has come since
         self._body_came = False  # in these bytes, for a request whose length was not told
         self._last_word: bytes | None = None  # to be said when all requests before have their answers
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has connected; one too many is told so before it asks, and closed."""
+        super().connection_made(transport)
+        most = self.most_connections
+        if len(self.connections) > most:
+            told = f"{most} connections are open already, the limit"
+            problem = Overloaded(told, retry_after_s=_RETRY_AFTER_S, limit_connections=most)
+            nobody = Pending("v2", b"", time.perf_counter_ns())  # who says nothing speaks the protocol of most
+            self.predict.failures.refused(problem, nobody, "")
+            self.turn_away(problem)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the caller. Written out rather than added to uvicorn's own: a call more costs a microsecond."""
@@ -472,6 +488,7 @@ def bounded(
             "targets": targets,
             "idle_poll": idle_poll,
             "scratch": memoryview(bytearray(_SCRATCH)),
+            "most_connections": max(1, min(limits.connections, most_files() - _OTHER_FILES)),
             "most_bytes": limits.head_bytes,
             "most_headers": limits.headers,
             "identify": staticmethod(RequestIds(time.time_ns, random.getrandbits).identify),

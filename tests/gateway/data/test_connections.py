@@ -27,7 +27,10 @@ from tests.support import models
 from tests.support.server import v2_body
 from tests.support.serving import Bench, aspire, with_worker
 
-LIMITS = LimitSettings(head_bytes=2000, headers=20, head_seconds=0.5, body_seconds=1.0, body_bytes=1 << 20)
+MOST = 40  # connections
+LIMITS = LimitSettings(
+    connections=MOST, head_bytes=2000, headers=20, head_seconds=0.5, body_seconds=1.0, body_bytes=1 << 20
+)
 BODY = v2_body([[1, 2, 3]])
 HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
 WHOLE = HEAD % len(BODY) + b"\r\n" + BODY
@@ -598,3 +601,36 @@ def test_an_idle_connection_is_closed_after_the_keep_alive_time(tmp_path: Path) 
             assert await caller.is_closed()
 
     visited(tmp_path, visit)
+
+
+def test_a_connection_too_many_is_told_so_and_counted_and_the_others_go_on(tmp_path: Path) -> None:
+    async def visit(house: House) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            callers = [await stack.enter_async_context(house.caller()) for _ in range(MOST)]
+            for caller in callers:
+                caller.say(WHOLE)
+                assert (await caller.hear())[0] == 200
+            async with house.caller() as late:
+                status, headers, body = await late.hear()
+                assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+                assert (body["code"], body["details"]) == ("overloaded", {"limit_connections": MOST})
+                assert await late.is_closed()
+            (page,) = read_pages(tmp_path / "run")
+            assert page.shed == {("", "overloaded"): 1}
+            callers[0].say(WHOLE)
+            assert (await callers[0].hear())[0] == 200
+            callers[1].writer.close()
+            await callers[1].writer.wait_closed()
+            await heard_by_the_server()
+            async with house.caller() as next_one:
+                next_one.say(WHOLE)
+                assert (await next_one.hear())[0] == 200
+
+    visited(tmp_path, visit)
+
+
+def test_there_are_never_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "most_files", lambda: 1024)
+    kind = connections.bounded(LimitSettings(), cast(Any, None), {}, cast(Any, None))
+    assert kind.most_connections == 1024 - 256
+    assert connections.bounded(LIMITS, cast(Any, None), {}, cast(Any, None)).most_connections == MOST
