@@ -64,7 +64,9 @@ class Breakers:
         if mark is not None:
             servable.mark_all_runs(mark)
         blame = self._fatal_runs.blame(key)
-        if blame is not None:
+        if blame is not None and blame.in_load:
+            self._fatal_runs.answered(key)  # this time it has not
+        elif blame is not None:
             breaker = loaded.breaker = Breaker(settings.failures, settings.within_s, settings.cool_down_s)
             breaker.why = f"ended the worker ({signal.Signals(blame.ended_by).name})"
             breaker.open(self._clock.now_s(), blame.left_s(self._clock.host_ns()))

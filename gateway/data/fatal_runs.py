@@ -84,7 +84,7 @@ class FatalRuns:
             yield
 
     def answered(self, key: Key) -> None:
-        """The version was run, and did not end the process: it is not blocked any more."""
+        """The version was run, or loaded, and did not end the process: it is not blocked any more."""
         blame = self.blame(key)
         if blame is not None:
             self._blames[key] = blame.answered()

@@ -209,6 +209,7 @@ def test_a_load_that_ends_the_worker_is_not_tried_for_a_while_and_the_others_are
         assert (await bench.infer("n", ROWS)).status == 200
         slot.clock.advance(10)
         await bench.route("m", entry)
+        assert bench.worker.breakers.open_count == 0
         assert (await bench.infer("m", ROWS)).status == 200
 
     slot.live(is_failed, signal.SIGBUS)
