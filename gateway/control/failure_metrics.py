@@ -31,7 +31,7 @@ def failure_families(totals: Mapping[TotalsKey, Totals]) -> Iterator[Metric]:
     )
     yield _per_version(
         "driftgate_fatal_runs",
-        "Times that a worker ended while it ran or loaded a version, which is held to have done it.",
+        "Times that a worker ended while it ran or loaded a version, and then did not try it for a while.",
         totals,
         {key: total.fatal for key, total in totals.items()},
     )

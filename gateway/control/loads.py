@@ -155,7 +155,8 @@ def held_against(slot: int, blame: Blame) -> str:
     """A sentence about a worker that ended while it ran or loaded a version, without its full stop."""
     what, name = "loaded" if blame.in_load else "ran", signal.Signals(blame.ended_by).name
     then = f", and does not try it for {blame.block_ns / 1e9:g} s" if blame.block_ns else ""
-    return f"worker {slot} was ended by {name} while it {what} this version{then}"
+    others = "" if blame.is_alone else " and others"
+    return f"worker {slot} was ended by {name} while it {what} this version{others}{then}"
 
 
 def where(workers: Sequence[PageSnapshot], model: str, version: int, now_ns: int) -> dict[str, Any]:

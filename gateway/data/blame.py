@@ -30,11 +30,12 @@ class Blame:
     at_ns: int  # the last end
     block_ns: int  # it is not run for so long from then on; 0: it is only suspected, or has answered since
     in_load: bool  # it was being loaded, and no request was in it
+    is_alone: bool  # nobody else is held to have done it
 
     def left_s(self, now_ns: int) -> float:
         """How long it is still blocked; 0: it may be tried.
 
-        >>> Blame(2, 8, 0, 10_000_000_000, False).left_s(4_000_000_000)
+        >>> Blame(2, 8, 0, 10_000_000_000, False, True).left_s(4_000_000_000)
         6.0
         """
         return max(0, self.at_ns + self.block_ns - now_ns) / 1e9
@@ -51,8 +52,8 @@ class Blame:
 
 def blame_of(words: Sequence[int]) -> Blame:
     """A blame from its fields, all as whole numbers."""
-    points, ended_by, at_ns, block_ns, in_load = words
-    return Blame(points, ended_by, at_ns, block_ns, bool(in_load))
+    points, ended_by, at_ns, block_ns, in_load, is_alone = words
+    return Blame(points, ended_by, at_ns, block_ns, bool(in_load), bool(is_alone))
 
 
 def after_end(
@@ -65,10 +66,11 @@ def after_end(
     points = {key: known[key].points_left(now_ns) if key in known else 0 for key in running}
     most = max(points.values(), default=0)
     blamed = sorted(key for key in running if points[key] == most)
-    reached = min(most + (ALONE if len(blamed) == 1 else AMONG_OTHERS), MOST)
+    is_alone = len(blamed) == 1
+    reached = min(most + (ALONE if is_alone else AMONG_OTHERS), MOST)
     block_s = 0.0 if reached < ENOUGH else min(FIRST_S * 2.0 ** (reached - ENOUGH), MOST_S)
     each_s = [min(block_s * (1 + place), MOST_S) for place in range(len(blamed))]
     return {
-        key: Blame(reached, ended_by, now_ns, int(one_s * 1e9), running[key])
+        key: Blame(reached, ended_by, now_ns, int(one_s * 1e9), running[key], is_alone)
         for key, one_s in zip(blamed, each_s, strict=True)
     }

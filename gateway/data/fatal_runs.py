@@ -50,16 +50,16 @@ class FatalRuns:
             self._blames[key] = blame
             self._page.set_blame(key, blame)
             totals = self._page.totals(model, version, Role.CHAMPION)
-            self._page.words[totals + layout.FATAL] += 1
-            self._page.words[totals + layout.BREAKER_OPENED] += blame.block_ns > 0
+            for word in (layout.FATAL, layout.BREAKER_OPENED) if blame.block_ns else ():
+                self._page.words[totals + word] += 1
             logger.error(
                 "the worker before this one was ended by %s while it %s %s:%d%s; %s",
                 name,
                 "loaded" if blame.in_load else "ran",
                 model,
                 version,
-                "" if len(fresh) == 1 else " among others",
-                f"which is not tried for {blame.block_ns / 1e9:g} s" if blame.block_ns else "nothing follows yet",
+                "" if blame.is_alone else " among others",
+                f"it is not tried for {blame.block_ns / 1e9:g} s" if blame.block_ns else "it is tried on",
             )
 
     def blame(self, key: Key) -> Blame | None:

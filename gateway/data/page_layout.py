@@ -55,7 +55,7 @@ FAILED = 11  # requests whose run failed, whoever answered them then
 BREAKER_OPENED = 12
 CONSTANTS = 13  # requests answered by a constant
 OVERFLOWED = 14  # requests that a canary had no room or time for, and the champion took
-FATAL = 15  # times that the worker ended in a run of it, or in its load
+FATAL = 15  # times that the worker ended in a run of it, or in its load, and did not try it for a while
 SHED = 16
 CODE = 32
 BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
@@ -82,7 +82,7 @@ VETOED, ROLLOUT = 0, 1
 ROLLOUT_BYTES, RUNS, ENDED_BY = range(12, 15)
 
 # Words of a blame entry: as many fields as `blame.Blame` has, in their order.
-BLAME_FIELDS = 5
+BLAME_FIELDS = 6
 
 HEADER_BYTES = 4096
 HEADER_JSON = 16

@@ -103,7 +103,7 @@ class Totals:
     breaker_opened: int  # times
     constants: int  # requests answered by a constant
     overflowed: int  # requests that a canary had no room or time for, and the champion took
-    fatal: int  # times that the worker ended in a run of it, or in its load
+    fatal: int  # times that the worker ended in a run of it, or in its load, and did not try it for a while
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,14 @@ def test_one_that_answers_in_between_is_blocked_by_how_often_it_ends_workers(eve
 def test_of_several_nobody_is_blocked_for_one_end_and_then_each_for_another_time() -> None:
     known = ends({}, KILLER, SLOW)
     assert blocks_s(known) == {KILLER: 0, SLOW: 0}
+    assert not any(blame.is_alone for blame in known.values())
     assert blocks_s(ends(known, SLOW, KILLER)) == {KILLER: 10, SLOW: 20}
 
 
 def test_of_several_the_one_that_was_blamed_most_is_taken_and_the_others_are_left_alone() -> None:
     known = ends(ends({}, KILLER), KILLER, SLOW, OTHER)
     assert blocks_s(known) == {KILLER: 40}
+    assert known[KILLER].is_alone
     assert after_end({}, {}, signal.SIGBUS, 0) == {}
 
 

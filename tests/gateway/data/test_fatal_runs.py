@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.data import page_layout as layout
 from gateway.data.page_reader import read_pages
 from gateway.data.routes import RouteEntry
 from registry import onnx
@@ -145,6 +146,29 @@ def test_a_blocked_version_is_still_blocked_after_another_end_for_what_is_left(s
         assert told(await bench.infer("n", ROWS)) == (503, "breaker_open", "10")
 
     slot.live(both)
+
+
+def test_of_two_that_ran_at_an_end_both_are_told_of_and_tried_on(slot: Slot) -> None:
+    slot.live(slot.end, 0)
+
+    async def both_run(bench: Bench) -> None:
+        mark = bench.worker.page.load_mark(("n", 1), layout.RUNNING)
+        assert mark is not None
+        with mark:
+            await slot.end(bench)
+
+    slot.live(both_run)
+
+    async def tried_on(bench: Bench) -> None:
+        assert [(await bench.infer(name, ROWS)).status for name in "mn"] == [200, 200]
+        (page,) = read_pages(slot.run)
+        assert [(key, blame.is_alone, blame.block_ns) for key, blame in sorted(page.blames.items())] == [
+            (("m", 1), False, 0),
+            (("n", 1), False, 0),
+        ]
+        assert page.totals["m", 1, "champion"].fatal == 0
+
+    slot.live(tried_on)
 
 
 def test_who_stands_in_answers_for_a_blocked_version(slot: Slot, tmp_path: Path) -> None:
