@@ -1,11 +1,11 @@
 """The breakers of one worker's versions: made at a version's first failed run, dropped when it is well again.
 
 So a version that does not fail pays for one attribute: `Loaded.breaker` is None. One whose runs have ended the worker
-is loaded with an open breaker (`fatal_runs.py`). Whether the failures are the model's
-or its callers' is found out by asking it for what it is known to answer: before a breaker opens, and when a trial has
-failed, the rows that the version was registered with are run once more, on a thread. If it answers one of them it is
-well, and its callers send what it cannot take. Bounded: a version is checked once at a time, and one that was found
-well not again for a cool-down. Event loop only.
+is loaded with an open breaker (`fatal_runs.py`). Whether the failures are the model's or its callers' is found out by
+asking it for what it is known to answer: before a breaker opens, and when a trial has failed, the rows that the version
+was registered with are run once more, on a thread. If it answers one of them it is well, and its callers send what it
+cannot take. Bounded: a version is checked once at a time, and one that was found well not again for a cool-down. Event
+loop only.
 """
 
 from __future__ import annotations
