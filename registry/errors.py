@@ -191,7 +191,7 @@ class Overloaded(Unavailable):
 
 
 class BreakerOpen(Unavailable):
-    """The version's runs failed one after the other, so none is tried for a while."""
+    """The version's runs failed one after the other, or ended the worker, so none is tried for a while."""
 
 
 class NotReady(Unavailable):

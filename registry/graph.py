@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from registry.divisions import guarded
+from registry import divisions, frames
 from registry.errors import ArtifactRejected
 from registry.onnx import is_ort_format
 from registry.value_sizes import bodies, sized_by_values
@@ -51,7 +51,7 @@ class GraphFacts:
     foreign: tuple[str, ...]  # domains of custom operators
     zipped: dict[str, tuple[str, ...]]  # outputs that end in ZipMap → their classes, in the model's own order
     loops: bool = False  # its running time may depend on the values in a request, without a bound
-    guarded: Any = None  # the model to be loaded in its place; see `divisions.guarded`
+    guarded: Any = None  # the model to be loaded in its place; see `divisions.py` and `frames.py`
 
 
 def read_graph(path: Path) -> GraphFacts:
@@ -83,7 +83,12 @@ def read_graph(path: Path) -> GraphFacts:
         },
         loops=any(node.op_type in _LOOPS for node in _nodes(model)) or sized_by_values(model),
     )
-    return replace(facts, guarded=guarded(model))  # last: it changes the model
+    return replace(facts, guarded=_guarded(model))  # last: it changes the model
+
+
+def _guarded(model: Any) -> Any:
+    are_framed = frames.guard(model)
+    return divisions.guarded(model) or (model if are_framed else None)
 
 
 def _is_named(path: Path, operators: Iterable[str]) -> bool:

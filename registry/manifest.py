@@ -108,7 +108,7 @@ class Manifest:
     probe: ProbeResult
     log_schema: dict[str, Any] | None = None  # how its rows are logged; only the monitor reads it
     reference_rows: str | None = None  # sha256 of a sample of the reference's rows (`registry/sample.py`), if kept
-    guarded: FileDigest | None = None  # what is loaded in the model's place, beside its data: see `divisions.guarded`
+    guarded: FileDigest | None = None  # what is loaded in the model's place, beside its data: see `graph.py`
 
     @property
     def loaded(self) -> FileDigest:

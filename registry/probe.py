@@ -68,7 +68,7 @@ class Finding:
     reference_outputs: Mapping[str, NDArray[Any]] | None
     reference_rows: NDArray[np.int64] | None  # which reference rows were run, rising
     golden: Path | None  # the golden set in the stored form, inside the work folder
-    guarded: Path | None = None  # what is to be loaded in the model's place; see `divisions.guarded`
+    guarded: Path | None = None  # what is to be loaded in the model's place; see `graph.py`
 
 
 def probe(

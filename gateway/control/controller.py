@@ -22,7 +22,7 @@ from gateway.control import gather, repository, store
 from gateway.control.facts import facts_of
 from gateway.control.fleet import ModelState
 from gateway.control.latency import LatencyWindow
-from gateway.control.loads import Leaving, Prepared, Preparer, describe, elsewhere, live, readiness
+from gateway.control.loads import Leaving, Prepared, Preparer, describe, elsewhere, held_against, live, readiness
 from gateway.control.measure import MEASURED_STATES, Measurer, measured_event
 from gateway.control.table import RouteTable
 from gateway.control.watch import Watch
@@ -113,6 +113,8 @@ class Controller:
         self._is_blind = False  # a tick failed, and since then none that judges has got as far as judging
         self._logged_s: dict[str, float] = {}  # what failed, and how → when its trace was last logged
         self._elsewhere: set[tuple[str, int]] = set()
+        self._ends: set[tuple[int, str, int, int]] = set()  # of workers: slot, model, version, when
+        self._began_ns = clock.host_ns()  # what ended before was told by the controller before this one
         self._followed: dict[tuple[str, int], str | None] = {}
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
         self._restored = self._read_table()
@@ -194,6 +196,7 @@ class Controller:
             pause()
         self._follow()
         self._tell_fallbacks(pages)
+        self._tell_fatal_runs(pages)
         if not self._is_blind and self.clock.now_s() - self._renewed_s >= RENEW_EVERY_S:
             self.table.renew(self.settings.gateway.lease_s)
             self._renewed_s = self.clock.now_s()
@@ -307,6 +310,21 @@ class Controller:
                     "version.provider_fallback", model=model, version=version, actor=ACTOR, data=data
                 )
         self._elsewhere = set(now)
+
+    def _tell_fatal_runs(self, pages: list[PageSnapshot]) -> None:
+        """An event when a worker has ended while it ran or loaded a version, which is held to have done it."""
+        now = {
+            (page.slot, model, version, blame.at_ns): blame
+            for page in pages
+            if page.boot_id == self.boot_id
+            for (model, version), blame in page.blames.items()
+        }
+        for (slot, model, version, at_ns), blame in sorted(now.items()):
+            if (slot, model, version, at_ns) not in self._ends and at_ns > self._began_ns:
+                sentence = f"Version {version} of {model}: {held_against(slot, blame)}."
+                data = {"worker": slot, "block_s": blame.block_ns / 1e9, "sentence": sentence}
+                self.catalog.append_event("version.ended_worker", model=model, version=version, actor=ACTOR, data=data)
+        self._ends = set(now)
 
     def _step_models(self, pages: list[PageSnapshot], now_s: float) -> None:
         workers = self.workers(pages)

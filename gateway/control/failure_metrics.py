@@ -25,9 +25,15 @@ def failure_families(totals: Mapping[TotalsKey, Totals]) -> Iterator[Metric]:
     yield failed
     yield _per_version(
         "driftgate_breaker_opened",
-        "Times that a worker stopped trying a version because its runs failed one after the other.",
+        "Times that a worker stopped trying a version: its runs failed one after the other, or ended the worker.",
         totals,
         {key: total.breaker_opened for key, total in totals.items()},
+    )
+    yield _per_version(
+        "driftgate_fatal_runs",
+        "Times that a worker ended while it ran or loaded a version, and then did not try it for a while.",
+        totals,
+        {key: total.fatal for key, total in totals.items()},
     )
     yield _per_version(
         "driftgate_constant_answers",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.data.blame import Blame
 from gateway.data.page_reader import PageSnapshot
 from gateway.data.routes import AspiredVersion
 from monitor.record import LogSchema
@@ -149,14 +151,27 @@ def elsewhere(workers: Iterable[PageSnapshot]) -> dict[tuple[str, int], str]:
     }
 
 
-def where(workers: Sequence[PageSnapshot], model: str, version: int) -> dict[str, Any]:
-    """How many workers hold a version, what it takes in one of them, and what is not as it was asked for."""
+def held_against(slot: int, blame: Blame) -> str:
+    """A sentence about a worker that ended while it ran or loaded a version, without its full stop."""
+    what, name = "loaded" if blame.in_load else "ran", signal.Signals(blame.ended_by).name
+    then = f", and does not try it for {blame.block_ns / 1e9:g} s" if blame.block_ns else ""
+    others = "" if blame.is_alone else " and others"
+    return f"worker {slot} was ended by {name} while it {what} this version{others}{then}"
+
+
+def where(workers: Sequence[PageSnapshot], model: str, version: int, now_ns: int) -> dict[str, Any]:
+    """How many workers hold a version, what it takes in one of them, and what is not as it should be.
+
+    now_ns: of the host's clock.
+    """
     holding = [page.held[model, version] for page in workers if (model, version) in page.held]
     note = elsewhere(workers).get((model, version))
+    blames = [(page.slot, page.blames[model, version]) for page in workers if (model, version) in page.blames]
+    told = [held_against(slot, blame) for slot, blame in blames if blame.points_left(now_ns)]
     return {
         "loaded_workers": len(holding),
         "memory_bytes": max((held.size_bytes for held in holding), default=None),
-        "notes": [] if note is None else [note],
+        "notes": told if note is None else [note, *told],
     }
 
 

@@ -286,6 +286,7 @@ def _sum(totals: Sequence[Totals]) -> Totals:
         breaker_opened=sum(total.breaker_opened for total in totals),
         constants=sum(total.constants for total in totals),
         overflowed=sum(total.overflowed for total in totals),
+        fatal=sum(total.fatal for total in totals),
     )
 
 

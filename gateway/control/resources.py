@@ -46,11 +46,11 @@ class Resources:
         self._catalog.aliases(call.model)
         row = next(row for row in self._catalog.models() if row.model == call.model)
         workers = self._controller.workers()
-        curves = self._curves(workers, row.model)
+        curves, now_ns = self._curves(workers, row.model), self._controller.clock.host_ns()
         versions = [
             {
                 **version_json(found),
-                **where(workers, row.model, found.version),
+                **where(workers, row.model, found.version, now_ns),
                 "curves": curves.get(found.version, []),
             }
             for found in self._catalog.versions(row.model)

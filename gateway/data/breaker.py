@@ -17,7 +17,7 @@ from collections import deque
 class Breaker:
     """Of one version in one worker. Moments are seconds of one monotonic clock, and never go back."""
 
-    __slots__ = ("_cool_down_s", "_failed_s", "_retry_at_s", "_within_s", "is_open")
+    __slots__ = ("_cool_down_s", "_failed_s", "_retry_at_s", "_within_s", "is_open", "why")
 
     def __init__(self, failures: int, within_s: float, cool_down_s: float) -> None:
         """failures: ≥ 1, runs that fail in a row within within_s before `failed` says that it is time to open."""
@@ -26,6 +26,7 @@ class Breaker:
         self._failed_s: deque[float] = deque(maxlen=failures)
         self._retry_at_s = 0.0
         self.is_open = False
+        self.why = "failed"  # what its last runs did
 
     def left_s(self, now_s: float) -> float:
         """How long requests are refused from now on, in seconds; 0: one may run.
@@ -52,7 +53,7 @@ class Breaker:
             return True
         return len(self._failed_s) == self._failed_s.maxlen and now_s - self._failed_s[0] <= self._within_s
 
-    def open(self, now_s: float) -> None:
-        """Refuse requests from now on."""
+    def open(self, now_s: float, for_s: float | None = None) -> None:
+        """Refuse requests from now on, for a cool-down or for so long."""
         self.is_open = True
-        self._retry_at_s = now_s + self._cool_down_s
+        self._retry_at_s = now_s + (self._cool_down_s if for_s is None else for_s)

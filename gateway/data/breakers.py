@@ -1,21 +1,24 @@
 """The breakers of one worker's versions: made at a version's first failed run, dropped when it is well again.
 
-So a version that does not fail pays for one attribute: `Loaded.breaker` is None. Whether the failures are the model's
-or its callers' is found out by asking it for what it is known to answer: before a breaker opens, and when a trial has
-failed, the rows that the version was registered with are run once more, on a thread. If it answers one of them it is
-well, and its callers send what it cannot take. Bounded: a version is checked once at a time, and one that was found
-well not again for a cool-down. Event loop only.
+So a version that does not fail pays for one attribute: `Loaded.breaker` is None. One whose runs have ended the worker
+is loaded with an open breaker (`fatal_runs.py`). Whether the failures are the model's or its callers' is found out by
+asking it for what it is known to answer: before a breaker opens, and when a trial has failed, the rows that the version
+was registered with are run once more, on a thread. If it answers one of them it is well, and its callers send what it
+cannot take. Bounded: a version is checked once at a time, and one that was found well not again for a cool-down. Event
+loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
 from gateway.data import page_layout as layout
 from gateway.data.breaker import Breaker
+from gateway.data.fatal_runs import FatalRuns
 from gateway.data.page import WorkerPage
 from gateway.data.traffic import Loaded
 from gateway.settings import BreakerSettings
@@ -29,9 +32,15 @@ class Breakers:
     """Told of every failed run, and of a success where a version has a breaker."""
 
     def __init__(
-        self, settings: BreakerSettings, worker_page: WorkerPage, clock: Clock, loop: asyncio.AbstractEventLoop
+        self,
+        settings: BreakerSettings,
+        fatal_runs: FatalRuns,
+        worker_page: WorkerPage,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
+        self._fatal_runs = fatal_runs
         self._page = worker_page
         self._clock = clock
         self._loop = loop
@@ -46,6 +55,22 @@ class Breakers:
         if self._open:
             self._open = {loaded for loaded in self._open if not loaded.is_gone}
         return len(self._open)
+
+    def attach(self, loaded: Loaded) -> None:
+        """A version was loaded: it is not tried yet where its runs have ended the worker."""
+        servable, settings = loaded.servable, self._settings
+        key = servable.model, servable.version
+        mark = self._fatal_runs.mark(key)
+        if mark is not None:
+            servable.mark_all_runs(mark)
+        blame = self._fatal_runs.blame(key)
+        if blame is not None and blame.in_load:
+            self._fatal_runs.answered(key)  # this time it has not
+        elif blame is not None:
+            breaker = loaded.breaker = Breaker(settings.failures, settings.within_s, settings.cool_down_s)
+            breaker.why = f"ended the worker ({signal.Signals(blame.ended_by).name})"
+            breaker.open(self._clock.now_s(), blame.left_s(self._clock.host_ns()))
+            self._open.add(loaded)
 
     def failed(self, loaded: Loaded) -> None:
         """A run of this version failed, for somebody who waited for it."""
@@ -66,6 +91,7 @@ class Breakers:
         """A run of this version succeeded, or it is known to be well."""
         if loaded in self._open:
             self._open.discard(loaded)
+            self._fatal_runs.answered((loaded.servable.model, loaded.servable.version))
             logger.info("%s:%d answers again", loaded.servable.model, loaded.servable.version)
         loaded.breaker = None
 

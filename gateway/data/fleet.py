@@ -16,6 +16,7 @@ from typing import Any
 from gateway.data import constant, curve_files
 from gateway.data.batcher import Batcher
 from gateway.data.curve import run_times
+from gateway.data.fatal_runs import FatalRuns
 from gateway.data.holdings import Holding, Holdings
 from gateway.data.keys import KeyTable
 from gateway.data.load_waits import LoadWait, Then
@@ -48,6 +49,7 @@ class Fleet:
         run: Path,
         slot: int,
         page: WorkerPage,
+        fatal_runs: FatalRuns,
         routes: RouteReader,
         loop: asyncio.AbstractEventLoop,
         scheduler: Scheduler,
@@ -65,6 +67,7 @@ class Fleet:
         self.epoch = 0
         self._run = run
         self._slot = slot
+        self._fatal_runs = fatal_runs
         self._routes = routes
         self._loop = loop
         self._scheduler = scheduler
@@ -83,7 +86,8 @@ class Fleet:
         self._traffic: dict[str, Traffic] = {}
         self._evidence: dict[str, Evidence] = {}
         self._inside: dict[str, Inside] = {}
-        self.on_batch: Callable[[Loaded, Batch[Any]], None]  # set once, by the composition root
+        self.on_batch: Callable[[Loaded, Batch[Any]], None]  # both are set once, by the composition root
+        self.on_loaded: Callable[[Loaded], None]
 
     # ---- for requests
 
@@ -311,6 +315,10 @@ class Fleet:
 
     def _open(self, key: Key, spec: AspiredVersion) -> Loaded:
         """Slow; on the load thread."""
+        with self._fatal_runs.opening(key):
+            return self._opened(key, spec)
+
+    def _opened(self, key: Key, spec: AspiredVersion) -> Loaded:
         paths = (Path(spec.model_path), Path(spec.manifest_path))
         onnx.limit_runs(self._run_memory_bytes)
         servable = load(*key, *paths, self._threads, self._batch.max_rows)
@@ -340,6 +348,7 @@ class Fleet:
         inline_below_us = _NEVER_US if loaded.servable.manifest.probe.loops else self._inline_below_us
         loaded.batcher = Batcher(loaded.servable, answer, scheduler, inline_below_us, times)
         loaded.constant = constant.standing_in(loaded, self.page, on_batch)
+        self.on_loaded(loaded)
 
     def close(self) -> None:
         """Stop loading. Sessions go with the process."""

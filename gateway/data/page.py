@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data.blame import Blame, blame_of
 from gateway.data.page_layout import (
     ACKED,
+    BLAME_FIELDS,
+    BLAMES_TABLE,
     BOOT0,
     BUDGET,
     DRAINING,
@@ -47,6 +51,7 @@ from gateway.data.page_layout import (
     NOBODY,
     OFFSETS,
     OPEN_BREAKERS,
+    OPENING,
     PAGE_BYTES,
     PID,
     READY,
@@ -54,6 +59,7 @@ from gateway.data.page_layout import (
     REASON_BYTES,
     ROLLOUT,
     ROLLOUT_BYTES,
+    RUNNING,
     RUNS,
     SEGMENTS_TABLE,
     SLOT,
@@ -66,11 +72,21 @@ from gateway.data.page_layout import (
     header_json,
 )
 from gateway.data.processes import process_start
+from gateway.data.residency import Key
 from gateway.data.run_mark import RunMark
 from registry.errors import StateDamaged
 from registry.vocabulary import LoadState
 
 _SPARE_TOTALS = 64
+
+
+def _text(key: Key) -> str:
+    return f"{key[0]}|{key[1]}"
+
+
+def _key(text: str) -> Key:
+    model, version = text.split("|")
+    return model, int(version)
 
 
 def _is_wanted(key: str, wanted: set[tuple[str, int]]) -> bool:
@@ -97,11 +113,15 @@ class WorkerPage:
         self._free: list[list[int]] = [[] for _ in ENTRIES]
         self._scan()
         self._set(SLOT, slot)
-        boot = bytes.fromhex(boot_id)
-        self._mm[8 * (HEADER_WORDS + BOOT0) : 8 * (HEADER_WORDS + BOOT0) + 16] = boot
+        boot, boot_at = bytes.fromhex(boot_id), 8 * (HEADER_WORDS + BOOT0)
+        if self._mm[boot_at : boot_at + 16] != boot:
+            self._release_where(BLAMES_TABLE, lambda _key: True)
+        self._mm[boot_at : boot_at + 16] = boot
         now = (HEARTBEAT, ACKED, FLAGS, INFLIGHT, MEMORY, BUDGET, LOADED, WAITING_LOADS, OPEN_BREAKERS)
         for name in now:
             self._set(name, 0)
+        # What the process before this one was at, where it marked that: versions, and whether they were being loaded.
+        self.ended_in = self._under_way()
         self._release_where(LOADS_TABLE, lambda _key: True)
         self._release_where(VETOES_TABLE, lambda model: not self._ended_in_a_run(model, ended_by))
         self._find(TOTALS_TABLE, NOBODY)  # what finds the table full is counted here
@@ -219,7 +239,7 @@ class WorkerPage:
 
         The reason of a version that is READY says what is not as it was asked for.
         """
-        first = self._find(LOADS_TABLE, f"{model}|{version}")
+        first = self._find(LOADS_TABLE, _text((model, version)))
         if first is None:
             return
         text = reason.encode()[: 8 * (WORDS[LOADS_TABLE] - REASON)]
@@ -232,7 +252,34 @@ class WorkerPage:
 
     def clear_load(self, model: str, version: int) -> None:
         """This worker no longer holds the version."""
-        self._release(LOADS_TABLE, f"{model}|{version}")
+        self._release(LOADS_TABLE, _text((model, version)))
+
+    def load_mark(self, key: Key, word: int) -> RunMark | None:
+        """What is to be entered while a version that is told of is loaded (OPENING) or run (RUNNING)."""
+        index = self._known[LOADS_TABLE].get(_text(key))
+        return None if index is None else RunMark(self.words, self._place(LOADS_TABLE, index)[2] + word)
+
+    def _under_way(self) -> dict[Key, bool]:
+        found: dict[Key, bool] = {}
+        for text, index in self._known[LOADS_TABLE].items():
+            first = self._place(LOADS_TABLE, index)[2]
+            if self.words[first + OPENING] or self.words[first + RUNNING]:
+                found[_key(text)] = bool(self.words[first + OPENING])
+        return found
+
+    def blames(self) -> dict[Key, Blame]:
+        """What is held against versions since the server was started."""
+        firsts = {_key(text): self._place(BLAMES_TABLE, index)[2] for text, index in self._known[BLAMES_TABLE].items()}
+        return {key: blame_of(self.array[first : first + BLAME_FIELDS].tolist()) for key, first in firsts.items()}
+
+    def set_blame(self, key: Key, blame: Blame | None) -> None:
+        """Keep what is held against a version for the processes after this one; None: nothing."""
+        if blame is None:
+            self._release(BLAMES_TABLE, _text(key))
+            return
+        first = self._find(BLAMES_TABLE, _text(key))
+        if first is not None:
+            self.array[first : first + BLAME_FIELDS] = astuple(blame)
 
     def set_memory(self, *, used_bytes: int, budget_bytes: int, loaded: int, waiting: int) -> None:
         """What this process takes and may take (0: no limit), versions that it holds, requests that wait for one."""

@@ -1,6 +1,6 @@
 """Where everything lies in a worker's page: words, tables, buckets and names. Constants, and what follows from them.
 
-A header, then four tables. A table is its entries' key lengths, their keys (UTF-8 text), and their words, each side by
+A header, then five tables. A table is its entries' key lengths, their keys (UTF-8 text), and their words, each side by
 side, so that a table with room for thousands costs memory and reading for what is used of it only. An entry's key
 length is stored last, so it is seen whole or not at all; low places are taken first. Written by `page.py`, read by
 `page_reader.py`: what changes here changes the layout that the header tells.
@@ -55,6 +55,7 @@ FAILED = 11  # requests whose run failed, whoever answered them then
 BREAKER_OPENED = 12
 CONSTANTS = 13  # requests answered by a constant
 OVERFLOWED = 14  # requests that a canary had no room or time for, and the champion took
+FATAL = 15  # times that the worker ended in a run of it, or in its load, and did not try it for a while
 SHED = 16
 CODE = 32
 BATCH_ROWS = CODE + len(PROTOCOLS) * len(CODES)
@@ -68,17 +69,20 @@ REQUESTS, ERRORS, SLOW, BAD_OUTPUTS = range(4)
 _SEGMENT_WORDS = 8
 
 KEY_BYTES = 248  # after the 8-byte length
-TOTALS_TABLE, SEGMENTS_TABLE, LOADS_TABLE, VETOES_TABLE = range(4)
-ENTRIES = (4096, 1024, 4096, 256)
-WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16)  # a load and a veto: as below
+TOTALS_TABLE, SEGMENTS_TABLE, LOADS_TABLE, VETOES_TABLE, BLAMES_TABLE = range(5)
+ENTRIES = (4096, 1024, 4096, 256, 256)
+WORDS = (_TOTAL_WORDS, _SEGMENT_WORDS, 40, 16, 8)  # a load, a veto and a blame: as below
 
-# Words of a load entry.
-LOAD_STATE, REASON_BYTES, LOAD_BYTES, LOAD_US, REASON = range(5)
+# Words of a load entry. After what it took: whether it is being loaded, and its runs under way, where these are marked.
+LOAD_STATE, REASON_BYTES, LOAD_BYTES, LOAD_US, OPENING, RUNNING, REASON = range(7)
 
 # Words of a veto entry: of a rollout that this worker has something to say of. Its id's length, when it is vetoed; the
 # id; its length in any case; runs of its candidate under way; the signal that ended a worker in one of them.
 VETOED, ROLLOUT = 0, 1
 ROLLOUT_BYTES, RUNS, ENDED_BY = range(12, 15)
+
+# Words of a blame entry: as many fields as `blame.Blame` has, in their order.
+BLAME_FIELDS = 6
 
 HEADER_BYTES = 4096
 HEADER_JSON = 16

@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.data.blame import Blame, blame_of
 from gateway.data.page_layout import (
     ACKED,
     BATCH_ROWS,
     BATCH_ROWS_SUM,
+    BLAME_FIELDS,
+    BLAMES_TABLE,
     BOOT0,
     BREAKER_OPENED,
     CODE,
@@ -28,6 +31,7 @@ from gateway.data.page_layout import (
     ENDED_BY,
     ENTRIES,
     FAILED,
+    FATAL,
     FLAGS,
     HEADER_BYTES,
     HEADER_JSON,
@@ -99,6 +103,7 @@ class Totals:
     breaker_opened: int  # times
     constants: int  # requests answered by a constant
     overflowed: int  # requests that a canary had no room or time for, and the champion took
+    fatal: int  # times that the worker ended in a run of it, or in its load, and did not try it for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,7 @@ class PageSnapshot:
     held: Mapping[tuple[str, int], Held] = field(default_factory=dict)
     memory: MemoryUse = field(default_factory=MemoryUse)
     open_breakers: int = 0  # versions that are not tried now
+    blames: Mapping[tuple[str, int], Blame] = field(default_factory=dict)  # versions that ended the worker, or may have
 
     @property
     def shed(self) -> dict[tuple[str, str], int]:
@@ -245,7 +251,7 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
     keys, words = _entries(descriptor, LOADS_TABLE)
     for key, index in keys:
         model, version = key.split("|")
-        state, length, size, took_us = words[index, :REASON].tolist()
+        state, length, size, took_us, *_ = words[index, :REASON].tolist()
         if 1 <= state <= len(LOAD_STATES_IN_ORDER):
             reason = words[index, REASON:].tobytes()[: max(0, length)].decode(errors="replace")
             loads[model, int(version)] = (LOAD_STATES_IN_ORDER[state - 1], reason)
@@ -262,6 +268,11 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
         model, version, role, rollout_id, weight, judged = key.split("|")
         counts = words[index, :4].tolist()
         segments.append(Segment(model, int(version), role, rollout_id, float(weight), judged == "1", *counts))
+    blames: dict[tuple[str, int], Blame] = {}
+    keys, words = _entries(descriptor, BLAMES_TABLE)
+    for key, index in keys:
+        model, version = key.split("|")
+        blames[model, int(version)] = blame_of(words[index, :BLAME_FIELDS].tolist())
     keys, words = _entries(descriptor, VETOES_TABLE)
     vetoed = [(key, words[index]) for key, index in keys if words[index, VETOED] > 0]
     vetoes = {key: entry[ROLLOUT:ROLLOUT_BYTES].tobytes()[: int(entry[VETOED])].decode() for key, entry in vetoed}
@@ -284,6 +295,7 @@ def _read_open_page(descriptor: int) -> PageSnapshot | None:
         held=held,
         memory=MemoryUse(*head[MEMORY:OPEN_BREAKERS]),
         open_breakers=head[OPEN_BREAKERS],
+        blames=blames,
     )
 
 
@@ -318,4 +330,5 @@ def _read_totals(words: NDArray[np.int64]) -> Totals:
         breaker_opened=int(words[BREAKER_OPENED]),
         constants=int(words[CONSTANTS]),
         overflowed=int(words[OVERFLOWED]),
+        fatal=int(words[FATAL]),
     )

@@ -1,6 +1,7 @@
-"""Says in the worker page that a rollout's candidate is being run, so that a run which ends the process can be told of.
+"""Says in the worker page that something is being run or loaded, so that what ends the process can be told of.
 
-The word is the mark's own until it is closed. Made by `page.py`; entered on whatever thread a run is on.
+Of a rollout's candidate always; of any version in a worker whose predecessor ended so (`fatal_runs.py`). The word is
+the mark's own until it is closed. Made by `page.py`; entered on whatever thread a run is on.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import threading
 
 
 class RunMark:
-    """How many runs of one candidate are under way, in one word of the page."""
+    """How many runs of one version are under way, in one word of the page."""
 
     def __init__(self, words: memoryview, place: int) -> None:
         self._words = words

@@ -164,13 +164,12 @@ class Servable:
             self._run, self._unmarked = self._unmarked, None
         if mark is None:
             return
-        run = self._unmarked = self._run
+        self._unmarked = self._run
+        self._run = _marked(self._run, mark)
 
-        def marked(feeds: Mapping[str, Any], options: Any = None) -> list[Tensor]:
-            with mark:
-                return run(feeds, options)
-
-        self._run = marked
+    def mark_all_runs(self, mark: AbstractContextManager[None]) -> None:
+        """Enter this around each run for good, besides what `mark_runs` says. Called before that."""
+        self._run = _marked(self._run, mark)
 
     def run(self, feeds: Sequence[Tensor], options: Any = None) -> list[Tensor]:
         """Run once. Feeds are in the order of `slots`, options of `run_options`. Raises InferenceFailed."""
@@ -242,6 +241,14 @@ def _runner(session: Any, manifest: Manifest, slots: Sequence[InputSlot], *, is_
         return run(feeds, options)
 
     return checked
+
+
+def _marked(run: Run, mark: AbstractContextManager[None]) -> Run:
+    def marked(feeds: Mapping[str, Any], options: Any = None) -> list[Tensor]:
+        with mark:
+            return run(feeds, options)
+
+    return marked
 
 
 def _not_loaded(_feeds: Mapping[str, Any], _options: Any = None) -> list[Tensor]:

@@ -106,8 +106,8 @@ class StandIns:
         if found is None:
             servable = loaded.servable
             raise BreakerOpen(
-                f"the last runs of version {servable.version} of {servable.model!r} failed: it is tried again in "
-                f"{left_s:.1f} s",
+                f"the last runs of version {servable.version} of {servable.model!r} {breaker.why}: "
+                f"it is tried again in {left_s:.1f} s",
                 retry_after_s=math.ceil(left_s),
                 version=str(servable.version),
             )

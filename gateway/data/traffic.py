@@ -42,7 +42,7 @@ class Loaded:
         self.writer = v2.Writer(servable)
         self.batcher: Batcher[Any]  # set by the owner, whose callback needs this object
         self.answers = answer_cache.of(servable)
-        self.breaker: Breaker | None = None  # only while runs have failed; kept by `breakers.py`
+        self.breaker: Breaker | None = None  # only while runs have failed, or ended the worker; kept by `breakers.py`
         self.still_answers: Callable[[], bool] = lambda: False  # whether it does what it was registered with; slow
         self.constant: Loaded | None = None  # itself with the constant of its options for a run; set by the owner
         self.is_constant = False

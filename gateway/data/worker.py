@@ -35,6 +35,7 @@ from gateway.data.codec_process import CodecProcess
 from gateway.data.crowd import Crowd
 from gateway.data.doors import Doors
 from gateway.data.drain import DrainingServer
+from gateway.data.fatal_runs import FatalRuns
 from gateway.data.fleet import Fleet
 from gateway.data.idle_poll import IdlePoll
 from gateway.data.machine_memory import for_runs, machine_bytes
@@ -138,6 +139,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     loop = asyncio.get_running_loop()
     gateway = settings.gateway
     page = WorkerPage(page_path(run, slot), slot, boot_id, ended_by)
+    fatal_runs = FatalRuns(page, clock, ended_by)
     accounts = Accounts(page, clock)
     scheduler = Scheduler(loop, slots_for(gateway.workers, gateway.batch.slots))
     inline_below_us = gateway.batch.inline_below_ms * 1000.0
@@ -146,6 +148,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         run,
         slot,
         page,
+        fatal_runs,
         routes,
         loop,
         scheduler,
@@ -160,7 +163,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
     sampling = np.random.default_rng(np.random.SeedSequence())
     tap = Tap(run, slot, boot_id, settings.lanes, page, accounts, clock, sampling)
     shadows = Shadows(gateway.shadow, accounts, tap, loop, scheduler, inline_below_us)
-    breakers = Breakers(gateway.breaker, page, clock, loop)
+    breakers = Breakers(gateway.breaker, fatal_runs, page, clock, loop)
     codec_process = CodecProcess(gateway.limits)
     predict = Predict(
         fleet,
@@ -175,6 +178,7 @@ def compose(slot: int, run: Path, boot_id: str, settings: Settings, clock: Clock
         codec_process,
     )
     fleet.on_batch = predict.answer
+    fleet.on_loaded = breakers.attach
     curve_files.forget_all(run, slot)
 
     def gone(model: str, version: int) -> None:

@@ -151,14 +151,20 @@ def with_worker(
     settings: Settings | None = None,
     clock: Clock | None = None,
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    *,
+    boot: str = BOOT,
+    ended_by: int = 0,
 ) -> None:
-    """Run a coroutine with a worker in its own event loop, and close everything after it."""
+    """Run a coroutine with a worker in its own event loop, and close everything after it.
+
+    ended_by: the signal by which the worker ended that left its page there.
+    """
 
     async def main() -> None:
         time = clock or SystemClock()
         run.mkdir(parents=True, exist_ok=True)
-        table = RouteTable(run, BOOT, time)
-        worker = compose(0, run, BOOT, settings or Settings(), time)
+        table = RouteTable(run, boot, time)
+        worker = compose(0, run, boot, settings or Settings(), time, ended_by)
         try:
             await body(Bench(worker, table))
         finally:

@@ -1,4 +1,4 @@
-"""A canary that ends workers is taken out of traffic: nobody is there to count such a request as failed."""
+"""A version whose runs end workers is taken out of traffic: nobody is there to count such a request as failed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from tests.support import models
+from tests.support.registered import Given, register_all
 from tests.support.server import Client, cli, eventually, serving
 
 PLAN = {
@@ -75,3 +77,48 @@ def test_a_canary_whose_runs_end_workers_is_rolled_back_and_the_champion_answers
             client.stopping = True
             load.join()
         assert {(seen.status, seen.version) for seen in client.seen[answered:]} == {(200, "1")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere an integer division ends no process")
+def test_a_champion_whose_runs_end_the_worker_is_not_run_and_the_other_models_stay_up(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    home, fatal = tmp_path / "home", body(-(2**63), -2)
+    adds = model_of(tmp_path / "add.onnx", "Add")
+    register_all(home, {"killer": Given(unguarded(tmp_path / "div.ort")), "other": Given(adds)})
+    with serving(home, free_port) as server, httpx.Client(timeout=10) as http:
+
+        def ask(model: str, asked: bytes) -> httpx.Response | None:
+            """The answer; None where the connection ended without one."""
+            try:
+                return http.post(f"{server.data_url}/v2/models/{model}/infer", content=asked)
+            except httpx.TransportError:
+                return None
+
+        def refusal() -> httpx.Response | None:
+            answer = ask("killer", fatal)
+            return answer if answer is not None and answer.status_code == 503 else None
+
+        refused = eventually(refusal, 30, server.log.read_text)
+        assert (refused.json()["code"], 1 <= int(refused.headers["retry-after"]) <= 10) == ("breaker_open", True)
+        assert "ended the worker (SIGFPE)" in refused.json()["error"]
+        (worker,) = server.pids("worker")
+        for _ in range(50):
+            answers = ask("killer", fatal), ask("other", body(1, 2))
+            assert [answer and answer.status_code for answer in answers] == [503, 200]
+            if answers[0] is not None and int(answers[0].headers["retry-after"]) < 4:
+                break  # this machine is slow: the next one could be the trial
+        assert server.pids("worker") == [worker]
+        told, blamed = server.metrics(), {(("model", "killer"), ("version", "1")): 1.0}
+        assert told["driftgate_fatal_runs_total"] == told["driftgate_breaker_opened_total"] == blamed
+        sentence = "worker 0 was ended by SIGFPE while it ran this version, and does not try it for 10 s"
+        assert server.get("models/killer")["versions"][0]["notes"] == [sentence]
+        (event,) = (one for one in server.get("events")["items"] if one["type"] == "version.ended_worker")
+        assert event["data"]["sentence"] == f"Version 1 of killer: {sentence}."
+
+        good = {"path": str(model_of(tmp_path / "good.onnx", "Div")), "alias": "champion"}
+        assert server.post("models/killer/versions", good)["version"] == 2
+        answered = eventually(lambda: (got := ask("killer", fatal)) and got.status_code == 200 and got, 20)
+        assert answered.headers["x-driftgate-version"] == "2"
+        assert server.pids("worker") == [worker]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.control.loads import where
 from gateway.control.metrics import DriftgateCollector
 from gateway.data import page_layout as layout
+from gateway.data.blame import FORGOTTEN_AFTER_S
+from gateway.data.fatal_runs import FatalRuns
+from gateway.data.page import WorkerPage
 from gateway.problems import GRPC_STATUS, STATUS
 from registry.vocabulary import LoadState
-from tests.gateway.control.world import QUICK_PLAN, Worker, World
+from tests.gateway.control.world import BOOT, QUICK_PLAN, Worker, World
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -163,3 +169,30 @@ def test_memory_and_loads_of_all_workers_are_shown_and_a_fallback_is_told_once(w
     assert value(found, "driftgate_provider_fallback", model="m", version="1") == 1
     told = [event for event in world.catalog.events() if event.type == "version.provider_fallback"]
     assert [event.data["sentence"] for event in told] == ["Version 1 of m: it runs on cpu: no cuda."]
+
+
+def test_an_end_of_a_worker_in_a_run_is_counted_told_once_and_noted_until_it_is_forgotten(world: World) -> None:
+    world.add("one")
+    world.champion(1)
+    worker = Worker(world.home.run)
+    world.settle(worker)
+    mark = worker.page.load_mark(("m", 1), layout.RUNNING)
+    assert mark is not None
+    mark.__enter__()
+    worker.page = WorkerPage(worker.page.path, 0, BOOT, signal.SIGSEGV)
+    FatalRuns(worker.page, world.clock, signal.SIGSEGV)
+    world.settle(worker)
+    world.tick()
+    world.restart()
+    world.settle(worker)
+    sentence = "worker 0 was ended by SIGSEGV while it ran this version, and does not try it for 10 s"
+    told = [event for event in world.catalog.events() if event.type == "version.ended_worker"]
+    assert [event.data["sentence"] for event in told] == [f"Version 1 of m: {sentence}."]
+    assert value(scrape(world), "driftgate_fatal_runs_total", model="m", version="1") == 1
+
+    def notes() -> object:
+        return where(world.controller.workers(), "m", 1, world.clock.host_ns())["notes"]
+
+    assert notes() == [sentence]
+    world.clock.advance(10 + 2 * FORGOTTEN_AFTER_S)
+    assert notes() == []
