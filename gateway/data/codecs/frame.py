@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.data.codecs.json_numbers import narrow
+from gateway.data.codecs.json_numbers import Numbers, narrow
 from gateway.data.codecs.tensors import from_json
 from gateway.data.servable import InputSlot, Servable, Tensor
 from gateway.settings import LimitSettings
@@ -119,6 +119,41 @@ class RowFrame:
         if np.isinf(chosen).any() or (not nan and np.isnan(chosen).any()):
             return None
         return _cast(slot, chosen, nan)
+
+
+class NumberFrame:
+    """Rows of JSON numbers that lie in the parser's memory, (rows, columns); at least one row."""
+
+    def __init__(self, names: Sequence[str] | None, numbers: Numbers) -> None:
+        self.height, self.width = numbers.dims
+        self.names = names
+        self._numbers = numbers
+        self._arrays: dict[Any, Tensor | None] = {}  # by type
+        self._rows: RowFrame | None = None  # the same the ordinary way, which knows what is wrong with them
+        if names is not None and len(names) != self.width:
+            raise TensorMismatch(f"there are {len(names)} column names and {self.width} columns")
+
+    def column(self, slot: InputSlot, index: int, nan: bool) -> Tensor:
+        """One column as the slot's dtype, (rows, ...)."""
+        array = self._array(slot)
+        return self._ordinary().column(slot, index, nan) if array is None else np.ascontiguousarray(array[:, index])
+
+    def matrix(self, slot: InputSlot, indexes: Sequence[int], nan: bool) -> Tensor:
+        """Columns side by side as the slot's dtype, (rows, columns)."""
+        array = self._array(slot)
+        if array is None:
+            return self._ordinary().matrix(slot, indexes, nan)
+        return array if list(indexes) == list(range(self.width)) else array[:, list(indexes)]
+
+    def _array(self, slot: InputSlot) -> Tensor | None:
+        if slot.dtype not in self._arrays:
+            self._arrays[slot.dtype] = self._numbers.array(slot.dtype)
+        return self._arrays[slot.dtype]
+
+    def _ordinary(self) -> RowFrame:
+        if self._rows is None:
+            self._rows = RowFrame(self.names, self._numbers.values())
+        return self._rows
 
 
 class ColumnFrame:

@@ -27,9 +27,12 @@ simdjson: Any = None  # an extra; a gateway without it is slower with large bodi
 with contextlib.suppress(ImportError):
     simdjson = importlib.import_module("simdjson")
 
+_ARRAY: Any = None if simdjson is None else simdjson.Array
+
 LARGE_BYTES = 8192  # of a body; shorter ones are as fast with orjson
 _MOST_AXES = 32
 _BYTES_A_LIST = 32  # bodies with more brackets hold lists so short that walking them costs more than it gains
+_PLACES = frozenset(("instances", "inputs", "dataframe_split"))
 _KINDS: dict[str, tuple[str, type[Any]]] = {
     "f": ("d", np.float64),
     "V": ("d", np.float64),  # bfloat16
@@ -83,18 +86,9 @@ def narrow(wide: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def load(body: bytes, most_levels: int) -> dict[str, Any] | None:
     """A V2 request with `Numbers` for each tensor's data; None when it must be read the ordinary way."""
-    if simdjson is None:
-        return None
-    lists = count_byte(body, b"[")
-    if lists * _BYTES_A_LIST > len(body) or count_byte(body, b"{") > most_levels:
-        return None
-    try:
-        root = simdjson.Parser().parse(body)
-    except (ValueError, RuntimeError):  # RuntimeError: an integer beyond 64 bits
-        return None
-    document = _fields(root)
+    document, lists = _opened(body, most_levels)
     inputs: Any = document.get("inputs") if document is not None else None
-    if document is None or type(inputs) is not simdjson.Array:
+    if document is None or type(inputs) is not _ARRAY:
         return None
     seen = 1
     tensors = []
@@ -102,20 +96,68 @@ def load(body: bytes, most_levels: int) -> dict[str, Any] | None:
         tensor = _fields(item)
         if tensor is None:
             return None
-        data = tensor.get("data")
-        if type(data) is simdjson.Array:
-            uniform = _uniform(data)
-            if uniform is None:
-                return None
-            dims, inside = uniform
-            tensor["data"] = Numbers(data, dims)
-            seen += inside
-        seen += _plain(tensor)
+        inside = _numbers_in(tensor, "data")
+        if inside is None:
+            return None
+        seen += inside + _plain(tensor)
         tensors.append(tensor)
     document["inputs"] = tensors
     seen += _plain(document)
     # A list that was not seen is a list beside numbers (as_buffer would read through it), or a bracket in a text.
     return document if seen == lists else None
+
+
+def load_rows(body: bytes, most_levels: int) -> dict[str, Any] | None:
+    """As `load`, for requests of rows or columns: `Numbers` for `instances`, `inputs`, each of `inputs`' columns, and
+    the `data` of `dataframe_split`.
+    """
+    document, lists = _opened(body, most_levels)
+    if document is None:
+        return None
+    seen = 0
+    for name in [name for name in document if name in _PLACES]:
+        fields, places = document, [name]
+        if type(document[name]) is not _ARRAY:
+            inner = _fields(document[name])
+            if inner is None:
+                return None
+            document[name], fields = inner, inner
+            places = ["data"] if name == "dataframe_split" else list(inner)
+        for place in places:
+            inside = _numbers_in(fields, place) if _begins_with_a_number(fields.get(place)) else None
+            if inside is None:
+                return None
+            seen += inside
+        if fields is not document:
+            seen += _plain(fields)
+    seen += _plain(document)
+    return document if seen == lists else None
+
+
+def _opened(body: bytes, most_levels: int) -> tuple[dict[str, Any] | None, int]:
+    """The fields of a body, not yet read themselves, and how many lists are in it; None: read it the ordinary way."""
+    if simdjson is None:
+        return None, 0
+    lists = count_byte(body, b"[")
+    if lists * _BYTES_A_LIST > len(body) or count_byte(body, b"{") > most_levels:
+        return None, 0
+    try:
+        return _fields(simdjson.Parser().parse(body)), lists
+    except (ValueError, RuntimeError):  # RuntimeError: an integer beyond 64 bits
+        return None, 0
+
+
+def _numbers_in(fields: dict[str, Any], name: str) -> int | None:
+    """Make a list among these fields `Numbers` → how many lists it holds with itself; None: it is not of one shape."""
+    value = fields.get(name)
+    if type(value) is not _ARRAY:
+        return 0
+    uniform = _uniform(value)
+    if uniform is None:
+        return None
+    dims, count = uniform
+    fields[name] = Numbers(value, dims)
+    return count
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
@@ -127,11 +169,20 @@ def _fields(value: Any) -> dict[str, Any] | None:
     return fields if len(fields) == len(names) else None
 
 
+def _begins_with_a_number(values: Any) -> bool:
+    """Whether a list's first value is one: text is read the ordinary way, which is faster with it."""
+    for _ in range(_MOST_AXES):
+        if type(values) is not _ARRAY or not len(values):
+            break
+        values = values[0]
+    return type(values) in (int, float)
+
+
 def _plain(fields: dict[str, Any]) -> int:
     """Read the lists and objects among these fields → how many of them are lists."""
     lists = 0
     for name, value in fields.items():
-        if type(value) is simdjson.Array:
+        if type(value) is _ARRAY:
             fields[name] = value.as_list()
             lists += 1
         elif type(value) is simdjson.Object:
@@ -150,9 +201,9 @@ def _uniform(values: Any) -> tuple[tuple[int, ...], int] | None:
             return None
         dims.append(size)
         count += len(level)
-        if size == 0 or type(level[0][0]) is not simdjson.Array:
+        if size == 0 or type(level[0][0]) is not _ARRAY:
             return tuple(dims), count
         level = [child for one in level for child in one]
-        if any(type(child) is not simdjson.Array for child in level):
+        if any(type(child) is not _ARRAY for child in level):
             return None
     return None

@@ -17,9 +17,10 @@ from typing import Any
 
 import orjson
 
-from gateway.data.codecs import json_body, tables, v1
+from gateway.data.codecs import tables, v1
 from gateway.data.codecs.call import Answer, Call, Codec, Door, Headers, Reader, media_type, quality
-from gateway.data.codecs.frame import Frame, RowFrame, feeds_of
+from gateway.data.codecs.frame import Frame, NumberFrame, RowFrame, feeds_of
+from gateway.data.codecs.json_numbers import Numbers
 from gateway.data.codecs.v2 import Writer
 from gateway.data.servable import Servable, Tensor
 from gateway.settings import LimitSettings
@@ -94,7 +95,7 @@ def _answer(headers: Headers) -> Predictions:
 
 def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSettings) -> tuple[list[Tensor], Call]:
     """The tensors of a JSON request, and how to answer it. Raises as `Codec.read` says."""
-    document = json_body.load(body, limits, nan=not servable.refuses_nonfinite)
+    document = v1.parsed(body, servable, limits)
     if type(document) is list:
         return v1.from_rows(document, servable, limits), _answer(headers)
     form, value = _form(document, FORMS)
@@ -104,7 +105,7 @@ def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSetting
 
 def read_azure(body: bytes, headers: Headers, servable: Servable, limits: LimitSettings) -> tuple[list[Tensor], Call]:
     """As `read`, for Azure Machine Learning's `/score`."""
-    document = json_body.load(body, limits, nan=not servable.refuses_nonfinite)
+    document = v1.parsed(body, servable, limits)
     if type(document) is list:
         return v1.from_rows(document, servable, limits), _BARE
     form, value = _form(document, AZURE_FORMS)
@@ -143,18 +144,24 @@ def _feeds(form: str, value: Any, servable: Servable, limits: LimitSettings) -> 
         return feeds_of(_records(value), servable, limits)
     if form == "inputs" or (form == "input_data" and type(value) is dict):
         if type(value) is dict and servable.slot_index.keys().isdisjoint(value):
-            return feeds_of(_columns(value), servable, limits)
+            plain = {name: one.values() if type(one) is Numbers else one for name, one in value.items()}
+            return feeds_of(_columns(plain), servable, limits)
         return v1.from_columns(value, servable, limits)
     return v1.from_rows(value, servable, limits)
 
 
 def _split(value: Any) -> Frame:
-    if type(value) is not dict or type(value.get("data")) is not list:
+    if type(value) is not dict or type(value.get("data")) not in (list, Numbers):
         raise MalformedRequest('"dataframe_split" must be an object with "columns" and "data"')
     names = value.get("columns")
     if names is not None and (type(names) is not list or any(type(name) not in (str, int) for name in names)):
         raise MalformedRequest('"columns" must be a list of names')
-    return RowFrame(names if names is None else [str(name) for name in names], value["data"])
+    told, data = names if names is None else [str(name) for name in names], value["data"]
+    if type(data) is Numbers:
+        if len(data.dims) == 2 and data.dims[0]:
+            return NumberFrame(told, data)
+        data = data.values()
+    return RowFrame(told, data)
 
 
 def _records(value: Any) -> Frame:

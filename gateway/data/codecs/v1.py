@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.data.codecs import json_body
+from gateway.data.codecs import json_body, json_numbers
 from gateway.data.codecs.call import Call, Codec, Headers, only_json
 from gateway.data.codecs.frame import RowFrame, feeds_of, fitted
+from gateway.data.codecs.json_numbers import Numbers
 from gateway.data.codecs.tensors import from_json
 from gateway.data.codecs.v2 import Writer
 from gateway.data.servable import InputSlot, Servable, Tensor
@@ -73,13 +74,21 @@ def read(body: bytes, headers: Headers, servable: Servable, limits: LimitSetting
 
 
 def parsed(body: bytes, servable: Servable, limits: LimitSettings) -> Any:
-    """What a JSON body says. Raises MalformedRequest."""
+    """What a JSON body says; rows or columns of numbers in a large one are `Numbers`. Raises MalformedRequest."""
+    if len(body) >= json_numbers.LARGE_BYTES:
+        document = json_numbers.load_rows(body, limits.json_depth)
+        if document is not None:
+            return document
     return json_body.load(body, limits, nan=not servable.refuses_nonfinite)
 
 
 def from_rows(rows: Any, servable: Servable, limits: LimitSettings) -> list[Tensor]:
     """Tensors of `instances`. Raises MalformedRequest, TensorMismatch or PayloadTooLarge."""
     slots = servable.slots
+    if type(rows) is Numbers:
+        if len(slots) == 1 and rows.dims[0]:
+            return [_tensor(slots[0], rows, servable, limits)]
+        rows = rows.values()
     if type(rows) is not list or not rows:
         raise MalformedRequest('"instances" must be a list with at least one row')
     if len(slots) == 1 and (type(rows[0]) is not dict or _is_b64(rows[0], slots[0])):

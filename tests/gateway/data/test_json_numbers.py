@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.data.codecs import json_body, json_numbers, tables
+from gateway.data.codecs import json_body, json_numbers, mlflow, tables, v1
 from gateway.data.codecs.json_numbers import Numbers
 from gateway.data.codecs.tensors import from_json
-from gateway.data.servable import InputSlot
+from gateway.data.servable import InputSlot, Servable, describe
 from gateway.settings import LimitSettings
 from registry import onnx
-from registry.errors import MalformedRequest, PayloadTooLarge, TensorMismatch
+from registry.errors import MalformedRequest, PayloadTooLarge, ServingError, TensorMismatch
+from registry.rows import same_bits
 from registry.vocabulary import TensorSpec
+from tests.support import models
+from tests.support.serving import aspire
 
 pytest.importorskip("simdjson", reason="simdjson is an extra: without it nothing is read this way")
 
@@ -195,3 +199,89 @@ def test_very_many_lists_and_objects_are_refused_before_they_are_made(
         json_body.load(many, LimitSettings())
     with pytest.raises(PayloadTooLarge, match="more than 300 lists and objects"):
         tables.read_lines(b"\n".join([b"[" + one + b"]"] * 200), LimitSettings())
+
+
+# ---- requests of rows and columns
+
+cells = (
+    st.floats(allow_nan=False, allow_infinity=False, width=32)
+    | st.integers(-(2**40), 2**40)
+    | st.none()
+    | st.just(1e300)
+)
+tables_of = st.integers(0, 4).flatmap(
+    lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), max_size=5)
+)
+rows_of = tables_of | lists | st.lists(cells | st.booleans() | st.text(max_size=3), max_size=4)
+NAMES = ["age", "visits", "city", "comment"]
+
+
+def requests_of(rows: Any) -> list[dict[str, Any]]:
+    columns = [list(column) for column in zip(*rows, strict=False)] if rows and type(rows[0]) is list else [rows]
+    named = dict(zip(NAMES, columns, strict=False))
+    width = len(rows[0]) if rows and type(rows[0]) is list else 1
+    return [
+        {"instances": rows},
+        {"inputs": rows},
+        {"inputs": named},
+        {"signature_name": "s", "instances": rows},
+        {"instances": [dict(zip(NAMES, row, strict=False)) for row in rows if type(row) is list]},
+        {"dataframe_split": {"columns": [f"c{at}" for at in range(width)], "data": rows}},
+        {"dataframe_split": {"columns": NAMES, "index": [0], "data": rows}},
+        {"dataframe_split": {"data": rows}, "params": {"a": 1}},
+        {"dataframe_split": {"columns": ["a"], "data": rows}},
+        {"dataframe_split": rows},
+        {"instances": rows, "inputs": rows},
+    ]
+
+
+def told(read: Any, body: bytes, servable: Servable) -> Any:
+    try:
+        feeds, call = read(body, {}, servable, LimitSettings())
+    except ServingError as error:
+        return type(error), error.message
+    return type(call), [
+        (feed.shape, feed.dtype, feed.tolist() if feed.dtype == object else feed.tobytes()) for feed in feeds
+    ]
+
+
+@given(rows=rows_of, is_wide=st.booleans(), nan=st.booleans())
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_and_columns_are_read_as_the_ordinary_way_does(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[bool, Servable], rows: Any, is_wide: bool, nan: bool
+) -> None:
+    servable = versions[is_wide]
+    servable.refuses_nonfinite = not nan
+    for request in requests_of(rows):
+        body = orjson.dumps(request)[:-1] + b" " * 9000 + b"}"
+        for read in (v1.read, mlflow.read, mlflow.read_azure):
+            with monkeypatch.context() as without:
+                without.setattr(json_numbers, "simdjson", None)
+                want = told(read, body, servable)
+            assert told(read, body, servable) == want, request
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Servable]:
+    folder = tmp_path_factory.mktemp("versions")
+    made = {False: models.linear(folder / "one.onnx"), True: models.texts(folder / "four.onnx")}
+    return {wide: describe("m", 1, Path(aspire(path).manifest_path), 64) for wide, path in made.items()}
+
+
+def test_rows_of_numbers_are_read_the_quick_way(
+    versions: dict[bool, Servable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ordinary(*_given: Any, **_named: Any) -> Any:
+        raise AssertionError("read the ordinary way")
+
+    monkeypatch.setattr(json_body, "load", ordinary)
+    rows = np.random.default_rng(0).normal(size=(200, 3)).tolist()
+    wanted = np.array(rows, np.float32)
+    for request in (
+        {"instances": rows},
+        {"inputs": rows},
+        {"dataframe_split": {"columns": ["a", "b", "c"], "data": rows}},
+    ):
+        for read in (v1.read, mlflow.read) if "dataframe_split" not in request else (mlflow.read,):
+            (feed,), _ = read(orjson.dumps(request), {}, versions[False], LimitSettings())
+            assert same_bits(feed, wanted)
