@@ -112,6 +112,10 @@ class Drains:
             reader.position - reader.head > PRESSED * reader.capacity for family in self._families for reader in family
         )
 
+    def keys(self) -> set[str]:
+        """The lane keys of all files that are open, of each generation."""
+        return {reader.header.key for _, reader in self._readers.values()}
+
     def positions(self) -> dict[str, int]:
         """By lane key, the first row that has not been read: what a checkpoint stores."""
         result: dict[str, int] = {}

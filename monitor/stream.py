@@ -241,12 +241,7 @@ class Stream:
                 self.together.restore(state["together"])
             self.evaluations = int(state["n"])
             self._depends = bool(state.get("depends", False))
-        blocks = {}
-        for name, document in stored.items():
-            block = self._read("evaluation", document) if name.startswith("block.") else None
-            if block is not None:
-                blocks[int(block["n"])] = block
-        while (block := blocks.get(self.evaluations + 1)) is not None:
+        while (block := self._next(stored)) is not None:
             self._depends = bool(block.get("depends", False))
             limits = tuple(Limits(float(shape), float(quality)) for shape, quality in block["limits"])
             self._update(self._counts(block), float(block["wall_s"]), (limits[0], limits[1]))
@@ -258,6 +253,12 @@ class Stream:
         sampled = self._read("together", stored.get("together"))
         if self.together is not None and sampled is not None:
             self.together.wait(sampled)
+
+    def _next(self, stored: Mapping[str, bytes]) -> Mapping[str, Any] | None:
+        """The evaluation after the last one. One at a time: parsed, all of them would be megabytes."""
+        wanted = self.evaluations + 1
+        block = self._read("evaluation", stored.get(f"block.{wanted % RING}"))
+        return block if block is not None and int(block["n"]) == wanted else None
 
     def _read(self, kind: str, document: bytes | None) -> Mapping[str, Any] | None:
         if document is None:

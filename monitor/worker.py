@@ -305,6 +305,10 @@ class Monitor:
             for version in self._drains.ended():
                 self._versions.pop(version, None)
                 self.windows.forget(*version)
+            gone = self._positions.keys() - self._drains.keys()
+            self._store.forget_lanes(gone)
+            for lane in gone:
+                del self._positions[lane]
 
     def close(self) -> None:
         """A last checkpoint, then let the lanes go."""

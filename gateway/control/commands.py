@@ -84,7 +84,7 @@ class Commands:
                 shadow_rows=gather.shadow_rows(pages, model, version),
                 answers=gather.arm_answers(pages, model, champion, version),
             )
-            with controller.writing():
+            with controller.ledger.writing():
                 self._check_stored_champion(model, champion)  # another process may have moved it since the last tick
                 self._supersede(state, f"rollout {record.id}", act.actor)
                 store.save(self._catalog, record, transition.events, None, act.actor)
@@ -118,7 +118,7 @@ class Commands:
                 f"version {row.version} never ran on given rows ({row.manifest.probe.reason}), so its rollout needs a "
                 "step with shadow = true"
             )
-        old = self._controller.row(state.name, champion).manifest
+        old = self._controller.versions.row(state.name, champion).manifest
         wanted = {spec.name: spec.datatype for spec in old.inputs}
         offered = {spec.name: spec.datatype for spec in row.manifest.inputs}
         if wanted != offered:
@@ -287,7 +287,7 @@ class Commands:
         self._check_no_rollout(state)  # one may have begun while the version was loading
         controller, model = self._controller, state.name
         old = state.aliases.get(CHAMPION_ALIAS)
-        with controller.writing():
+        with controller.ledger.writing():
             self._supersede(state, f"version {version}, made champion by {act.actor}", act.actor)
             found = self._catalog.set_alias(
                 model, CHAMPION_ALIAS, version, expected=expected, actor=act.actor, reason=act.reason

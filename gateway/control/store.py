@@ -22,6 +22,7 @@ from registry.catalog import ANY, Catalog
 from registry.errors import AliasMoved, ServingError
 from registry.vocabulary import CANARY_ALIAS, CHAMPION_ALIAS, DEFAULT_TENANT, Cause, RolloutState
 
+ACTOR = "driftgate"  # of what nobody asked for
 _BASELINE = "controller"
 _MEASURED = "measured"
 _ALL = 2**31

@@ -133,6 +133,20 @@ def test_a_killed_stream_goes_on_bit_by_bit_where_the_last_checkpoint_stood(eval
     assert len(shelf.stored) <= RING + 2
 
 
+def test_evaluations_that_the_whole_state_knows_are_not_read_again() -> None:
+    found, shelf = fitted(), Shelf()
+    one = Stream(found, AtOnce())
+    for second in range(SNAPSHOT_EVERY + 2):
+        add(one, 500, second)
+        one.evaluate(second, second, LIMITS)
+        shelf.checkpoint(one)
+    for known in range(1, SNAPSHOT_EVERY + 1):
+        shelf.stored[f"block.{known}"] = b"not looked at"
+    again = shelf.restart(found)
+    assert again.evaluations == SNAPSHOT_EVERY + 2
+    assert state(again) == state(one)
+
+
 def test_what_waits_is_stored_before_it_is_judged() -> None:
     found, shelf = fitted(), Shelf()
     one = Stream(found, AtOnce())

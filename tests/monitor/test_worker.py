@@ -242,6 +242,7 @@ def test_of_a_version_that_is_gone_nothing_stays_in_memory_and_all_in_the_store(
     windows = world.monitor.windows
     assert list(world.monitor._versions) == list(windows._edges) == list(windows._complete_from_s) == [("m", 1)]
     assert {key[:2] for key in (*windows._tiles, *windows._shelved)} == {("m", 1)}
+    assert len(world.monitor._positions) == len(world.store.positions()) == 1  # each load has lanes of its own
     found = world.monitor.window("m", 7, 3600)
     assert found is not None
     assert found.rows == 4

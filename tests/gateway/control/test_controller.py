@@ -343,7 +343,7 @@ def test_a_rollout_whose_judging_fails_loses_its_weight_after_a_lease(
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("gateway.control.controller.judge", broken)
+    monkeypatch.setattr("gateway.control.judging.judge", broken)
     world.tick(1.0, 2)
     assert worker.entry().weight == 0.05
     world.tick(1.0, 4)

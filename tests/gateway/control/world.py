@@ -15,6 +15,7 @@ from gateway.control.fleet import ModelState
 from gateway.control.loads import Preparer
 from gateway.control.measure import Measurer
 from gateway.control.table import RouteTable
+from gateway.control.versions import wanted
 from gateway.control.watch import NoWatch, Watched
 from gateway.data import page_layout as layout
 from gateway.data.page import WorkerPage
@@ -205,9 +206,9 @@ class World:
             for worker in workers:
                 worker.obey()
             state = self.state
-            wanted = self.controller._wanted(state)
+            versions = wanted(state)
             # Two ticks are longer than the controller goes without a look at the registry.
-            if attempt and all(self.controller.prepared("m", version) is not None for version in wanted):
+            if attempt and all(self.controller.versions.prepared("m", version) is not None for version in versions):
                 break
             time.sleep(0.01)
         self.tick(0.6)
