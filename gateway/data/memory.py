@@ -3,8 +3,9 @@
 Why: a memory budget is kept by what the kernel counts, not by what files weigh. Two habits of glibc stand in the way,
 measured with a model of 8 MiB: once a large block has been freed, it takes later ones from a heap that it cannot shrink
 (16 to 28 MiB a session, most of it kept after the session went); with blocks of 128 KiB and more in mappings of their
-own a session costs 8.0 MiB and gives all of it back. `apart` makes it so while a session opens. Elsewhere than Linux
-with glibc nothing is measured, and sizes are those of files. Thread-safe.
+own a session costs 8.0 MiB and gives all of it back. `apart` makes it so while a session opens, and in the controller
+while versions are taken up. Elsewhere than Linux with glibc nothing is measured, and sizes are those of files.
+Thread-safe.
 """
 
 from __future__ import annotations
