@@ -14,6 +14,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +52,9 @@ FIRST_TABLE_S = 10.0  # the longest that files of the registry's champions are w
 WATCH_EVERY_S = 1.0
 LOG_EVERY_S = 60.0  # a fault that stays
 GIVE_BACK_EVERY_S = 60.0  # memory that blocks of rows, bodies and profiles left free between what stays: some ms
+# Of blocks while versions are taken up: profiles and states are read, parsed and unpacked, and nothing of that stays.
+# In the heap it would be split by what stays, and each rollout would want more. zlib's own blocks are of this size.
+APART_FROM_BYTES = 64 * 1024
 SETTLED_TURNS = 10  # of models for which there is nothing to do, one in so many is looked at in a tick
 
 
@@ -317,7 +321,8 @@ class Controller:
             if (prepared := self.versions.prepared(name, version)) is not None
         }
         if aspired != self._followed:
-            with self.watch_lock:
+            apart = nullcontext() if self._memory is None else self._memory.apart(APART_FROM_BYTES)
+            with self.watch_lock, apart:
                 self.watch.follow(aspired)
             self._followed = aspired
         self._told = entries

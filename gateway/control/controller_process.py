@@ -102,7 +102,6 @@ async def serve(home: Home, settings: Settings, boot_id: str, environ: Mapping[s
     """Build the controller, serve until told to stop, and return the exit code."""
     clock, memory = SystemClock(), ProcessMemory()
     memory.share_heap()  # before there is a thread
-    memory.stay_apart()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(quiet_accepts())

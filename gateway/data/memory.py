@@ -3,8 +3,9 @@
 Why: a memory budget is kept by what the kernel counts, not by what files weigh. Two habits of glibc stand in the way,
 measured with a model of 8 MiB: once a large block has been freed, it takes later ones from a heap that it cannot shrink
 (16 to 28 MiB a session, most of it kept after the session went); with blocks of 128 KiB and more in mappings of their
-own a session costs 8.0 MiB and gives all of it back. `apart` makes it so while a session opens. Elsewhere than Linux
-with glibc nothing is measured, and sizes are those of files. Thread-safe.
+own a session costs 8.0 MiB and gives all of it back. `apart` makes it so while a session opens, and in the controller
+while versions are taken up. Elsewhere than Linux with glibc nothing is measured, and sizes are those of files.
+Thread-safe.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_APART_FROM_BYTES = 128 * 1024  # glibc's own first threshold
+APART_FROM_BYTES = 128 * 1024  # glibc's own first threshold
 _LARGEST_IN_HEAP = 32 * 1024 * 1024  # the most that glibc moves its threshold to by itself
 _KEPT_FREE_BYTES = 2 * _LARGEST_IN_HEAP
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -39,8 +40,8 @@ class Memory(Protocol):
         ...
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Meanwhile large blocks lie in mappings of their own, and are given back whole when they are freed."""
+    def apart(self, from_bytes: int = APART_FROM_BYTES) -> Iterator[None]:
+        """Meanwhile larger blocks lie in mappings of their own, and are given back whole when they are freed."""
         ...
 
 
@@ -75,21 +76,13 @@ class ProcessMemory:
         if self._mallopt is not None:
             self._mallopt(_M_ARENA_MAX, 1)
 
-    def stay_apart(self) -> None:
-        """As `apart`, for good: what large blocks that come and go leave free would be split by small ones that stay.
-
-        For a process that parses and packs documents of half a megabyte between objects that live for minutes.
-        """
-        if self._mallopt is not None:
-            self._mallopt(_M_MMAP_THRESHOLD, _APART_FROM_BYTES)
-
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def apart(self, from_bytes: int = APART_FROM_BYTES) -> Iterator[None]:
         """As in the Protocol. One thread at a time; others may allocate meanwhile."""
         if self._mallopt is None:
             yield
             return
-        self._mallopt(_M_MMAP_THRESHOLD, _APART_FROM_BYTES)
+        self._mallopt(_M_MMAP_THRESHOLD, from_bytes)
         try:
             yield
         finally:  # a request's arrays go where glibc would have put them after its first large one

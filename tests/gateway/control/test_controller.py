@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from gateway.data.memory import ProcessMemory
 from gateway.data.page import WorkerPage
 from registry.errors import AliasMoved, Draining, IllegalTransition, LoadFailed, RolloutActive, ServingError
 from registry.vocabulary import LoadState, RolloutState
@@ -40,6 +43,30 @@ def test_a_new_champion_is_routed_with_its_files_aspired(world: World, worker: W
     assert entry.aliases == {"champion": 1}
     assert Path(entry.aspired[1].model_path).read_bytes() == b"one"
     assert Path(entry.aspired[1].manifest_path).is_file()
+
+
+def test_versions_are_taken_up_where_large_blocks_lie_apart(
+    world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Apart(ProcessMemory):
+        is_on = False
+
+        @contextmanager
+        def apart(self, from_bytes: int = 0) -> Iterator[None]:
+            self.is_on = True
+            yield
+            self.is_on = False
+
+    memory, followed = Apart(), list[tuple[tuple[tuple[str, int], ...], bool]]()
+
+    def follow(versions: Mapping[tuple[str, int], str | None]) -> None:
+        followed.append((tuple(versions), memory.is_on))
+
+    monkeypatch.setattr(world.controller, "_memory", memory)
+    monkeypatch.setattr(world.watch, "follow", follow)
+    served(world, worker)
+    assert followed[-1] == ((("m", 1),), True)
+    assert not memory.is_on
 
 
 def test_the_lease_is_renewed_only_by_ticks_that_finish(world: World) -> None:

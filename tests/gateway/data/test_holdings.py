@@ -74,7 +74,7 @@ class _Memory:
     def give_back(self) -> None: ...
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def apart(self, from_bytes: int = 0) -> Iterator[None]:
         yield
 
 

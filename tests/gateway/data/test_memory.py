@@ -37,9 +37,9 @@ COMES_AND_GOES = """
 from gateway.data.memory import ProcessMemory
 
 memory, stays = ProcessMemory(), []
-memory.stay_apart()
 for _ in range(20):
-    large = b"x" * (4 << 20)
+    with memory.apart(64 << 10):
+        large = b"x" * (4 << 20)
     stays.append(b"x" * 1000)  # behind it, where a heap has learned to take what is large
     before = memory.own_bytes()
     del large
@@ -48,6 +48,6 @@ for _ in range(20):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_where_large_blocks_stay_apart_each_is_given_back_when_it_goes() -> None:
+def test_a_large_block_that_was_made_apart_is_given_back_when_it_goes() -> None:
     done = subprocess.run([sys.executable, "-c", COMES_AND_GOES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
