@@ -14,7 +14,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 from typing import Protocol
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -92,7 +92,13 @@ class ProcessMemory:
 
 def _statm() -> tuple[int, int]:
     try:
-        fields = Path("/proc/self/statm").read_bytes().split()
+        fields = os.pread(_statm_file(), 256, 0).split()
     except OSError:
         return 0, 0
     return int(fields[1]) * _PAGE_BYTES, int(fields[2]) * _PAGE_BYTES
+
+
+@cache
+def _statm_file() -> int:
+    """Opened once: a worker reads it with each heartbeat. Raises OSError."""
+    return os.open("/proc/self/statm", os.O_RDONLY)
