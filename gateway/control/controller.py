@@ -115,6 +115,7 @@ class Controller:
         self._ends: set[tuple[int, str, int, int]] = set()  # of workers: slot, model, version, when
         self._began_ns = clock.host_ns()  # what ended before was told by the controller before this one
         self._followed: dict[tuple[str, int], str | None] = {}
+        self._has_left = False  # in this tick a version that was followed left
         self._told: dict[str, RouteEntry] | None = None  # the table that the monitor was told of
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -162,6 +163,9 @@ class Controller:
             if looking:
                 with self.lock:
                     self._look(began_s)
+                if self._has_left and self._memory is not None:
+                    self._memory.give_back()  # detectors are megabytes, in the heap as far as they are small
+                self._has_left = False
         except Exception as error:
             self._failed("a tick of the controller", error)
             self._is_blind = True
@@ -324,6 +328,7 @@ class Controller:
             apart = nullcontext() if self._memory is None else self._memory.apart(APART_FROM_BYTES)
             with self.watch_lock, apart:
                 self.watch.follow(aspired)
+            self._has_left = not self._followed.keys() <= aspired.keys()
             self._followed = aspired
         self._told = entries
 

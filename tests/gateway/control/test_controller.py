@@ -45,11 +45,15 @@ def test_a_new_champion_is_routed_with_its_files_aspired(world: World, worker: W
     assert Path(entry.aspired[1].manifest_path).is_file()
 
 
-def test_versions_are_taken_up_where_large_blocks_lie_apart(
+def test_versions_are_taken_up_where_large_blocks_lie_apart_and_one_that_leaves_gives_its_memory_back(
     world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Apart(ProcessMemory):
         is_on = False
+        given_back = 0
+
+        def give_back(self) -> None:
+            self.given_back += 1
 
         @contextmanager
         def apart(self, from_bytes: int = 0) -> Iterator[None]:
@@ -57,16 +61,22 @@ def test_versions_are_taken_up_where_large_blocks_lie_apart(
             yield
             self.is_on = False
 
-    memory, followed = Apart(), list[tuple[tuple[tuple[str, int], ...], bool]]()
+    memory, followed = Apart(), list[tuple[int, bool]]()
 
     def follow(versions: Mapping[tuple[str, int], str | None]) -> None:
-        followed.append((tuple(versions), memory.is_on))
+        followed.append((len(versions), memory.is_on))
 
     monkeypatch.setattr(world.controller, "_memory", memory)
     monkeypatch.setattr(world.watch, "follow", follow)
     served(world, worker)
-    assert followed[-1] == ((("m", 1),), True)
-    assert not memory.is_on
+    world.commands.start("m", 2, QUICK_PLAN, world.act)
+    world.settle(worker)
+    assert [known for known, _ in followed] == [1, 2]
+    assert memory.given_back == 0
+    world.commands.abort("m", world.act)
+    world.settle(worker)
+    assert followed == [(1, True), (2, True), (1, True)]
+    assert (memory.is_on, memory.given_back) == (False, 1)
 
 
 def test_the_lease_is_renewed_only_by_ticks_that_finish(world: World) -> None:
