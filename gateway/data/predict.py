@@ -84,6 +84,12 @@ def _size(answer: bytes | Answer) -> int:
     return len(answer.body if isinstance(answer, Answer) else answer)
 
 
+def _rows_of(starts: Sequence[int], counts: Sequence[int]) -> tuple[NDArray[np.intp], list[int]]:
+    """Where the rows of some requests lie in a run, and where each request's begin among them."""
+    kept = np.concatenate([np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)])
+    return kept, [int(start) for start in np.cumsum([0, *counts[:-1]])]
+
+
 class Predict:
     """Answers inference requests of one worker."""
 
@@ -632,11 +638,10 @@ class Predict:
         feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
         whole, firsts, all_logged = len(members) == len(batch.waiters), starts, logged
         if not whole:
-            kept = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+            kept, starts = _rows_of(starts, counts)
             feeds, outputs = [feed[kept] for feed in feeds], [output[kept] for output in outputs]
             logged = None if logged is None else logged[kept]
             rows = len(kept)
-            starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         try:
             if bodies is None:
                 bodies = codec_work.write(loaded.writer, [pending.call for pending in members], counts, starts, outputs)
@@ -701,9 +706,12 @@ class Predict:
         servable.leases += 1  # or what is booked might be another version's by then
         try:
             counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
-            given = calls, counts, starts, batch.outputs
+            given, outputs = starts, batch.outputs
+            if len(members) != len(batch.waiters):  # a run of others too: only their own rows are written
+                kept, given = _rows_of(starts, counts)
+                outputs = [output[kept] for output in outputs]
             bodies = await self._codec_process.write(
-                servable, *given, lambda: any(pending.is_waiting() for pending in members)
+                servable, calls, counts, given, outputs, lambda: any(pending.is_waiting() for pending in members)
             )
         except (Overloaded, Draining) as error:
             for pending in members:

@@ -422,3 +422,33 @@ def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Cal
         assert sum(inside.values()) == 0
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_long_answers_of_one_run_hold_their_own_rows_whoever_else_was_in_it(tmp_path: Path, rows: int) -> None:
+    async def main(bench: Bench) -> None:
+        aspired = {1: aspire(models.linear(tmp_path / "w.onnx", outputs=200_000))}
+        await bench.route("w", RouteEntry(champion=1, aspired=aspired))
+        runs: list[int] = []
+        answer = bench.worker.predict._answer
+
+        def count(loaded: Any, batch: Any) -> None:
+            runs.append(len(batch.waiters))
+            answer(loaded, batch)
+
+        bench.worker.predict._answer = count  # type: ignore[method-assign]
+        paths = ["/v2/models/w/infer", "/v2/models/w/versions/1/infer", "/v2/models/w/infer"]
+        given = [ROWS[rows * at : rows * (at + 1)].astype(np.float32) for at in range(3)]
+        bodies = [asked(one) for one in given]
+        # The named version is another arm of the same run, and alone in it.
+        together = await asyncio.gather(
+            *(bench.ask(path, body, headers=more) for path, (body, more) in zip(paths, bodies, strict=True))
+        )
+        assert runs == [3]
+        alone = [await bench.ask(path, body, headers=more) for path, (body, more) in zip(paths, bodies, strict=True)]
+        for one, other in zip(together, alone, strict=True):
+            assert (one.status, other.status) == (200, 200)
+            assert one.json["outputs"][0]["shape"] == [rows, 200_000]
+            np.testing.assert_allclose(one.json["outputs"][0]["data"], other.json["outputs"][0]["data"], rtol=1e-4)
+
+    with_worker(tmp_path / "run", main)
