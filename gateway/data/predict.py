@@ -35,7 +35,7 @@ from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
 from gateway.data.pending import Awaited, Pending, time_left_s
 from gateway.data.runs import Batch
-from gateway.data.servable import Tensor
+from gateway.data.servable import Servable, Tensor
 from gateway.data.shadow import Copy, Shadows
 from gateway.data.stand_ins import CAUTION, ROOM, StandIns
 from gateway.data.tap import Tap
@@ -571,12 +571,16 @@ class Predict:
         """Record, encode, account and release the requests of one run; then offer copies to a shadow."""
         try:
             self._answer(loaded, batch)
-        except Exception as error:  # a bug of ours: it is seen, and everybody still gets an answer that is booked
-            logger.exception("an answer of %s could not be made", loaded.servable.model)
-            for pending in batch.waiters:
-                if pending.is_waiting():
-                    self.failures.lost(pending)
-                    pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
+        except Exception as error:
+            self._unmade(loaded, batch.waiters, error)
+
+    def _unmade(self, loaded: Loaded, waiters: Sequence[Pending], error: Exception) -> None:
+        """A bug of ours: it is seen, and everybody still gets an answer that is booked."""
+        logger.exception("an answer of %s could not be made", loaded.servable.model)
+        for pending in waiters:
+            if pending.is_waiting():
+                self.failures.lost(pending)
+                pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
 
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
@@ -703,16 +707,16 @@ class Predict:
     ) -> None:
         """As `_release`, for long answers: written away from the event loop first."""
         servable, bodies = arm.loaded.servable, None
+        size = sum(output.nbytes for output in batch.outputs)
         servable.leases += 1  # or what is booked might be another version's by then
         try:
-            counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
-            given, outputs = starts, batch.outputs
-            if len(members) != len(batch.waiters):  # a run of others too: only their own rows are written
-                kept, given = _rows_of(starts, counts)
-                outputs = [output[kept] for output in outputs]
-            bodies = await self._codec_process.write(
-                servable, calls, counts, given, outputs, lambda: any(pending.is_waiting() for pending in members)
-            )
+            if not self.unread.has_room(size):
+                raise self.unread.refusal()
+            self.unread.waiting_bytes += size
+            try:
+                bodies = await self._written(servable, members, starts, batch)
+            finally:
+                self.unread.waiting_bytes -= size
         except (Overloaded, Draining) as error:
             for pending in members:
                 if pending.is_waiting():
@@ -726,7 +730,23 @@ class Predict:
         if left:
             waiting, own = [members[at] for at in left], [starts[at] for at in left]
             written = None if bodies is None else [bodies[at] for at in left]
-            self._release(arm, waiting, own, batch, logged, is_good=is_good, bodies=written)
+            try:
+                self._release(arm, waiting, own, batch, logged, is_good=is_good, bodies=written)
+            except Exception as error:
+                self._unmade(arm.loaded, waiting, error)
+
+    async def _written(
+        self, servable: Servable, members: list[Pending], starts: list[int], batch: Batch[Pending]
+    ) -> Sequence[bytes | Answer] | None:
+        """The long answers of some requests of a run, as `CodecProcess.write` says."""
+        counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
+        outputs = batch.outputs
+        if len(members) != len(batch.waiters):  # only their own rows are written
+            kept, starts = _rows_of(starts, counts)
+            outputs = [output[kept] for output in outputs]
+        return await self._codec_process.write(
+            servable, calls, counts, starts, outputs, lambda: any(pending.is_waiting() for pending in members)
+        )
 
     @staticmethod
     def _finite_rows(loaded: Loaded, batch: Batch[Pending]) -> NDArray[np.bool_] | None:

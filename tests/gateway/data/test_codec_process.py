@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
+from gateway.data import codec_process
 from gateway.data.accounts import code_word
 from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import mlflow, v1, v2
@@ -205,6 +206,45 @@ def test_one_that_ends_at_once_is_a_refusal_and_one_that_is_not_there_is_done_wi
 
     use(refused, command=ENDS)
     use(read_here, command=[str(tmp_path / "nothing")])
+
+
+def test_what_could_not_be_taken_in_is_never_taken_for_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servable = described(tmp_path / "m.onnx")
+    take = codec_process._take
+
+    def no_memory(line: socket.socket, size: int) -> memoryview:
+        if size > 100_000:
+            raise MemoryError
+        return take(line, size)
+
+    async def job(process: CodecProcess) -> None:
+        monkeypatch.setattr(codec_process, "_take", no_memory)
+        with pytest.raises(Overloaded):
+            await process.read(v1.CODEC, LONG_V1, {}, servable, always)
+        monkeypatch.undo()
+        read = await process.read(v1.CODEC, b'{"instances": [[1, 2, 3]]}', {}, servable, always)
+        assert read.read(b"", {}, servable, LIMITS)[0][0].tolist() == [[1, 2, 3]]
+
+    use(job)
+
+
+def test_a_body_is_let_go_of_when_nobody_waits_for_it_though_others_are_before_it(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(process: CodecProcess) -> None:
+        before = asyncio.ensure_future(process.read(v1.CODEC, LONG_V1, {}, servable, always))
+        await asyncio.sleep(0.05)
+        body = bytes(1 << 20)
+        known = sys.getrefcount(body)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.read(v1.CODEC, body, {}, servable, always), 0.05)
+        assert sys.getrefcount(body) == known
+        process.close()
+        await asyncio.gather(before, return_exceptions=True)
+
+    use(job, command=NEVER_ANSWERS)
 
 
 def test_nobody_waits_without_end(tmp_path: Path) -> None:
@@ -396,6 +436,39 @@ def test_an_answer_whose_process_is_lost_is_503_and_without_one_it_is_written_he
     wide_test(tmp_path / "here", here, (str(tmp_path / "nothing"),))
 
 
+def test_an_answer_that_cannot_be_booked_is_an_error_and_nobody_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def visit(bench: Bench) -> None:
+        def breaks(*_given: Any, **_named: Any) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(bench.worker.predict._accounts, "answered", breaks)
+        answer = await asyncio.wait_for(ask_wide(bench, MANY), 10)
+        assert (answer.status, answer.json["code"]) == (500, "inference_failed")
+        monkeypatch.undo()
+        assert (await ask_wide(bench, MANY)).status == 200
+
+    wide_test(tmp_path, visit)
+
+
+def test_outputs_that_wait_to_be_written_count_among_the_answers_that_nobody_has_read(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        unread = bench.worker.predict.unread
+        unread.most_bytes = 10_000_000  # each has 4 MB of outputs
+        waiting = [asyncio.ensure_future(ask_wide(bench, MANY)) for _ in range(6)]
+        answers = await asyncio.gather(*waiting)
+        refused = [answer for answer in answers if answer.status != 200]
+        assert {(answer.status, answer.json["code"]) for answer in refused} == {(503, "overloaded")}
+        assert 1 <= len(answers) - len(refused) <= 3
+        assert unread.waiting_bytes == 0
+        unread.most_bytes = 1  # one alone is always answered
+        unread._counted = 0
+        assert (await ask_wide(bench, MANY)).status == 200
+
+    wide_test(tmp_path, visit, SLOW)
+
+
 def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Callable[[], int]) -> None:
     port = free_port()
     server = Server(tmp_path / "home", port, free_port())
@@ -429,6 +502,8 @@ def test_long_answers_of_one_run_hold_their_own_rows_whoever_else_was_in_it(tmp_
     async def main(bench: Bench) -> None:
         aspired = {1: aspire(models.linear(tmp_path / "w.onnx", outputs=200_000))}
         await bench.route("w", RouteEntry(champion=1, aspired=aspired))
+        servable = bench.worker.fleet._loaded["w"][1].servable
+        servable.max_rows, servable.joinable = 64, True  # however long its runs took while it was loaded
         runs: list[int] = []
         answer = bench.worker.predict._answer
 
