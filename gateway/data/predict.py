@@ -237,7 +237,7 @@ class Predict:
         """
         self.inflight += 1
         if len(body) >= codec.aside_bytes:
-            self._aside(self._take_decoded(pending, codec, target, body, headers))
+            pending.wait = self._aside(self._take_decoded(pending, codec, target, body, headers))
             return
         _, model, version = target
         try:
@@ -254,10 +254,11 @@ class Predict:
             logger.exception("a request of %s could not be taken", model)
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _take_decoded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers
@@ -277,6 +278,7 @@ class Predict:
             if pending.is_waiting():
                 pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
         else:
+            pending.wait = None
             if pending.is_waiting():
                 self.inflight -= 1
                 self.take(pending, codec, target, body, headers)
@@ -330,7 +332,7 @@ class Predict:
             if waits is None:
                 then(None)
             else:
-                pending.load_wait = waits
+                pending.wait = waits
 
     async def ask(
         self,

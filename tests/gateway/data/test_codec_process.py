@@ -25,6 +25,9 @@ from gateway.data.accounts import code_word
 from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import mlflow, v1, v2
 from gateway.data.codecs.call import Codec
+from gateway.data.doors import Target
+from gateway.data.exchange import Exchange
+from gateway.data.predict import Predict
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
@@ -290,6 +293,22 @@ def test_it_does_not_outlive_its_worker() -> None:
     assert child.wait(20) == 0
 
 
+class Line:
+    """A connection on which one exchange came."""
+
+    limits = LIMITS
+    transport: Any = None  # nothing is written
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.freed = 0
+
+    def free(self, exchange: Exchange) -> None:
+        assert exchange.response_complete
+        self.freed += 1
+
+
 def worker_test(
     tmp_path: Path, visit: Callable[[Bench], Awaitable[None]], command: tuple[str, ...] | None = None
 ) -> None:
@@ -434,6 +453,29 @@ def test_an_answer_whose_process_is_lost_is_503_and_without_one_it_is_written_he
 
     wide_test(tmp_path / "lost", lost, ENDS)
     wide_test(tmp_path / "here", here, (str(tmp_path / "nothing"),))
+
+
+def test_who_leaves_while_its_body_waits_waits_no_more(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        predict, codec_process = bench.worker.predict, bench.worker.codec_process
+        target = Target(v1.DOOR, "m", None)
+        slow = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1))
+        for _ in range(3):
+            line = Line(predict)
+            exchange = Exchange(line, "v1", "m", b"x", time.perf_counter_ns(), {}, {})
+            predict.take(exchange, v1.CODEC, target, LONG_V1, {})
+            await asyncio.sleep(0.05)
+            assert codec_process._waiting == 2
+            assert predict.bodies.now_bytes == 2 * len(LONG_V1)
+            exchange.abandon()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert codec_process._waiting == 1
+            assert predict.bodies.now_bytes == len(LONG_V1)
+            assert line.freed == 1
+        assert (await slow).status == 200
+
+    worker_test(tmp_path, visit, SLOW)
 
 
 def test_an_answer_that_cannot_be_booked_is_an_error_and_nobody_waits_for_ever(
