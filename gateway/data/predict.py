@@ -171,7 +171,8 @@ class Predict:
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             if len(body) >= codec.aside_bytes:
-                codec = await self._decoded(pending, codec, body, headers, model, version, deadline_ms)
+                reading = self._decoded(pending, codec, body, headers, model, version, deadline_ms)
+                codec = await self._until_left(scope, pending, reading)
             try:
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except NotReady as error:
@@ -304,6 +305,20 @@ class Predict:
                 told = f"{deadline_ms:g} ms had passed before the body was read"
                 raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
         return replace(codec, aside_bytes=maxsize)
+
+    async def _until_left(self, scope: Scope, pending: Awaited, reading: Coroutine[Any, Any, Codec]) -> Codec:
+        """What is read; given up when the caller leaves. Raises Cancelled then, and what reading raises."""
+        task = self._loop.create_task(reading)
+        pending.future.add_done_callback(lambda _: task.cancel())
+        scope[PENDING] = pending
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not pending.is_waiting():
+                pending.future.result()
+            raise
+        finally:
+            del scope[PENDING]
 
     def _take_when_loaded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers, otherwise: NotReady

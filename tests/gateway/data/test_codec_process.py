@@ -27,11 +27,11 @@ from gateway.data.codecs import mlflow, v1, v2
 from gateway.data.codecs.call import Codec
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
-from gateway.data.predict import Predict
+from gateway.data.predict import PENDING, Predict
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
-from registry.errors import Draining, MalformedRequest, Overloaded, ServingError
+from registry.errors import Cancelled, Draining, MalformedRequest, Overloaded, ServingError
 from registry.rows import same_bits
 from tests.support import models
 from tests.support.registered import Given, register_all
@@ -473,6 +473,33 @@ def test_who_leaves_while_its_body_waits_waits_no_more(tmp_path: Path) -> None:
             assert codec_process._waiting == 1
             assert predict.bodies.now_bytes == len(LONG_V1)
             assert line.freed == 1
+        assert (await slow).status == 200
+
+    worker_test(tmp_path, visit, SLOW)
+
+
+def test_who_leaves_on_the_long_way_while_its_body_waits_waits_no_more(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        predict, codec_process = bench.worker.predict, bench.worker.codec_process
+        slow = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1))
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": LONG_V1}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: dict[str, Any] = {"headers": [(b"content-type", b"application/json"), (b"connection", b"close")]}
+        asked = asyncio.ensure_future(predict.infer(scope, receive, send, v1.DOOR, "m", None))
+        await asyncio.sleep(0.05)
+        assert codec_process._waiting == 2
+        scope[PENDING].fail(Cancelled("the caller left before its answer"))
+        await asked
+        assert sent[0]["status"] == 499
+        assert codec_process._waiting == 1
+        assert predict.bodies.now_bytes == len(LONG_V1)
+        assert PENDING not in scope
         assert (await slow).status == 200
 
     worker_test(tmp_path, visit, SLOW)
