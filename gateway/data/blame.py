@@ -2,10 +2,10 @@
 
 A fault in a native kernel ends the process and gives no answer to anybody in it; its page says which versions were
 being run. One that ran alone did it. Of several, the one with the most points is taken; where they have as many, nobody
-knows, and each gets one: so two such ends block them, one for longer than the other, and another one first each
-time: one of them is tried alone then, and the next end tells. Each point more doubles a block. A point is forgotten for every five minutes without an end after a
-block, so what ends a worker every quarter of an hour is blocked for seconds, and what does it at every trial for an
-hour, which is the most. Called by `fatal_runs.py`.
+knows, and each gets one: so two such ends block them, one for longer than the other, and another one first each time:
+one of them is tried alone then, and the next end tells. Each point more doubles a block. A point is forgotten for every
+five minutes without an end after a block, so what ends a worker every quarter of an hour is blocked for seconds, and
+what does it at every trial for an hour, which is the most. Called by `fatal_runs.py`.
 """
 
 from __future__ import annotations
