@@ -25,6 +25,7 @@ from gateway.data.accounts import code_word
 from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import mlflow, v1, v2
 from gateway.data.codecs.call import Codec
+from gateway.data.codecs.v2_calls import FullCall
 from gateway.data.doors import Target
 from gateway.data.exchange import Exchange
 from gateway.data.predict import PENDING, Predict
@@ -425,6 +426,24 @@ def test_long_answers_are_written_as_short_ones_are_and_booked(tmp_path: Path) -
         assert words[totals + code_word("v1", 200)] == 1
 
     wide_test(tmp_path, visit)
+
+
+def test_long_answers_to_events_are_written_there_too(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        event = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+        answer = await ask_wide(bench, MANY, event)
+        assert answer.headers["ce-specversion"] == "1.0"
+        assert answer.json["outputs"][0]["shape"] == [len(MANY), 50]
+        assert len(children()) == 1
+
+    wide_test(tmp_path, visit)
+
+
+def test_an_answer_that_is_text_in_part_is_text() -> None:
+    assert FullCall(None, [0, 1], None, frozenset((1,))).is_text
+    assert FullCall(None, [1], None, frozenset()).is_text
+    assert not FullCall(None, [0, 1], None, frozenset((0, 1))).is_text
+    assert not FullCall(None, None, None, frozenset((0, 1))).is_text  # what a raw request asks: every output
 
 
 def test_others_are_answered_while_one_is_written_and_a_deadline_is_kept(tmp_path: Path) -> None:
