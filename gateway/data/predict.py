@@ -638,6 +638,7 @@ class Predict:
             is_long |= output.nbytes >= LONG_ANSWER
         for arm, (members, starts) in shares.items():
             if is_long and any(pending.call.is_text for pending in members):
+                arm.loaded.servable.leases += 1  # or what is booked might be another version's by then
                 self._aside(self._write_aside(arm, members, starts, batch, logged, is_good=is_good))
             else:
                 self._release(arm, members, starts, batch, logged, is_good=is_good)
@@ -722,10 +723,9 @@ class Predict:
         *,
         is_good: bool,
     ) -> None:
-        """As `_release`, for long answers: written away from the event loop first."""
+        """As `_release`, for long answers: written away from the event loop first. Gives back a lease of the version."""
         servable, bodies = arm.loaded.servable, None
         size = sum(output.nbytes for output in batch.outputs)
-        servable.leases += 1  # or what is booked might be another version's by then
         try:
             if not self.unread.has_room(size):
                 raise self.unread.refusal()

@@ -428,6 +428,22 @@ def test_long_answers_are_written_as_short_ones_are_and_booked(tmp_path: Path) -
     wide_test(tmp_path, visit)
 
 
+def test_a_version_whose_long_answer_is_to_be_written_is_not_let_go_of(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        leases: list[int] = []
+        answer = bench.worker.predict._answer
+
+        def look(loaded: Any, batch: Any) -> None:
+            answer(loaded, batch)
+            leases.append(loaded.servable.leases)
+
+        bench.worker.predict._answer = look  # type: ignore[method-assign]
+        assert (await ask_wide(bench, MANY)).status == 200
+        assert leases == [1]  # already when the run is over
+
+    wide_test(tmp_path, visit)
+
+
 def test_long_answers_to_events_are_written_there_too(tmp_path: Path) -> None:
     async def visit(bench: Bench) -> None:
         event = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
