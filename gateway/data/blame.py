@@ -2,10 +2,10 @@
 
 A fault in a native kernel ends the process and gives no answer to anybody in it; its page says which versions were
 being run. One that ran alone did it. Of several, the one with the most points is taken; where they have as many, nobody
-knows, and each gets one: so two such ends block them, one for longer than the other, so that each is tried alone and
-the next end tells. Each point more doubles a block. A point is forgotten for every five minutes without an end after a
-block, so what ends a worker every quarter of an hour is blocked for seconds, and what does it at every trial for an
-hour, which is the most. Called by `fatal_runs.py`.
+knows, and each gets one: so two such ends block them, one for longer than the other, and another one first each time:
+one of them is tried alone then, and the next end tells. Each point more doubles a block. A point is forgotten for every
+five minutes without an end after a block, so what ends a worker every quarter of an hour is blocked for seconds, and
+what does it at every trial for an hour, which is the most. Called by `fatal_runs.py`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def after_end(
     blamed = sorted(key for key in running if points[key] == most)
     is_alone = len(blamed) == 1
     reached = min(most + (ALONE if is_alone else AMONG_OTHERS), MOST)
+    first = (most - 1) % max(1, len(blamed))  # else the same one always runs when the other is tried, and none is told
+    blamed = blamed[first:] + blamed[:first]
     block_s = 0.0 if reached < ENOUGH else min(FIRST_S * 2.0 ** (reached - ENOUGH), MOST_S)
     each_s = [min(block_s * (1 + place), MOST_S) for place in range(len(blamed))]
     return {

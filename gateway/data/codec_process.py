@@ -44,6 +44,7 @@ _HEAD = struct.Struct("<QQ")  # bytes of a pickle, and how many buffers follow i
 _SIZE = struct.Struct("<Q")  # of a buffer
 
 Read = tuple[Sequence[Tensor], Call]
+_Asked = tuple[Callable[[], bool], Servable, Callable[..., Any], tuple[Any, ...]]  # is_wanted, of which, work, given
 
 
 class CodecProcess:
@@ -98,18 +99,22 @@ class CodecProcess:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         loop = asyncio.get_running_loop()
+        asked = [(is_wanted, servable, work, given)]  # emptied in the end: the thread's queue keeps who has left
         self._waiting += 1
         try:
-            return await loop.run_in_executor(self._thread, self._talk, is_wanted, servable, work, given)
+            return await loop.run_in_executor(self._thread, self._talk, asked)
         finally:
+            asked.clear()
             self._waiting -= 1
             if not self._waiting:
                 self._end = loop.call_later(self._idle_s, self._rest)
 
-    def _talk(
-        self, is_wanted: Callable[[], bool], servable: Servable, work: Callable[..., Any], given: tuple[Any, ...]
-    ) -> Any:
+    def _talk(self, asked: list[_Asked]) -> Any:
         """On the thread. None: it is to be done on the event loop, or not at all."""
+        try:
+            is_wanted, servable, work, given = asked.pop()
+        except IndexError:  # nobody waits any more
+            return None
         if not is_wanted():
             return None
         if self._process.closed.is_set():
@@ -122,8 +127,7 @@ class CodecProcess:
         began_s = perf_counter()
         try:
             found = self._process.ask((servable.model, servable.version, servable.manifest.to_json()), work, given)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            self._process.stop()
+        except (OSError, EOFError, MemoryError, pickle.UnpicklingError) as error:
             if not self._process.closed.is_set():
                 logger.warning("the process that reads and writes long JSON is lost, its request fails: %r", error)
             raise Overloaded(
@@ -190,11 +194,15 @@ class _Process:
             self.close()
 
     def ask(self, version: tuple[str, int, str], work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-        """What the work gives there. Raises what it raises; OSError, EOFError or UnpicklingError when it is lost."""
+        """What the work gives there. Raises what it raises; anything else when it is lost, and it is ended then."""
         if self._socket is None:
             raise EOFError
-        send(self._socket, (version, work, given))
-        found, error = receive(self._socket)
+        try:
+            send(self._socket, (version, work, given))
+            found, error = receive(self._socket)
+        except BaseException:
+            self.stop()  # or what is left in the socket would be taken for the answer to the next one
+            raise
         if error is not None:
             raise _as_raised(*error)
         return found

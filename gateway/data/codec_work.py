@@ -23,7 +23,10 @@ def read(
 def write(
     writer: Writer, calls: Sequence[Call], counts: Sequence[int], starts: Sequence[int], outputs: Sequence[Tensor]
 ) -> Sequence[bytes | Answer]:
-    """The answers to requests of one run. counts, starts: how many rows of the outputs are whose, and from where."""
+    """The answers to requests of one run. counts, starts: how many rows of the outputs are whose, and from where.
+
+    The outputs are of these requests alone: all their rows, in order.
+    """
     if writer.servable.by_rows:
         joint = [call for call, rows in zip(calls, counts, strict=True) if rows == 1 and call.joint]
         single = writer.write_single_rows(outputs, joint) if len(joint) == len(calls) else None

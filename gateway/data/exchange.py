@@ -158,5 +158,5 @@ class Exchange(Pending):
         if self.queued:
             self._line.predict.leave(self)
             self.queued = False
-        elif self.load_wait is not None:
-            self.load_wait.cancel()
+        elif self.wait is not None:
+            self.wait.cancel()

@@ -30,11 +30,11 @@ class Pending(Waiter):
         "held_bytes",
         "identity",
         "key_row",
-        "load_wait",
         "protocol",
         "question",
         "queued",
         "timer",
+        "wait",
     )
 
     arm: Arm
@@ -51,7 +51,8 @@ class Pending(Waiter):
         self.queued = False
         self.held_bytes = 0  # of its body that count among all that are here
         self.timer: asyncio.TimerHandle | None = None
-        self.load_wait: LoadWait | None = None  # cancelled by whoever leaves before it is queued
+        # Until its version is loaded, or its long body read: cancelled by whoever leaves before it is queued.
+        self.wait: LoadWait | asyncio.Task[None] | None = None
         self.again: tuple[Codec, bytes, Headers] | None = None  # what it takes to ask who stands in
 
     def left_s(self) -> float:

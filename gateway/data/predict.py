@@ -36,7 +36,7 @@ from gateway.data.identity import RequestIds
 from gateway.data.keys import key_number
 from gateway.data.pending import Awaited, Pending, time_left_s
 from gateway.data.runs import Batch
-from gateway.data.servable import Tensor
+from gateway.data.servable import Servable, Tensor
 from gateway.data.shadow import Copy, Shadows
 from gateway.data.stand_ins import CAUTION, ROOM, StandIns
 from gateway.data.tap import Tap
@@ -84,6 +84,12 @@ def _deadline_ms(text: bytes) -> int:
 
 def _size(answer: bytes | Answer) -> int:
     return len(answer.body if isinstance(answer, Answer) else answer)
+
+
+def _rows_of(starts: Sequence[int], counts: Sequence[int]) -> tuple[NDArray[np.intp], list[int]]:
+    """Where the rows of some requests lie in a run, and where each request's begin among them."""
+    kept = np.concatenate([np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)])
+    return kept, [int(start) for start in np.cumsum([0, *counts[:-1]])]
 
 
 class Predict:
@@ -167,7 +173,8 @@ class Predict:
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             if len(body) >= codec.aside_bytes:
-                codec = await self._decoded(pending, codec, body, headers, model, version, deadline_ms)
+                reading = self._decoded(pending, codec, body, headers, model, version, deadline_ms)
+                codec = await self._until_left(scope, pending, reading)
             try:
                 self._enter(pending, codec, body, headers, model, version, deadline_ms)
             except NotReady as error:
@@ -233,7 +240,7 @@ class Predict:
         """
         self.inflight += 1
         if len(body) >= codec.aside_bytes:
-            self._aside(self._take_decoded(pending, codec, target, body, headers))
+            pending.wait = self._aside(self._take_decoded(pending, codec, target, body, headers))
             return
         _, model, version = target
         try:
@@ -250,10 +257,11 @@ class Predict:
             logger.exception("a request of %s could not be taken", model)
             pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _take_decoded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers
@@ -273,6 +281,7 @@ class Predict:
             if pending.is_waiting():
                 pending.fail(InternalError(f"{type(error).__name__} while answering; the log has the trace"))
         else:
+            pending.wait = None
             if pending.is_waiting():
                 self.inflight -= 1
                 self.take(pending, codec, target, body, headers)
@@ -298,6 +307,20 @@ class Predict:
                 told = f"{deadline_ms:g} ms had passed before the body was read"
                 raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
         return replace(codec, aside_bytes=maxsize)
+
+    async def _until_left(self, scope: Scope, pending: Awaited, reading: Coroutine[Any, Any, Codec]) -> Codec:
+        """What is read; given up when the caller leaves. Raises Cancelled then, and what reading raises."""
+        task = self._loop.create_task(reading)
+        pending.future.add_done_callback(lambda _: task.cancel())
+        scope[PENDING] = pending
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not pending.is_waiting():
+                pending.future.result()
+            raise
+        finally:
+            del scope[PENDING]
 
     def _take_when_loaded(
         self, pending: Pending, codec: Codec, target: Target, body: bytes, headers: Headers, otherwise: NotReady
@@ -326,7 +349,7 @@ class Predict:
             if waits is None:
                 then(None)
             else:
-                pending.load_wait = waits
+                pending.wait = waits
 
     async def ask(
         self,
@@ -567,12 +590,16 @@ class Predict:
         """Record, encode, account and release the requests of one run; then offer copies to a shadow."""
         try:
             self._answer(loaded, batch)
-        except Exception as error:  # a bug of ours: it is seen, and everybody still gets an answer that is booked
-            logger.exception("an answer of %s could not be made", loaded.servable.model)
-            for pending in batch.waiters:
-                if pending.is_waiting():
-                    self.failures.lost(pending)
-                    pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
+        except Exception as error:
+            self._unmade(loaded, batch.waiters, error)
+
+    def _unmade(self, loaded: Loaded, waiters: Sequence[Pending], error: Exception) -> None:
+        """A bug of ours: it is seen, and everybody still gets an answer that is booked."""
+        logger.exception("an answer of %s could not be made", loaded.servable.model)
+        for pending in waiters:
+            if pending.is_waiting():
+                self.failures.lost(pending)
+                pending.fail(InferenceFailed(f"the answer could not be made: {error}"))
 
     def _answer(self, loaded: Loaded, batch: Batch[Pending]) -> None:
         if batch.error is not None:
@@ -613,6 +640,7 @@ class Predict:
             is_long |= output.nbytes >= LONG_ANSWER
         for arm, (members, starts) in shares.items():
             if is_long and any(pending.call.is_text for pending in members):
+                arm.loaded.servable.leases += 1  # or what is booked might be another version's by then
                 self._aside(self._write_aside(arm, members, starts, batch, logged, is_good=is_good))
             else:
                 self._release(arm, members, starts, batch, logged, is_good=is_good)
@@ -634,11 +662,10 @@ class Predict:
         feeds, outputs, rows = batch.feeds, batch.outputs, batch.rows
         whole, firsts, all_logged = len(members) == len(batch.waiters), starts, logged
         if not whole:
-            kept = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+            kept, starts = _rows_of(starts, counts)
             feeds, outputs = [feed[kept] for feed in feeds], [output[kept] for output in outputs]
             logged = None if logged is None else logged[kept]
             rows = len(kept)
-            starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         try:
             if bodies is None:
                 bodies = codec_work.write(loaded.writer, [pending.call for pending in members], counts, starts, outputs)
@@ -698,15 +725,17 @@ class Predict:
         *,
         is_good: bool,
     ) -> None:
-        """As `_release`, for long answers: written away from the event loop first."""
+        """As `_release`, for long answers: written away from the event loop first. Gives back a lease of the version."""
         servable, bodies = arm.loaded.servable, None
-        servable.leases += 1  # or what is booked might be another version's by then
+        size = sum(output.nbytes for output in batch.outputs)
         try:
-            counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
-            given = calls, counts, starts, batch.outputs
-            bodies = await self._codec_process.write(
-                servable, *given, lambda: any(pending.is_waiting() for pending in members)
-            )
+            if not self.unread.has_room(size):
+                raise self.unread.refusal()
+            self.unread.waiting_bytes += size
+            try:
+                bodies = await self._written(servable, members, starts, batch)
+            finally:
+                self.unread.waiting_bytes -= size
         except (Overloaded, Draining) as error:
             for pending in members:
                 if pending.is_waiting():
@@ -720,7 +749,23 @@ class Predict:
         if left:
             waiting, own = [members[at] for at in left], [starts[at] for at in left]
             written = None if bodies is None else [bodies[at] for at in left]
-            self._release(arm, waiting, own, batch, logged, is_good=is_good, bodies=written)
+            try:
+                self._release(arm, waiting, own, batch, logged, is_good=is_good, bodies=written)
+            except Exception as error:
+                self._unmade(arm.loaded, waiting, error)
+
+    async def _written(
+        self, servable: Servable, members: list[Pending], starts: list[int], batch: Batch[Pending]
+    ) -> Sequence[bytes | Answer] | None:
+        """The long answers of some requests of a run, as `CodecProcess.write` says."""
+        counts, calls = [pending.rows for pending in members], [pending.call for pending in members]
+        outputs = batch.outputs
+        if len(members) != len(batch.waiters):  # only their own rows are written
+            kept, starts = _rows_of(starts, counts)
+            outputs = [output[kept] for output in outputs]
+        return await self._codec_process.write(
+            servable, calls, counts, starts, outputs, lambda: any(pending.is_waiting() for pending in members)
+        )
 
     @staticmethod
     def _finite_rows(loaded: Loaded, batch: Batch[Pending]) -> NDArray[np.bool_] | None:

@@ -35,12 +35,13 @@ _HEADER = b"ce-specversion"
 class EventCall(Call):
     """A request that came as an event and is answered as one."""
 
-    __slots__ = ("_inner", "_is_structured", "id", "timeout_us")
+    __slots__ = ("_inner", "_is_structured", "id", "is_text", "timeout_us")
 
     def __init__(self, inner: Call, is_structured: bool) -> None:
         self._inner = inner
         self._is_structured = is_structured
         self.id = inner.id
+        self.is_text = inner.is_text
         self.timeout_us = inner.timeout_us
 
     def write(self, writer: Writer, outputs: Sequence[Tensor], rows: int) -> Answer:

@@ -32,6 +32,7 @@ _ARRAY: Any = None if simdjson is None else simdjson.Array
 LARGE_BYTES = 8192  # of a body; shorter ones are as fast with orjson
 _MOST_AXES = 32
 _BYTES_A_LIST = 32  # bodies with more brackets hold lists so short that walking them costs more than it gains
+_MARK = b"\xef\xbb\xbf"  # of byte order, which simdjson passes over and JSON must not begin with
 _PLACES = frozenset(("instances", "inputs", "dataframe_split"))
 _KINDS: dict[str, tuple[str, type[Any]]] = {
     "f": ("d", np.float64),
@@ -139,7 +140,7 @@ def _opened(body: bytes, most_levels: int) -> tuple[dict[str, Any] | None, int]:
     if simdjson is None:
         return None, 0
     lists = count_byte(body, b"[")
-    if lists * _BYTES_A_LIST > len(body) or count_byte(body, b"{") > most_levels:
+    if lists * _BYTES_A_LIST > len(body) or count_byte(body, b"{") > most_levels or body.startswith(_MARK):
         return None, 0
     try:
         return _fields(simdjson.Parser().parse(body)), lists

@@ -51,7 +51,7 @@ class FullCall(Call):
     ) -> None:
         super().__init__(request_id, outputs)
         self.joint = outputs is None and not binary
-        self.is_text = not binary
+        self.is_text = not binary or (outputs is not None and len(binary) < len(outputs))
         self.timeout_us = timeout_us
         self.binary = binary  # indexes of the outputs wanted as buffers
 

@@ -74,11 +74,12 @@ def test_how_long_it_is_blocked_and_when_it_is_forgotten() -> None:
     assert [blame.points_left(int(at * S)) for at in moments_s] == [2, 2, 1, 0]
 
 
-def test_an_innocent_that_always_runs_is_soon_free_and_the_killer_is_blocked_nearly_always() -> None:
+@pytest.mark.parametrize("innocent", [SLOW, ("innocent", 1)])  # whoever of them has the first name
+def test_an_innocent_that_always_runs_is_soon_free_and_the_killer_is_blocked_nearly_always(innocent: Key) -> None:
     """Two hours: both are always asked, and one request of the killer in ten ends the worker."""
     for seed in range(20):
         chance, known, deaths = random.Random(seed), dict[Key, Blame](), 0
-        blocked_s = {KILLER: 0, SLOW: 0}
+        blocked_s = {KILLER: 0, innocent: 0}
         for now_s in range(7200):
             free = [key for key in blocked_s if key not in known or known[key].left_s(now_s * S) == 0]
             for key in blocked_s.keys() - free:
@@ -90,5 +91,5 @@ def test_an_innocent_that_always_runs_is_soon_free_and_the_killer_is_blocked_nea
                 if key in known and known[key].block_ns:
                     known[key] = known[key].answered()
         assert deaths < 25
-        assert blocked_s[SLOW] <= 0.02 * 7200
+        assert blocked_s[innocent] <= 0.04 * 7200
         assert blocked_s[KILLER] > 0.96 * 7200

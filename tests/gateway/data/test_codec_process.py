@@ -20,14 +20,19 @@ import numpy as np
 import psutil
 import pytest
 
+from gateway.data import codec_process
 from gateway.data.accounts import code_word
 from gateway.data.codec_process import CodecProcess
 from gateway.data.codecs import mlflow, v1, v2
 from gateway.data.codecs.call import Codec
+from gateway.data.codecs.v2_calls import FullCall
+from gateway.data.doors import Target
+from gateway.data.exchange import Exchange
+from gateway.data.predict import PENDING, Predict
 from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
-from registry.errors import Draining, MalformedRequest, Overloaded, ServingError
+from registry.errors import Cancelled, Draining, MalformedRequest, Overloaded, ServingError
 from registry.rows import same_bits
 from tests.support import models
 from tests.support.registered import Given, register_all
@@ -207,6 +212,45 @@ def test_one_that_ends_at_once_is_a_refusal_and_one_that_is_not_there_is_done_wi
     use(read_here, command=[str(tmp_path / "nothing")])
 
 
+def test_what_could_not_be_taken_in_is_never_taken_for_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servable = described(tmp_path / "m.onnx")
+    take = codec_process._take
+
+    def no_memory(line: socket.socket, size: int) -> memoryview:
+        if size > 100_000:
+            raise MemoryError
+        return take(line, size)
+
+    async def job(process: CodecProcess) -> None:
+        monkeypatch.setattr(codec_process, "_take", no_memory)
+        with pytest.raises(Overloaded):
+            await process.read(v1.CODEC, LONG_V1, {}, servable, always)
+        monkeypatch.undo()
+        read = await process.read(v1.CODEC, b'{"instances": [[1, 2, 3]]}', {}, servable, always)
+        assert read.read(b"", {}, servable, LIMITS)[0][0].tolist() == [[1, 2, 3]]
+
+    use(job)
+
+
+def test_a_body_is_let_go_of_when_nobody_waits_for_it_though_others_are_before_it(tmp_path: Path) -> None:
+    servable = described(tmp_path / "m.onnx")
+
+    async def job(process: CodecProcess) -> None:
+        before = asyncio.ensure_future(process.read(v1.CODEC, LONG_V1, {}, servable, always))
+        await asyncio.sleep(0.05)
+        body = bytes(1 << 20)
+        known = sys.getrefcount(body)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.read(v1.CODEC, body, {}, servable, always), 0.05)
+        assert sys.getrefcount(body) == known
+        process.close()
+        await asyncio.gather(before, return_exceptions=True)
+
+    use(job, command=NEVER_ANSWERS)
+
+
 def test_nobody_waits_without_end(tmp_path: Path) -> None:
     servable = described(tmp_path / "m.onnx")
 
@@ -248,6 +292,22 @@ def test_it_does_not_outlive_its_worker() -> None:
     ours.sendall(b"half of a head")
     ours.close()
     assert child.wait(20) == 0
+
+
+class Line:
+    """A connection on which one exchange came."""
+
+    limits = LIMITS
+    transport: Any = None  # nothing is written
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.freed = 0
+
+    def free(self, exchange: Exchange) -> None:
+        assert exchange.response_complete
+        self.freed += 1
 
 
 def worker_test(
@@ -368,6 +428,40 @@ def test_long_answers_are_written_as_short_ones_are_and_booked(tmp_path: Path) -
     wide_test(tmp_path, visit)
 
 
+def test_a_version_whose_long_answer_is_to_be_written_is_not_let_go_of(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        leases: list[int] = []
+        answer = bench.worker.predict._answer
+
+        def look(loaded: Any, batch: Any) -> None:
+            answer(loaded, batch)
+            leases.append(loaded.servable.leases)
+
+        bench.worker.predict._answer = look  # type: ignore[method-assign]
+        assert (await ask_wide(bench, MANY)).status == 200
+        assert leases == [1]  # already when the run is over
+
+    wide_test(tmp_path, visit)
+
+
+def test_long_answers_to_events_are_written_there_too(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        event = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+        answer = await ask_wide(bench, MANY, event)
+        assert answer.headers["ce-specversion"] == "1.0"
+        assert answer.json["outputs"][0]["shape"] == [len(MANY), 50]
+        assert len(children()) == 1
+
+    wide_test(tmp_path, visit)
+
+
+def test_an_answer_that_is_text_in_part_is_text() -> None:
+    assert FullCall(None, [0, 1], None, frozenset((1,))).is_text
+    assert FullCall(None, [1], None, frozenset()).is_text
+    assert not FullCall(None, [0, 1], None, frozenset((0, 1))).is_text
+    assert not FullCall(None, None, None, frozenset((0, 1))).is_text  # what a raw request asks: every output
+
+
 def test_others_are_answered_while_one_is_written_and_a_deadline_is_kept(tmp_path: Path) -> None:
     async def visit(bench: Bench) -> None:
         slow = asyncio.ensure_future(ask_wide(bench, MANY))
@@ -396,6 +490,89 @@ def test_an_answer_whose_process_is_lost_is_503_and_without_one_it_is_written_he
     wide_test(tmp_path / "here", here, (str(tmp_path / "nothing"),))
 
 
+def test_who_leaves_while_its_body_waits_waits_no_more(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        predict, codec_process = bench.worker.predict, bench.worker.codec_process
+        target = Target(v1.DOOR, "m", None)
+        slow = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1))
+        for _ in range(3):
+            line = Line(predict)
+            exchange = Exchange(line, "v1", "m", b"x", time.perf_counter_ns(), {}, {})
+            predict.take(exchange, v1.CODEC, target, LONG_V1, {})
+            await asyncio.sleep(0.05)
+            assert codec_process._waiting == 2
+            assert predict.bodies.now_bytes == 2 * len(LONG_V1)
+            exchange.abandon()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert codec_process._waiting == 1
+            assert predict.bodies.now_bytes == len(LONG_V1)
+            assert line.freed == 1
+        assert (await slow).status == 200
+
+    worker_test(tmp_path, visit, SLOW)
+
+
+def test_who_leaves_on_the_long_way_while_its_body_waits_waits_no_more(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        predict, codec_process = bench.worker.predict, bench.worker.codec_process
+        slow = asyncio.ensure_future(bench.ask("/v1/models/m:predict", LONG_V1))
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": LONG_V1}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: dict[str, Any] = {"headers": [(b"content-type", b"application/json"), (b"connection", b"close")]}
+        asked = asyncio.ensure_future(predict.infer(scope, receive, send, v1.DOOR, "m", None))
+        await asyncio.sleep(0.05)
+        assert codec_process._waiting == 2
+        scope[PENDING].fail(Cancelled("the caller left before its answer"))
+        await asked
+        assert sent[0]["status"] == 499
+        assert codec_process._waiting == 1
+        assert predict.bodies.now_bytes == len(LONG_V1)
+        assert PENDING not in scope
+        assert (await slow).status == 200
+
+    worker_test(tmp_path, visit, SLOW)
+
+
+def test_an_answer_that_cannot_be_booked_is_an_error_and_nobody_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def visit(bench: Bench) -> None:
+        def breaks(*_given: Any, **_named: Any) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(bench.worker.predict._accounts, "answered", breaks)
+        answer = await asyncio.wait_for(ask_wide(bench, MANY), 10)
+        assert (answer.status, answer.json["code"]) == (500, "inference_failed")
+        monkeypatch.undo()
+        assert (await ask_wide(bench, MANY)).status == 200
+
+    wide_test(tmp_path, visit)
+
+
+def test_outputs_that_wait_to_be_written_count_among_the_answers_that_nobody_has_read(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        unread = bench.worker.predict.unread
+        unread.most_bytes = 10_000_000  # each has 4 MB of outputs
+        waiting = [asyncio.ensure_future(ask_wide(bench, MANY)) for _ in range(6)]
+        answers = await asyncio.gather(*waiting)
+        refused = [answer for answer in answers if answer.status != 200]
+        assert {(answer.status, answer.json["code"]) for answer in refused} == {(503, "overloaded")}
+        assert 1 <= len(answers) - len(refused) <= 3
+        assert unread.waiting_bytes == 0
+        unread.most_bytes = 1  # one alone is always answered
+        unread._counted = 0
+        assert (await ask_wide(bench, MANY)).status == 200
+
+    wide_test(tmp_path, visit, SLOW)
+
+
 def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Callable[[], int]) -> None:
     port = free_port()
     server = Server(tmp_path / "home", port, free_port())
@@ -422,3 +599,35 @@ def test_a_caller_who_leaves_takes_its_body_along(tmp_path: Path, free_port: Cal
         assert sum(inside.values()) == 0
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_long_answers_of_one_run_hold_their_own_rows_whoever_else_was_in_it(tmp_path: Path, rows: int) -> None:
+    async def main(bench: Bench) -> None:
+        aspired = {1: aspire(models.linear(tmp_path / "w.onnx", outputs=200_000))}
+        await bench.route("w", RouteEntry(champion=1, aspired=aspired))
+        servable = bench.worker.fleet._loaded["w"][1].servable
+        servable.max_rows, servable.joinable = 64, True  # however long its runs took while it was loaded
+        runs: list[int] = []
+        answer = bench.worker.predict._answer
+
+        def count(loaded: Any, batch: Any) -> None:
+            runs.append(len(batch.waiters))
+            answer(loaded, batch)
+
+        bench.worker.predict._answer = count  # type: ignore[method-assign]
+        paths = ["/v2/models/w/infer", "/v2/models/w/versions/1/infer", "/v2/models/w/infer"]
+        given = [ROWS[rows * at : rows * (at + 1)].astype(np.float32) for at in range(3)]
+        bodies = [asked(one) for one in given]
+        # The named version is another arm of the same run, and alone in it.
+        together = await asyncio.gather(
+            *(bench.ask(path, body, headers=more) for path, (body, more) in zip(paths, bodies, strict=True))
+        )
+        assert runs == [3]
+        alone = [await bench.ask(path, body, headers=more) for path, (body, more) in zip(paths, bodies, strict=True)]
+        for one, other in zip(together, alone, strict=True):
+            assert (one.status, other.status) == (200, 200)
+            assert one.json["outputs"][0]["shape"] == [rows, 200_000]
+            np.testing.assert_allclose(one.json["outputs"][0]["data"], other.json["outputs"][0]["data"], rtol=1e-4)
+
+    with_worker(tmp_path / "run", main)

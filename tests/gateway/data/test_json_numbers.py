@@ -94,6 +94,13 @@ def test_what_is_ragged_deep_or_no_number_is_left_to_the_ordinary_way(data: byte
     assert numbers(data) is None
 
 
+def test_a_mark_of_byte_order_is_no_json_whichever_way_it_is_read() -> None:
+    body = body_of(b"[1,2,3]")
+    assert json_numbers.load(body, 100) is not None
+    assert json_numbers.load(b"\xef\xbb\xbf" + body, 100) is None
+    assert json_numbers.load_rows(b"\xef\xbb\xbf" + body, 100) is None
+
+
 @pytest.mark.parametrize("data", [b"[true]", b"[null]", b'["1"]', b"[{}]", b"[1.5,true]"])
 @pytest.mark.parametrize("datatype", ["FP32", "INT64", "UINT64", "BOOL", "BYTES"])
 def test_values_of_another_type_end_as_they_would_the_ordinary_way(data: bytes, datatype: str) -> None:
