@@ -44,6 +44,7 @@ from gateway.data.unread import LONG_OUTPUT, Unread
 from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
+    CallerError,
     DeadlineExceeded,
     Draining,
     InferenceFailed,
@@ -304,6 +305,9 @@ class Predict:
             except TimeoutError:
                 told = f"{deadline_ms:g} ms had passed before the body was read"
                 raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
+            except CallerError:
+                if self._fleet.all_read_like(servable, version):
+                    raise  # else whoever is chosen says what is wrong, if anything is
         return replace(codec, aside_bytes=maxsize)
 
     async def _until_left(self, scope: Scope, pending: Awaited, reading: Coroutine[Any, Any, Codec]) -> Codec:

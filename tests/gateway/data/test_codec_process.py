@@ -33,6 +33,7 @@ from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, Draining, MalformedRequest, Overloaded, ServingError
+from registry.manifest import ServingOptions
 from registry.rows import same_bits
 from tests.support import models
 from tests.support.registered import Given, register_all
@@ -367,6 +368,27 @@ def test_a_lost_process_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> 
         assert answer.headers["retry-after"] == "1"
 
     worker_test(tmp_path, visit, ENDS)
+
+
+def test_what_the_champion_would_refuse_is_still_for_a_canary_that_takes_it(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        short = b'{"instances":[[NaN,2,3]]}'
+        long = LONG_V1[:-2] + b",[NaN,2,3]]}"
+        one = bench.models["m"].aspired[1]
+        other = aspire(models.linear(tmp_path / "n.onnx"), options=ServingOptions(nan="allow"))
+        refused = await bench.ask("/v1/models/m:predict", long)
+        assert (refused.status, refused.json["code"]) == (400, "malformed_request")
+        entry = RouteEntry(champion=1, candidate=2, weight=1.0, salt="ab" * 16, aspired={1: one, 2: other})
+        await bench.route("m", entry)
+        for body in (short, long):
+            answer = await bench.ask("/v1/models/m:predict", body)
+            assert (answer.status, answer.headers["x-driftgate-version"]) == (200, "2")
+        wrong = await bench.ask("/v1/models/m:predict", LONG_V1.replace(b"[", b"[1, ", 2))
+        assert (wrong.status, wrong.json["code"]) == (400, "tensor_mismatch")
+        named = await bench.ask("/v1/models/m/versions/1:predict", long)
+        assert (named.status, named.json["code"]) == (400, "malformed_request")
+
+    worker_test(tmp_path, visit)
 
 
 MANY = ROWS[:20_000].astype(np.float32)  # which become 4 MB of outputs
