@@ -727,7 +727,7 @@ class Predict:
         *,
         is_good: bool,
     ) -> None:
-        """As `_release`, for long answers: written away from the event loop first. Gives back a lease of the version."""
+        """As `_release`, for long answers: written away from the event loop first. Ends a lease of the version."""
         servable, bodies = arm.loaded.servable, None
         size = sum(output.nbytes for output in batch.outputs)
         try:
