@@ -172,6 +172,9 @@ class Predict:
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             if len(body) >= codec.aside_bytes:
+                if aside is not None:
+                    aside.release()  # it waits for others now, and its bytes count
+                    aside = None
                 reading = self._decoded(pending, codec, body, headers, model, version, deadline_ms)
                 codec = await self._until_left(scope, pending, reading)
             try:

@@ -370,6 +370,22 @@ def test_a_lost_process_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> 
     worker_test(tmp_path, visit, ENDS)
 
 
+def test_packed_bodies_do_not_wait_for_long_ones_that_are_being_read(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        zipped = {"content-encoding": "gzip"}
+        long, short = gzip.compress(LONG_V1, 1), gzip.compress(LONG_V1[:20_000].rsplit(b"]", 1)[0] + b"]]}", 1)
+        assert len(short) >= 4096
+        path = "/v1/models/m:predict"
+        slow = [asyncio.ensure_future(bench.ask(path, long, headers=zipped)) for _ in range(3)]
+        while bench.worker.codec_process._waiting < 2:
+            await asyncio.sleep(0.01)
+        assert (await bench.ask(path, short, headers=zipped)).status == 200
+        assert not (slow[0].done() and slow[1].done())
+        assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
+
+    worker_test(tmp_path, visit, SLOW)
+
+
 def test_what_the_champion_would_refuse_is_still_for_a_canary_that_takes_it(tmp_path: Path) -> None:
     async def visit(bench: Bench) -> None:
         short = b'{"instances":[[NaN,2,3]]}'
