@@ -133,6 +133,11 @@ class Fleet:
         number = self._number(model, version)
         return None if number is None else self.servable(model, number)
 
+    def all_read_like(self, servable: Servable, version: str | None) -> bool:
+        """Whether whoever may get a request, for which this one is `expected`, reads it alike. Raises ModelNotFound."""
+        canary = self.traffic(servable.model).canary if version is None else None
+        return canary is None or canary.loaded.servable.reads_like(servable)
+
     async def until_loaded(self, model: str, version: str | None, timeout_s: float | None, otherwise: NotReady) -> None:
         """`when_loaded` for a caller that can wait; it routes again before it next waits for anything."""
         loaded: asyncio.Future[None] = self._loop.create_future()

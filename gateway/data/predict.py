@@ -45,6 +45,7 @@ from gateway.data.unread import LONG_OUTPUT, Unread
 from gateway.settings import LimitSettings
 from registry.clock import Clock
 from registry.errors import (
+    CallerError,
     DeadlineExceeded,
     Draining,
     InferenceFailed,
@@ -173,6 +174,9 @@ class Predict:
                     codec = await codec.prepare(body, headers, self._limits)
             deadline_ms = _deadline_ms(headers[b"x-deadline-ms"]) if b"x-deadline-ms" in headers else None
             if len(body) >= codec.aside_bytes:
+                if aside is not None:
+                    aside.release()  # it waits for others now, and its bytes count
+                    aside = None
                 reading = self._decoded(pending, codec, body, headers, model, version, deadline_ms)
                 codec = await self._until_left(scope, pending, reading)
             try:
@@ -306,6 +310,9 @@ class Predict:
             except TimeoutError:
                 told = f"{deadline_ms:g} ms had passed before the body was read"
                 raise DeadlineExceeded(told, deadline_ms=deadline_ms) from None
+            except CallerError:
+                if self._fleet.all_read_like(servable, version):
+                    raise  # else whoever is chosen says what is wrong, if anything is
         return replace(codec, aside_bytes=maxsize)
 
     async def _until_left(self, scope: Scope, pending: Awaited, reading: Coroutine[Any, Any, Codec]) -> Codec:
@@ -725,7 +732,7 @@ class Predict:
         *,
         is_good: bool,
     ) -> None:
-        """As `_release`, for long answers: written away from the event loop first. Gives back a lease of the version."""
+        """As `_release`, for long answers: written away from the event loop first. Ends a lease of the version."""
         servable, bodies = arm.loaded.servable, None
         size = sum(output.nbytes for output in batch.outputs)
         try:

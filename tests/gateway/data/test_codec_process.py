@@ -33,6 +33,7 @@ from gateway.data.routes import RouteEntry
 from gateway.data.servable import Servable, describe
 from gateway.settings import LimitSettings
 from registry.errors import Cancelled, Draining, MalformedRequest, Overloaded, ServingError
+from registry.manifest import ServingOptions
 from registry.rows import same_bits
 from tests.support import models
 from tests.support.registered import Given, register_all
@@ -367,6 +368,43 @@ def test_a_lost_process_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> 
         assert answer.headers["retry-after"] == "1"
 
     worker_test(tmp_path, visit, ENDS)
+
+
+def test_packed_bodies_do_not_wait_for_long_ones_that_are_being_read(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        zipped = {"content-encoding": "gzip"}
+        long, short = gzip.compress(LONG_V1, 1), gzip.compress(LONG_V1[:20_000].rsplit(b"]", 1)[0] + b"]]}", 1)
+        assert len(short) >= 4096
+        path = "/v1/models/m:predict"
+        slow = [asyncio.ensure_future(bench.ask(path, long, headers=zipped)) for _ in range(3)]
+        while bench.worker.codec_process._waiting < 3:  # two bodies are inflated at once, and wait no more
+            assert not any(one.done() for one in slow)
+            await asyncio.sleep(0.001)
+        assert (await bench.ask(path, short, headers=zipped)).status == 200
+        assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
+
+    worker_test(tmp_path, visit, SLOW)
+
+
+def test_what_the_champion_would_refuse_is_still_for_a_canary_that_takes_it(tmp_path: Path) -> None:
+    async def visit(bench: Bench) -> None:
+        short = b'{"instances":[[NaN,2,3]]}'
+        long = LONG_V1[:-2] + b",[NaN,2,3]]}"
+        one = bench.models["m"].aspired[1]
+        other = aspire(models.linear(tmp_path / "n.onnx"), options=ServingOptions(nan="allow"))
+        refused = await bench.ask("/v1/models/m:predict", long)
+        assert (refused.status, refused.json["code"]) == (400, "malformed_request")
+        entry = RouteEntry(champion=1, candidate=2, weight=1.0, salt="ab" * 16, aspired={1: one, 2: other})
+        await bench.route("m", entry)
+        for body in (short, long):
+            answer = await bench.ask("/v1/models/m:predict", body)
+            assert (answer.status, answer.headers["x-driftgate-version"]) == (200, "2")
+        wrong = await bench.ask("/v1/models/m:predict", LONG_V1.replace(b"[", b"[1, ", 2))
+        assert (wrong.status, wrong.json["code"]) == (400, "tensor_mismatch")
+        named = await bench.ask("/v1/models/m/versions/1:predict", long)
+        assert (named.status, named.json["code"]) == (400, "malformed_request")
+
+    worker_test(tmp_path, visit)
 
 
 MANY = ROWS[:20_000].astype(np.float32)  # which become 4 MB of outputs
