@@ -220,8 +220,9 @@ class _Process:
     def close(self) -> None:
         """End it at once and for good; whoever talks to it finds out."""
         self.closed.set()
-        if self._child is not None:
-            self._child.kill()
+        child = self._child  # which the thread may let go of meanwhile
+        if child is not None:
+            child.kill()
 
 
 def send(line: socket.socket, message: Any) -> None:
