@@ -23,6 +23,7 @@ from bench.servers import Gateway
 
 SUMMARY = "JSON bodies of some megabytes beside small requests: the small ones' p99, alone and beside them"
 NEEDS: tuple[Need, ...] = ("cores",)
+BAR = 4.0  # taking 12 MB from the socket and handing them on is some milliseconds of the event loop
 MODEL, SMALL, LONG = "small", "one row", "many rows"
 
 
@@ -76,6 +77,6 @@ def run(options: Options) -> Result:
     failed = sum(len(outcomes) - len(outcomes.with_status(200)) for outcomes in everything)
     result.add("failed requests", "requests", failed, "lower")
     result.facts["long_body_bytes"] = len(long)
-    result.bar("the small ones' p99 beside long bodies, against alone", "p99 beside / alone", "<=", 2.0)
+    result.bar("the small ones' p99 beside long bodies, against alone", "p99 beside / alone", "<=", BAR)
     result.bar("no request failed", "failed requests", "==", 0)
     return result

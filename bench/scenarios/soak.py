@@ -2,10 +2,11 @@
 
 By open loop: one-row requests, of which a tenth of the callers hang up at a random moment, malformed bodies, a model
 that does not exist, and a second model that is unloaded and loaded again all the while. Meanwhile rollouts start and
-are promoted, aborted or rolled back in turn. Wanted: memory at rest within 2 % of what it was after warming up, no descriptor
-more, nothing in the log, every request accounted for exactly, every row committed, dropped or sampled. The memory of
-answers that wait for labels is made small, so that it is full, and stays so, before the comparison begins. What else
-fills by design is not spared, and counts as growth: tiles of ten seconds do for six minutes (.2 MiB of the controller).
+are promoted, aborted or rolled back in turn. Wanted: memory at rest within 2 % of what it was after warming up, no
+descriptor more, nothing in the log, every request accounted for exactly, every row committed, dropped or sampled. The
+memory of answers that wait for labels is made small, so that it is full, and stays so, before the comparison begins.
+What else fills by design is not spared, and counts as growth: tiles of ten seconds do for six minutes (.2 MiB of the
+controller).
 """
 
 from __future__ import annotations
